@@ -1,0 +1,292 @@
+"""Data by name, as `tf.data` batches for `model.fit` and as arrays for everything else.
+
+`load` reads any image-classification dataset of TensorFlow Datasets that is prepared on disk, and two real datasets
+that come with scikit-learn and need no download: `digits` (8x8 handwriting) and `diabetes` (regression).
+The validation split is taken out of the training split; the test split is for final numbers only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import tf
+from tfp_bprune.types import DataError, Task
+
+EMBEDDED = ("digits", "diabetes")
+_EVALUATION_BATCH = 1000
+_HELD_OUT = 0.2  # of the examples of a dataset that comes without a test split
+_FIXED_SEED = 20200525  # what is held out never depends on the user's seed
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a network needs to know of its data.
+
+    Attributes:
+      name: dataset name.
+      task: `"classification"` or `"regression"`.
+      input_shape: shape of one example, without the batch.
+      classes: number of classes; 1 for regression.
+      scale, offset: the network's first step is `x * scale + offset`; scalars for images, one per feature for tables.
+      target_loc, target_scale: mean and standard deviation of the training targets (regression).
+      fingerprint: SHA-256 over all examples, in their order.
+    """
+
+    name: str
+    task: Task
+    input_shape: tuple[int, ...]
+    classes: int
+    scale: float | tuple[float, ...] = 1.0
+    offset: float | tuple[float, ...] = 0.0
+    target_loc: float = 0.0
+    target_scale: float = 1.0
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples `x` [n, ...] in their raw units and targets `y` [n]."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batches(self, batch_size: int = _EVALUATION_BATCH) -> tf.data.Dataset:
+        """All examples once, in order, as float32 batches [b, ...] with their targets [b]."""
+        dataset = tf.data.Dataset.from_tensor_slices((self.x, self.y)).batch(batch_size)
+        return dataset.map(_as_float).prefetch(1)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits and how training walks through them.
+
+    `train`, `valid` and `test` are `tf.data.Dataset`s for `model.fit`; `examples("train")` gives the arrays.
+    """
+
+    parts: dict[str, Split]
+    info: Info
+    batch_size: int
+    seed: int = 0
+    rank: int = 0
+    workers: int = 1
+
+    def examples(self, name: str) -> Split:
+        """The arrays of the split `name`: "train", "valid" or "test"."""
+        return self.parts[name]
+
+    @property
+    def train_size(self) -> int:
+        """Number of training examples of the whole job: the N of the evidence lower bound."""
+        return len(self.parts["train"])
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch, the same for every worker: the M of the evidence lower bound."""
+        return -(-self.train_size // (self.batch_size * self.workers))
+
+    @property
+    def train(self) -> tf.data.Dataset:
+        """One epoch of shuffled batches; every pass over it is shuffled anew."""
+        numbers = tf.data.Dataset.random(seed=self.seed, rerandomize_each_iteration=True)
+        return numbers.take(1).flat_map(self._epoch).apply(tf.data.experimental.assert_cardinality(self.steps))
+
+    @property
+    def valid(self) -> tf.data.Dataset:
+        """The validation split, in order."""
+        return self.parts["valid"].batches()
+
+    @property
+    def test(self) -> tf.data.Dataset:
+        """The test split, in order."""
+        return self.parts["test"].batches()
+
+    def epochs(self, start: int = 0) -> tf.data.Dataset:
+        """Endless training batches from epoch `start` on; epoch e is shuffled by (seed, e) alone, so that a resumed
+        run sees what an unbroken one would have seen."""
+        return tf.data.Dataset.counter(start).flat_map(self._epoch).prefetch(2)
+
+    def shard(self, rank: int, workers: int) -> Splits:
+        """The same splits as worker `rank` of `workers` sees them: disjoint parts of each global batch, none lost."""
+        if self.train_size < workers:
+            raise DataError(f"{self.train_size} training examples cannot be shared by {workers} workers: use fewer workers")
+        return replace(self, rank=rank, workers=workers)
+
+    def _epoch(self, epoch: Any) -> tf.data.Dataset:
+        """Batches of one epoch. Their sizes differ by one at most, so no small last batch weighs more than others."""
+        split, steps = self.parts["train"], self.steps
+        x, y = tf.constant(split.x), tf.constant(split.y)
+        bounds = tf.constant(np.arange(steps + 1, dtype=np.int64) * len(split) // steps)
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), tf.stack([tf.cast(self.seed, tf.int64), epoch]))
+
+        def batch(i: Any) -> tuple[Any, Any]:
+            chosen = order[bounds[i] : bounds[i + 1]][self.rank :: self.workers]
+            return _as_float(tf.gather(x, chosen), tf.gather(y, chosen))
+
+        return tf.data.Dataset.range(steps).map(batch)
+
+
+def _as_float(x: Any, y: Any) -> tuple[Any, Any]:
+    return tf.cast(x, tf.float32), y
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 100,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> Splits:
+    """Loads a dataset as train, validation and test splits.
+
+    Args:
+      name: `digits`, `diabetes`, or an image-classification dataset of TensorFlow Datasets (`mnist`, `cifar10`, ...).
+      data_dir: TensorFlow Datasets' folder; by default `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+      batch_size: examples a training step, of one worker.
+      validation_fraction: part of the training split that is held out, in [0, 1).
+      seed: decides the validation split and the order of training.
+
+    Raises:
+      DataError: the dataset is unknown, absent, not an image classification, or a split would be empty.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size must be at least 1, got {batch_size}")
+    if name in EMBEDDED:
+        train, test, info = _load_embedded(name)
+    else:
+        train, test, info = _load_tfds(name, _data_dir(data_dir))
+    return from_arrays(train, test, info, batch_size, validation_fraction, seed)
+
+
+def from_arrays(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    info: Info,
+    batch_size: int = 100,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> Splits:
+    """Splits made of arrays in memory; arguments and errors as in `load`."""
+    if not 0 <= validation_fraction < 1:
+        raise DataError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
+    n = len(train[0])
+    held_out = round(validation_fraction * n)
+    if validation_fraction > 0 and held_out == 0:
+        raise DataError(f"the validation split of {info.name} is empty: {validation_fraction} of {n} examples; use a larger fraction")
+    if n - held_out < 1:
+        raise DataError(f"the training split of {info.name} is empty: {n} examples, {held_out} held out; use a smaller fraction")
+    if len(test[0]) == 0:
+        raise DataError(f"the test split of {info.name} is empty: expected at least one example")
+    order = np.random.default_rng(seed).permutation(n)
+    valid_rows, train_rows = np.sort(order[:held_out]), np.sort(order[held_out:])
+    info = _with_fingerprint(_with_target_scale(info, train[1][train_rows]), train, test)
+    parts = {
+        "train": Split("train", train[0][train_rows], train[1][train_rows]),
+        "valid": Split("valid", train[0][valid_rows], train[1][valid_rows]),
+        "test": Split("test", *test),
+    }
+    return Splits(parts, info, batch_size, seed)
+
+
+def _with_target_scale(info: Info, y: np.ndarray) -> Info:
+    if info.task == "classification":
+        return info
+    return replace(info, target_loc=float(y.mean()), target_scale=float(y.std()) or 1.0)
+
+
+def _with_fingerprint(info: Info, *splits: tuple[np.ndarray, np.ndarray]) -> Info:
+    digest = hashlib.sha256()
+    for array in (a for split in splits for a in split):
+        digest.update(str((array.shape, array.dtype)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return replace(info, fingerprint=digest.hexdigest())
+
+
+def _hold_out(x: np.ndarray, y: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    order = np.random.default_rng(_FIXED_SEED).permutation(len(x))
+    cut = round(_HELD_OUT * len(x))
+    test, train = np.sort(order[:cut]), np.sort(order[cut:])
+    return (x[train], y[train]), (x[test], y[test])
+
+
+def _load_embedded(name: str) -> tuple[Any, Any, Info]:
+    from sklearn import datasets
+
+    if name == "digits":
+        x, y = datasets.load_digits(return_X_y=True)
+        train, test = _hold_out(x.reshape(-1, 8, 8, 1).astype(np.uint8), y.astype(np.int64))
+        return train, test, Info(name, "classification", (8, 8, 1), 10, scale=2 / 16)
+    x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
+    train, test = _hold_out(x.astype(np.float32), y.astype(np.float32))
+    mean, std = train[0].mean(0), train[0].std(0)
+    info = Info(name, "regression", x.shape[1:], 1, tuple((1 / std).tolist()), tuple((-mean / std).tolist()))
+    return train, test, info
+
+
+def _data_dir(given: str | os.PathLike[str] | None) -> Path:
+    return Path(given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _load_tfds(name: str, data_dir: Path) -> tuple[Any, Any, Info]:
+    builder = _prepared_builder(name, data_dir)
+    image, label = _image_and_label(builder)
+    splits = builder.info.splits
+    x, y = _read(builder, "train" if "train" in splits else next(iter(splits)))
+    held_out = next((s for s in ("test", "validation") if s in splits), None)
+    train, test = ((x, y), _read(builder, held_out)) if held_out else _hold_out(x, y)
+    if x.dtype != np.uint8:
+        scale, offset = 1.0, 0.0
+    else:  # pixels / 126 as in Blundell et al. 2015; colour images are centred besides
+        scale, offset = 1 / 126, (-1.0 if image.shape[-1] == 3 else 0.0)
+    return train, test, Info(name, "classification", x.shape[1:], label.num_classes, scale, offset)
+
+
+def _prepared_builder(name: str, data_dir: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    try:
+        builder = tfds.builder(name, data_dir=str(data_dir))
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise DataError(
+            f"there is no dataset {name!r} in {data_dir} nor in TensorFlow Datasets' catalogue: "
+            f"expected one of {', '.join(EMBEDDED)} or a name such as mnist, fashion_mnist, cifar10"
+        ) from error
+    if not builder.is_prepared():
+        raise DataError(
+            f"dataset {name!r} is not in {data_dir}: give the folder that holds it (--data-dir or TFDS_DATA_DIR), "
+            f"or fetch it with: tfds build {name} --data_dir {data_dir}"
+        )
+    return builder
+
+
+def _image_and_label(builder: Any) -> tuple[Any, Any]:
+    import tensorflow_datasets as tfds
+
+    keys, features = builder.info.supervised_keys, builder.info.features
+    if keys is not None and len(keys) == 2:
+        image, label = features[keys[0]], features[keys[1]]
+        if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
+            if None in image.shape:
+                raise DataError(f"images of {builder.name} have no fixed size {image.shape}: expected one shape for all examples")
+            return image, label
+    raise DataError(f"{builder.name} is not an image classification: expected supervised keys (image, class label), got {keys}")
+
+
+def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow_datasets as tfds
+
+    dataset = builder.as_dataset(split=split, as_supervised=True, batch_size=_EVALUATION_BATCH)
+    batches = [(np.asarray(x), np.asarray(y)) for x, y in tfds.as_numpy(dataset)]
+    if not batches:
+        raise DataError(f"split {split!r} of {builder.name} is empty: prepare the dataset anew")
+    return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])

@@ -1,0 +1,72 @@
+"""KL(q || p) of a masked posterior from its prior, in nats, pruned weights skipped; and its one scaling by 1/N.
+
+A pruned weight has no distribution left and costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tfp_bprune._keras import tf
+from tfp_bprune.layers.posterior import MaskedNormal
+from tfp_bprune.layers.prior import NormalPrior, Prior
+from tfp_bprune.types import TrainingError
+
+_ENTROPY_CONSTANT = 0.5 * math.log(2 * math.pi * math.e)
+
+
+def kl_divergence(posterior: MaskedNormal, prior: Prior, sample: Any) -> Any:
+    """KL(q || p) summed over one weight tensor, in nats: exact for a normal prior, else by Monte Carlo.
+
+    Args:
+      sample: a draw from the posterior, of its shape: the one the forward pass used, if there is one.
+
+    Returns:
+      A scalar, an unbiased estimate at least.
+    """
+    if isinstance(prior, NormalPrior):
+        return exact(posterior, prior)
+    return monte_carlo(posterior, prior, sample)
+
+
+def exact(posterior: MaskedNormal, prior: NormalPrior) -> Any:
+    """The closed form between normals (Kingma and Welling 2014, appendix B, with any prior mean and scale)."""
+    standardized = tf.square(posterior.loc - prior.loc) + tf.square(posterior.scale)
+    each = 0.5 * standardized / tf.square(prior.scale) - 0.5 - posterior.log_scale + tf.math.log(prior.scale)
+    return _sum_left(each, posterior.mask)
+
+
+def monte_carlo(posterior: MaskedNormal, prior: Prior, sample: Any) -> Any:
+    """E_q[log q] in closed form minus log p at `sample` (Blundell et al. 2015, eq. 2, one draw).
+
+    The entropy of a normal is known, so only log p(w), which has no closed-form mean under the mixture, is estimated:
+    unbiased, with less variance than log q(w) - log p(w) and fewer operations.
+    """
+    return _sum_left(-_ENTROPY_CONSTANT - posterior.log_scale - prior.log_prob(sample), posterior.mask)
+
+
+def _sum_left(each: Any, mask: Any) -> Any:
+    return tf.reduce_sum(tf.where(mask, each, 0.0))
+
+
+def scaled(kl: Any, train_size: int, schedule: Any, layer_name: str) -> Any:
+    """The share of the KL in the loss per example: schedule * KL / N.
+
+    Every KL reaches a loss through here and nowhere else. Keras averages the likelihood over the batch, so the
+    negative evidence lower bound per example is that mean plus KL / N, N being the training examples of the whole job:
+    not the batch's, not one worker's.
+
+    Args:
+      train_size: N.
+      schedule: a factor of mean 1 over training, 1 when nothing is scheduled.
+
+    Raises:
+      TrainingError: N is unknown.
+    """
+    if not train_size or train_size < 1:
+        raise TrainingError(
+            f"layer {layer_name!r} does not know the number of training examples that its KL is divided by: "
+            "pass train_size=... to it, or call set_train_size(model, n) before training"
+        )
+    return schedule * kl / tf.cast(train_size, kl.dtype)

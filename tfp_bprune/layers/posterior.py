@@ -1,0 +1,100 @@
+"""The masked mean-field posterior: one normal for every weight, and none for a pruned one.
+
+q(w_i) = N(mu_i, sigma_i^2) with sigma_i = softplus(rho_i) (Blundell et al. 2015, arXiv 1505.05424, section 3.2).
+A weight whose mask is False has mu = 0 and sigma = 0 exactly: every draw of it is 0 and no gradient reaches it.
+No finite rho can say that, hence the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import keras, tf, tfp
+from tfp_bprune.layers import noise
+
+_LOG_SOFTPLUS_IS_RHO_BELOW = -20.0  # softplus(rho) = exp(rho) there to float32 rounding
+
+
+def scale_of(rho: Any) -> Any:
+    """Standard deviation sigma = softplus(rho), elementwise: the one place where rho becomes sigma."""
+    return tf.math.softplus(rho)
+
+
+def log_scale_of(rho: Any) -> Any:
+    """log softplus(rho), finite with a finite gradient for every finite rho, where sigma itself underflows."""
+    far = rho < _LOG_SOFTPLUS_IS_RHO_BELOW
+    near = tf.where(far, tf.ones_like(rho), rho)
+    return tf.where(far, rho, tf.math.log(tf.math.softplus(near)))
+
+
+def rho_of(scale: np.ndarray) -> np.ndarray:
+    """The inverse of `scale_of` for arrays: rho with softplus(rho) = scale, for scale > 0."""
+    scale = np.asarray(scale, np.float64)
+    return np.where(scale > 30, scale, np.log(np.expm1(np.minimum(scale, 30)))).astype(np.float32)
+
+
+class MaskedNormal:
+    """Independent normals over one weight tensor, some of them removed.
+
+    Attributes:
+      loc_variable, rho_variable, mask: variables of one shape; the mask is boolean and not trainable.
+    """
+
+    def __init__(self, loc: Any, rho: Any, mask: Any) -> None:
+        self.loc_variable, self.rho_variable, self.mask = loc, rho, mask
+
+    @property
+    def shape(self) -> Any:
+        """Shape of the weight tensor."""
+        return self.loc_variable.shape
+
+    @property
+    def loc(self) -> Any:
+        """mu, 0 where pruned."""
+        return tf.where(self.mask, self.loc_variable, 0.0)
+
+    @property
+    def scale(self) -> Any:
+        """sigma, 0 where pruned."""
+        return tf.where(self.mask, scale_of(self.rho_variable), 0.0)
+
+    @property
+    def log_scale(self) -> Any:
+        """log sigma of the weights that are left, 0 where pruned."""
+        return tf.where(self.mask, log_scale_of(self.rho_variable), 0.0)
+
+    @property
+    def distribution(self) -> Any:
+        """The normal as TFP's layers name it (`layer.kernel_posterior.distribution`)."""
+        return tfp.distributions.Normal(self.loc, self.scale)
+
+    def sample_centred(self, seed: Any) -> Any:
+        """One draw of w - mu, of the weight's shape; `seed` is a stateless seed [2]."""
+        return self.scale * tf.random.stateless_normal(self.shape, seed, dtype=self.loc_variable.dtype)
+
+    def sample(self, seed: Any) -> Any:
+        """One draw w = mu + sigma * epsilon, of the weight's shape; `seed` is a stateless seed [2]."""
+        return self.loc + self.sample_centred(seed)
+
+
+def add_masked_normal(
+    add_weight: Callable[..., Any], name: str, shape: Any, rho_init: float, seed: int, dtype: Any = None
+) -> MaskedNormal:
+    """Creates the three variables of a posterior through a layer's `add_weight`.
+
+    The means start at He-normal values, all of them different between layers, since the seed is keyed by the caller;
+    rho starts at `rho_init` with a little spread (0.1), as in tfp.layers.
+    """
+    if len(shape) > 1:
+        loc_init = keras.initializers.HeNormal(seed=noise.derive(seed, name, "loc") % 2**31)
+    else:
+        loc_init = keras.initializers.Zeros()
+    rho_values = keras.initializers.RandomNormal(rho_init, 0.1, seed=noise.derive(seed, name, "rho") % 2**31)
+    return MaskedNormal(
+        add_weight(name=f"{name}_loc", shape=shape, initializer=loc_init, dtype=dtype),
+        add_weight(name=f"{name}_rho", shape=shape, initializer=rho_values, dtype=dtype),
+        add_weight(name=f"{name}_mask", shape=shape, initializer="ones", dtype=tf.bool, trainable=False),
+    )

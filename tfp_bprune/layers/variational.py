@@ -1,0 +1,252 @@
+"""Dense and convolution layers with a distribution over their weights, on TFP's own layer classes.
+
+Eight layers: Dense and Conv1D/2D/3D, each with the Flipout and the Reparameterization estimator. What they add to
+tfp.layers: a mask by which weights can be removed for good, a scale-mixture prior, one weight draw for forward pass
+and KL, a KL scaled once by 1/N, stateless noise, and configs of JSON scalars that survive every Keras format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tfp_bprune._keras import keras, tf, tfp
+from tfp_bprune.layers import divergence, noise
+from tfp_bprune.layers.posterior import MaskedNormal, add_masked_normal
+from tfp_bprune.layers.prior import Prior, prior_from
+from tfp_bprune.types import Json
+
+DEFAULT_RHO = -5.0
+_PACKAGE = "tfp_bprune"
+
+
+class Variational:
+    """What all Bayesian layers share; mixed in before a TFP layer class.
+
+    Args:
+      prior: a `ScaleMixturePrior` (default) or `NormalPrior`, or the config of one.
+      rho_init: where rho starts; sigma = softplus(rho).
+      bayesian_bias: whether the bias has a distribution too; by default it is an ordinary parameter.
+      use_bias: whether there is a bias.
+      train_size: N, the training examples of the whole job; `set_train_size` can tell it later.
+      seed: with the layer's name it decides the initial values and all noise.
+
+    A call draws one weight tensor, for a batch of any size, and adds its share of the KL to the layer's losses.
+    """
+
+    kernel_posterior: MaskedNormal
+    bias_posterior: MaskedNormal | None
+
+    def __init__(
+        self,
+        *args: Any,
+        prior: Prior | Json | str | None = None,
+        rho_init: float = DEFAULT_RHO,
+        bayesian_bias: bool = False,
+        use_bias: bool = True,
+        train_size: int | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            kernel_posterior_fn=self._make_kernel_posterior,
+            kernel_prior_fn=None,
+            kernel_divergence_fn=None,
+            bias_posterior_fn=None,
+            bias_prior_fn=None,
+            bias_divergence_fn=None,
+            **kwargs,
+        )
+        self.prior = prior_from(prior)
+        self.rho_init, self.seed = float(rho_init), int(seed)
+        self.bayesian_bias, self.use_bias = bool(bayesian_bias), bool(use_bias)
+        self.train_size = None if train_size is None else int(train_size)
+
+    def build(self, input_shape: Any) -> None:
+        """Creates kernel, bias, and the three scalars that training keeps in the layer."""
+        super().build(input_shape)  # type: ignore[misc]
+        self.bias, self.bias_posterior = None, None
+        if self.use_bias and self.bayesian_bias:
+            self.bias_posterior = self._masked_normal("bias", (self._outputs,))
+        elif self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self._outputs,), initializer="zeros")
+        self.noise_step = self.add_weight(name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+        self.kl_schedule = self.add_weight(name="kl_schedule", shape=(), initializer="ones", trainable=False)
+        self.last_kl = self.add_weight(name="last_kl", shape=(), initializer="zeros", trainable=False)
+
+    def _make_kernel_posterior(self, dtype: Any, shape: Any, name: str, trainable: bool, add_variable: Any) -> MaskedNormal:
+        return self._masked_normal("kernel", shape)
+
+    def _masked_normal(self, name: str, shape: Any) -> MaskedNormal:
+        return add_masked_normal(self.add_weight, name, shape, self.rho_init, noise.derive(self.seed, self.name))
+
+    @property
+    def posteriors(self) -> dict[str, MaskedNormal]:
+        """The weight tensors that have a distribution, by name."""
+        found = {"kernel": self.kernel_posterior}
+        return found | {"bias": self.bias_posterior} if self.bias_posterior is not None else found
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """The layer's output under one draw of its weights; inputs [batch, ..., channels]."""
+        inputs = tf.convert_to_tensor(inputs, dtype=self.compute_dtype)
+        step = self.noise_step.assign_add(1)
+        centred = self.kernel_posterior.sample_centred(self._seed(step, "kernel"))
+        outputs = self._apply_kernel(inputs, centred, step)
+        kl = divergence.kl_divergence(self.kernel_posterior, self.prior, self.kernel_posterior.loc + centred)
+        if self.bias_posterior is not None:
+            bias = self.bias_posterior.sample(self._seed(step, "bias"))
+            kl += divergence.kl_divergence(self.bias_posterior, self.prior, bias)
+        else:
+            bias = self.bias
+        self._record(kl, training)
+        outputs = outputs if bias is None else self._add_bias(outputs, bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _record(self, kl: Any, training: Any) -> None:
+        if training is None:
+            training = keras.backend.learning_phase()
+        self.last_kl.assign(kl)
+        needs_loss = self.train_size is not None or (isinstance(training, bool | int) and training)
+        if needs_loss:
+            self.add_loss(divergence.scaled(kl, self.train_size or 0, self.kl_schedule, self.name))
+
+    def _seed(self, step: Any, stream: str) -> Any:
+        return noise.seed_pair(step, self.seed, self.name, stream)
+
+    def get_config(self) -> Json:
+        """The layer's arguments as JSON scalars."""
+        skipped = ("kernel_posterior", "kernel_prior", "kernel_divergence", "bias_posterior", "bias_prior", "bias_divergence")
+        config = {key: value for key, value in super().get_config().items() if not key.startswith(skipped)}  # type: ignore[misc]
+        return config | {
+            "prior": self.prior.get_config(),
+            "rho_init": self.rho_init,
+            "bayesian_bias": self.bayesian_bias,
+            "use_bias": self.use_bias,
+            "train_size": self.train_size,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: Json) -> Any:
+        """A new layer with the arguments in `config`."""
+        return cls(**config)
+
+
+class _ReparameterizationEstimator:
+    """One weight draw shared by the whole batch (Kingma and Welling 2014)."""
+
+    def _apply_kernel(self, inputs: Any, centred: Any, step: Any) -> Any:
+        return self._linear(inputs, self.kernel_posterior.loc + centred)
+
+
+class _FlipoutEstimator:
+    """One weight draw whose deviation from the mean is flipped by independent signs for each example.
+
+    Wen et al. 2018 (arXiv 1803.04386), eq. 4: x W_mean + ((x * s) dW) * r with s, r in {-1, +1}. Each example sees a
+    weight tensor of the right distribution, nearly independent of the other examples'.
+    """
+
+    def _apply_kernel(self, inputs: Any, centred: Any, step: Any) -> Any:
+        mean = self._linear(inputs, self.kernel_posterior.loc)
+        sign_in = self._signs(inputs, self._seed(step, "sign_in"))
+        sign_out = self._signs(mean, self._seed(step, "sign_out"))
+        return mean + self._linear(inputs * sign_in, centred) * sign_out
+
+    def _signs(self, like: Any, seed: Any) -> Any:
+        """One sign for each example and channel of `like`, broadcast over positions."""
+        shape, rank = tf.shape(like), len(like.shape)
+        channel = 1 if getattr(self, "data_format", None) == "channels_first" else rank - 1
+        extent = [shape[axis] if axis in (0, channel) else 1 for axis in range(rank)]
+        return noise.signs(extent, seed, like.dtype)
+
+
+class _Dense(Variational):
+    @property
+    def _outputs(self) -> int:
+        return self.units
+
+    def _linear(self, inputs: Any, kernel: Any) -> Any:
+        return tf.tensordot(inputs, kernel, 1) if len(inputs.shape) > 2 else tf.matmul(inputs, kernel)
+
+    def _add_bias(self, outputs: Any, bias: Any) -> Any:
+        return tf.nn.bias_add(outputs, bias)
+
+
+class _Conv(Variational):
+    @property
+    def _outputs(self) -> int:
+        return self.filters
+
+    def _linear(self, inputs: Any, kernel: Any) -> Any:
+        return self._convolution_op(inputs, kernel)
+
+    def _add_bias(self, outputs: Any, bias: Any) -> Any:
+        if self.data_format == "channels_first":
+            return outputs + tf.reshape(bias, (-1,) + (1,) * self.rank)
+        return tf.nn.bias_add(outputs, bias)
+
+
+_registered = keras.saving.register_keras_serializable(_PACKAGE)
+
+
+@_registered
+class DenseFlipout(_FlipoutEstimator, _Dense, tfp.layers.DenseFlipout):
+    """Dense layer, Flipout estimator: inputs [batch, ..., in], outputs [batch, ..., units]."""
+
+
+@_registered
+class DenseReparameterization(_ReparameterizationEstimator, _Dense, tfp.layers.DenseReparameterization):
+    """Dense layer, one weight draw a batch: inputs [batch, ..., in], outputs [batch, ..., units]."""
+
+
+@_registered
+class Conv1DFlipout(_FlipoutEstimator, _Conv, tfp.layers.Convolution1DFlipout):
+    """1D convolution, Flipout estimator: inputs [batch, steps, channels]."""
+
+
+@_registered
+class Conv2DFlipout(_FlipoutEstimator, _Conv, tfp.layers.Convolution2DFlipout):
+    """2D convolution, Flipout estimator: inputs [batch, rows, columns, channels]."""
+
+
+@_registered
+class Conv3DFlipout(_FlipoutEstimator, _Conv, tfp.layers.Convolution3DFlipout):
+    """3D convolution, Flipout estimator: inputs [batch, planes, rows, columns, channels]."""
+
+
+@_registered
+class Conv1DReparameterization(_ReparameterizationEstimator, _Conv, tfp.layers.Convolution1DReparameterization):
+    """1D convolution, one weight draw a batch: inputs [batch, steps, channels]."""
+
+
+@_registered
+class Conv2DReparameterization(_ReparameterizationEstimator, _Conv, tfp.layers.Convolution2DReparameterization):
+    """2D convolution, one weight draw a batch: inputs [batch, rows, columns, channels]."""
+
+
+@_registered
+class Conv3DReparameterization(_ReparameterizationEstimator, _Conv, tfp.layers.Convolution3DReparameterization):
+    """3D convolution, one weight draw a batch: inputs [batch, planes, rows, columns, channels]."""
+
+
+LAYERS: dict[tuple[str, str], type] = {
+    (kind, estimator): globals()[kind + suffix]
+    for kind in ("Dense", "Conv1D", "Conv2D", "Conv3D")
+    for estimator, suffix in (("flipout", "Flipout"), ("reparameterization", "Reparameterization"))
+}
+
+
+def variational_layers(model: Any) -> Iterator[Any]:
+    """The Bayesian layers of `model`, nested models included, each once, in order."""
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, Variational):
+            yield layer
+
+
+def set_train_size(model: Any, train_size: int) -> None:
+    """Tells every Bayesian layer N, the training examples of the whole job. The model's functions are traced anew."""
+    for layer in variational_layers(model):
+        layer.train_size = int(train_size)
+    for function in ("train_function", "test_function", "predict_function"):
+        setattr(model, function, None)

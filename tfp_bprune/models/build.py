@@ -1,0 +1,46 @@
+"""Networks by name, fitted to the data they will see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tfp_bprune._keras import keras
+from tfp_bprune.data import Info
+from tfp_bprune.layers import GaussianOutput
+from tfp_bprune.models.mlp import mlp
+from tfp_bprune.models.twins import Twins
+from tfp_bprune.types import BpruneError, Twin
+
+NETWORKS: dict[str, Callable[..., Any]] = {"mlp": mlp}
+
+
+def build(name: str, twin: Twin, info: Info, *, noise: float | None = None, options: dict[str, Any] | None = None, **twins: Any) -> Any:
+    """Builds a network for a dataset.
+
+    Args:
+      name: one of `NETWORKS`.
+      twin: "flipout", "reparameterization", "deterministic" or "dropout".
+      info: what the network needs to know of the data; `load(...).info`.
+      noise: fixed noise standard deviation of a regression, in target units; None learns it.
+      options: arguments of the architecture, such as `{"hidden": (500, 500)}`.
+      **twins: arguments of `Twins`: prior, rho_init, bayesian_bias, train_size, dropout_rate, seed.
+
+    Returns:
+      A functional Keras model, not compiled. It takes examples in their raw units [batch, ...] and gives logits
+      [batch, classes], or for a regression mean and noise standard deviation [batch, 2].
+
+    Raises:
+      BpruneError: unknown name, twin or option.
+    """
+    if name not in NETWORKS:
+        raise BpruneError(f"unknown network {name!r}: expected one of {', '.join(NETWORKS)}")
+    inputs = keras.Input(info.input_shape, name="inputs")
+    x = keras.layers.Rescaling(info.scale, info.offset, name="rescaling")(inputs)
+    try:
+        outputs = NETWORKS[name](x, info.classes, Twins(twin=twin, **twins), **(options or {}))
+    except TypeError as error:
+        raise BpruneError(f"network {name!r} cannot be built with {options or {}}: {error}") from error
+    if info.task == "regression":
+        outputs = GaussianOutput(info.target_loc, info.target_scale, noise, name="likelihood")(outputs)
+    return keras.Model(inputs, outputs, name=name)

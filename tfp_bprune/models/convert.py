@@ -1,0 +1,122 @@
+"""Between kinds of layers: raw tfp.layers into this package's, and Bayesian models into ordinary ones.
+
+`strip` gives the posterior mean as an ordinary Keras model. `adopt` takes a model made of tfp.layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import keras, tfp
+from tfp_bprune.layers import LAYERS, NormalPrior, Variational
+from tfp_bprune.layers.posterior import rho_of
+from tfp_bprune.models.rebuild import rebuild
+from tfp_bprune.types import BpruneError, Json
+
+_SHARED = ("units", "filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation", "activity_regularizer")
+_RAW = {
+    (kind, estimator): getattr(tfp.layers, name)
+    for kind, stem in (("Dense", "Dense"), ("Conv1D", "Convolution1D"), ("Conv2D", "Convolution2D"), ("Conv3D", "Convolution3D"))
+    for estimator, name in (("flipout", stem + "Flipout"), ("reparameterization", stem + "Reparameterization"))
+}
+
+
+def strip(model: Any) -> Any:
+    """The posterior mean as an ordinary Keras model: pruned weights 0, all others equal to the last bit.
+
+    Raises:
+      BpruneError: the model is subclassed or not built.
+    """
+    return rebuild(adopt(model), _plain_layer, _copy_mean)
+
+
+def adopt(model: Any) -> Any:
+    """The model with every raw tfp.layers layer replaced by this package's; the model itself if there is none.
+
+    Raises:
+      BpruneError: a layer's posterior is not a product of normals.
+    """
+    if not any(is_raw(layer) for layer in model._flatten_layers(include_self=False)):
+        return model
+    return rebuild(model, _adopted_layer, _copy_raw_posterior)
+
+
+def is_raw(layer: Any) -> bool:
+    """Whether `layer` is a Bayesian layer of tfp.layers itself."""
+    return type(layer).__module__.startswith("tensorflow_probability.") and hasattr(layer, "kernel_posterior_fn")
+
+
+def kind_of(layer: Any) -> str | None:
+    """"Dense", "Conv1D", "Conv2D" or "Conv3D" for the layers that can be Bayesian, plain or not; else None."""
+    if isinstance(layer, Variational) or is_raw(layer):
+        return "Dense" if hasattr(layer, "units") else f"Conv{layer.rank}D"
+    exact = {keras.layers.Dense: "Dense", keras.layers.Conv1D: "Conv1D", keras.layers.Conv2D: "Conv2D", keras.layers.Conv3D: "Conv3D"}
+    return exact.get(type(layer))
+
+
+def _shared_config(layer: Any) -> Json:
+    config = layer.get_config() if not is_raw(layer) else _raw_config(layer)
+    return {key: config[key] for key in ("name", "dtype", "trainable", *_SHARED) if key in config}
+
+
+def _raw_config(layer: Any) -> Json:
+    """The plain arguments of a raw layer; its `get_config` marshals functions, which are not wanted here."""
+    found = {key: getattr(layer, key) for key in _SHARED if hasattr(layer, key)}
+    return found | {"name": layer.name, "dtype": layer.dtype, "trainable": layer.trainable}
+
+
+def _plain_layer(layer: Any) -> Any:
+    if not isinstance(layer, Variational):
+        return None
+    return getattr(keras.layers, kind_of(layer) or "")(use_bias=layer.use_bias, **_shared_config(layer))
+
+
+def _copy_mean(old: Any, new: Any) -> None:
+    weights = [old.kernel_posterior.loc.numpy()]
+    if old.bias_posterior is not None:
+        weights.append(old.bias_posterior.loc.numpy())
+    elif old.bias is not None:
+        weights.append(old.bias.numpy())
+    new.set_weights(weights)
+
+
+def _adopted_layer(layer: Any) -> Any:
+    if not is_raw(layer):
+        return None
+    estimator = "flipout" if isinstance(layer, tuple(v for k, v in _RAW.items() if k[1] == "flipout")) else "reparameterization"
+    return LAYERS[kind_of(layer) or "", estimator](
+        prior=_raw_prior(layer),
+        use_bias=layer.bias_posterior is not None,
+        bayesian_bias=_has_scale(layer.bias_posterior),
+        **_shared_config(layer),
+    )
+
+
+def _raw_prior(layer: Any) -> NormalPrior | None:
+    """The raw layer's prior where it is one normal for all weights, else the default."""
+    prior = getattr(layer.kernel_prior, "distribution", None)
+    if not isinstance(prior, tfp.distributions.Normal):
+        return None
+    loc, scale = np.unique(prior.loc), np.unique(prior.scale)
+    return NormalPrior(float(scale[0]), float(loc[0])) if loc.size == scale.size == 1 else None
+
+
+def _has_scale(posterior: Any) -> bool:
+    return isinstance(getattr(posterior, "distribution", None), tfp.distributions.Normal)
+
+
+def _copy_raw_posterior(old: Any, new: Any) -> None:
+    _copy_normal(old, old.kernel_posterior, new.kernel_posterior)
+    if new.bias_posterior is not None:
+        _copy_normal(old, old.bias_posterior, new.bias_posterior)
+    elif new.bias is not None:
+        new.bias.assign(old.bias_posterior.mean())
+
+
+def _copy_normal(layer: Any, raw: Any, ours: Any) -> None:
+    if not _has_scale(raw):
+        raise BpruneError(f"layer {layer.name!r} has the posterior {raw.name!r}: expected independent normals")
+    ours.loc_variable.assign(raw.distribution.mean())
+    ours.rho_variable.assign(rho_of(raw.distribution.stddev().numpy()))

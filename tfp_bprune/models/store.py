@@ -1,0 +1,83 @@
+"""Keras models as JSON and arrays, without anything in it that could run when it is read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import keras
+from tfp_bprune.types import Json, RunError
+
+_MODULES = ("keras", "tf_keras", "tfp_bprune")
+_OPERATIONS = ("math.", "nn.", "__operators__.", "cast", "concat", "convert_to_tensor", "reshape", "transpose", "expand_dims", "squeeze")
+
+
+def architecture(model: Any) -> Json:
+    """The model's graph and layer configs.
+
+    Raises:
+      RunError: a layer could not be read back safely, such as a Lambda.
+    """
+    try:
+        config = json.loads(model.to_json())
+    except (NotImplementedError, TypeError) as error:
+        raise RunError(f"model {model.name!r} cannot be stored as JSON: {error}") from error
+    check_harmless(config)
+    return config
+
+
+def from_architecture(config: Json) -> Any:
+    """A model with fresh weights from `architecture`'s result.
+
+    Raises:
+      RunError: the description is damaged, or names something that could run code.
+    """
+    check_harmless(config)
+    try:
+        return keras.models.model_from_json(json.dumps(config))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"the stored architecture cannot be rebuilt: {str(error).splitlines()[0]}") from error
+
+
+def check_harmless(node: Any) -> None:
+    """Refuses a description that would load functions or modules of the writer's choice.
+
+    Raises:
+      RunError: naming what was found.
+    """
+    if isinstance(node, list):
+        for item in node:
+            check_harmless(item)
+    if not isinstance(node, dict):
+        return
+    name, module = str(node.get("class_name", "")), node.get("module")
+    if name.split(">")[-1] == "Lambda" or name in ("function", "__lambda__", "__typespec__"):
+        raise RunError(f"the stored architecture holds a {name}, which can run code: expected registered layers only")
+    if module is not None and "class_name" in node and str(module).split(".")[0] not in _MODULES:
+        raise RunError(f"the stored architecture names the module {module!r}: expected one of {', '.join(_MODULES)}")
+    if name == "TFOpLambda" and not str(node.get("config", {}).get("function", "")).startswith(_OPERATIONS):
+        raise RunError(f"the stored architecture calls {node.get('config', {}).get('function')!r}: expected a mathematical operation")
+    for item in node.values():
+        check_harmless(item)
+
+
+def weights_of(model: Any) -> dict[str, np.ndarray]:
+    """All weights by position and name, masks and noise counters among them."""
+    return {f"{i:04d}/{w.name.split(':')[0]}": w.numpy() for i, w in enumerate(model.weights)}
+
+
+def set_weights(model: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Gives `model` the weights that `weights_of` took from a model of the same architecture.
+
+    Raises:
+      RunError: names or shapes differ.
+    """
+    for i, variable in enumerate(model.weights):
+        name = f"{i:04d}/{variable.name.split(':')[0]}"
+        if name not in arrays:
+            raise RunError(f"the stored weights have no {name}: they belong to another architecture")
+        if tuple(arrays[name].shape) != tuple(variable.shape):
+            raise RunError(f"stored weight {name} has shape {arrays[name].shape}: expected {tuple(variable.shape)}")
+        variable.assign(arrays[name])

@@ -1,0 +1,114 @@
+"""Keras callbacks for `model.fit`: KL schedule, a stop at non-finite losses, and the run directory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import keras
+from tfp_bprune.layers import variational_layers
+from tfp_bprune.models.store import weights_of
+from tfp_bprune.runs import METRICS, WEIGHTS, Run, rows_to_bytes, tensors_to_bytes
+from tfp_bprune.train.schedules import Schedule
+from tfp_bprune.types import Json, TrainingError
+
+
+class KLSchedule(keras.callbacks.Callback):
+    """Sets the factor on KL / N before every batch.
+
+    Args:
+      schedule: factor by step, counted from 0 over the whole training.
+      steps_per_epoch: batches an epoch.
+    """
+
+    def __init__(self, schedule: Schedule, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.schedule, self.steps_per_epoch, self._epoch = schedule, steps_per_epoch, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Json | None = None) -> None:
+        """Notes the epoch; Keras counts batches within it."""
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: Json | None = None) -> None:
+        """Sets the factor of this step in every Bayesian layer."""
+        factor = self.schedule(self._epoch * self.steps_per_epoch + batch)
+        for layer in variational_layers(self.model):
+            layer.kl_schedule.assign(factor)
+
+
+class StopAtNonFinite(keras.callbacks.Callback):
+    """Ends training at the first loss that is NaN or infinite, and names the layer where that began.
+
+    Raises:
+      TrainingError: from within `model.fit`.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
+        """Looks at the running mean of the loss, which keeps every NaN and infinity."""
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            raise TrainingError(f"the loss became {loss} at batch {batch + 1}: {self._culprit()}")
+
+    def _culprit(self) -> str:
+        for layer in variational_layers(self.model):
+            if not np.isfinite(layer.last_kl.numpy()):
+                return f"the KL of layer {layer.name!r} is not finite; check its rho and prior, or lower the learning rate"
+        return "the KLs of all layers are finite, so the likelihood is not; check the inputs for NaN, or lower the learning rate"
+
+
+class RunWriter(keras.callbacks.Callback):
+    """After each epoch commits a checkpoint (weights, optimizer, noise steps) and the history to a run, atomically.
+
+    Args:
+      run: the run, locked by the caller.
+      rows: the history so far, one object an epoch.
+    """
+
+    def __init__(self, run: Run, rows: list[Json]) -> None:
+        super().__init__()
+        self.run, self.rows = run, rows
+
+    def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
+        """Writes the new checkpoint, then the manifest that names it, then drops the one before."""
+        row: Json = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
+        row |= {f"kl/{layer.name}": float(layer.last_kl.numpy()) for layer in variational_layers(self.model)}
+        self.rows.append(row)
+        name = checkpoint_name(epoch + 1)
+        older = [file for file in self.run.manifest["files"] if file.startswith(f"{WEIGHTS}/epoch-") and file != name]
+        files = {name: tensors_to_bytes(checkpoint(self.model)), METRICS: rows_to_bytes(self.rows)}
+        self.run.commit(files, drop=tuple(older), epoch=epoch + 1, checkpoint=name)
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Path within the run of the checkpoint after `epoch` epochs."""
+    return f"{WEIGHTS}/epoch-{epoch:05d}.safetensors"
+
+
+def checkpoint(model: Any) -> dict[str, np.ndarray]:
+    """Everything that the next step depends on: weights, masks, noise steps, and the optimizer's state."""
+    return weights_of(model) | {f"optimizer/{i:04d}": v.numpy() for i, v in enumerate(optimizer_variables(model))}
+
+
+def restore(model: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Puts a `checkpoint`'s optimizer state back; `models.store.set_weights` does the weights.
+
+    Raises:
+      TrainingError: the checkpoint belongs to another optimizer.
+    """
+    variables = optimizer_variables(model)
+    stored = sorted(name for name in arrays if name.startswith("optimizer/"))
+    if len(stored) != len(variables):
+        raise TrainingError(f"the checkpoint has {len(stored)} optimizer variables, expected {len(variables)}: use the optimizer of the run")
+    for name, variable in zip(stored, variables, strict=True):
+        variable.assign(arrays[name])
+
+
+def optimizer_variables(model: Any) -> list[Any]:
+    """The state of the model's optimizer, created if need be; for Keras's old and new optimizers."""
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        optimizer._create_all_weights(model.trainable_variables)
+        return optimizer.variables()
+    optimizer.build(model.trainable_variables)
+    return list(optimizer.variables)

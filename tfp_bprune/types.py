@@ -1,0 +1,36 @@
+"""Errors and small value types that every station shares."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Task = Literal["classification", "regression"]
+Twin = Literal["flipout", "reparameterization", "deterministic", "dropout"]
+Predictive = Literal["mean", "sampled"]
+Criterion = Literal["snr", "magnitude"]
+Scope = Literal["global", "layer"]
+Json = dict[str, Any]
+
+
+class BpruneError(ValueError):
+    """A request that cannot be met: one line that says what was expected, what came and what to do."""
+
+
+class DataError(BpruneError):
+    """A dataset is absent, empty or of a shape that the model does not take."""
+
+
+class RunError(BpruneError):
+    """A run directory is missing, damaged, locked by another process, or not of the kind expected."""
+
+
+class PruneError(BpruneError):
+    """A pruning request that is contradictory, or a model that holds nothing to prune."""
+
+
+class ExportError(BpruneError):
+    """A model that cannot be exported as asked, or a place that cannot take it."""
+
+
+class TrainingError(BpruneError):
+    """Training cannot start, or had to stop: a non-finite loss, an unknown number of training examples."""
