@@ -213,6 +213,13 @@ class Run:
         for name in drop:
             (self.path / name).unlink(missing_ok=True)
 
+    def record(self, **facts: Any) -> None:
+        """Writes a manifest that names every file already in the folder, with the entries `facts`."""
+        names = sorted(str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file())
+        contents = {name: (self.path / name).read_bytes() for name in names}
+        files = {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in contents.items()}
+        write_json(self.path / MANIFEST, {"format": FORMAT, "files": files, "versions": versions(), **facts})
+
     def read(self, name: str) -> bytes:
         """The content of one file that the manifest names, checked against it.
 
@@ -260,7 +267,7 @@ class Run:
 
 def tensors_to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
     """`tensors` as the content of a safetensors file."""
-    return _save_tensors({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+    return _save_tensors({name: np.array(value, order="C") for name, value in tensors.items()})
 
 
 def rows_to_bytes(rows: list[Json]) -> bytes:

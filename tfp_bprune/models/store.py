@@ -64,8 +64,8 @@ def check_harmless(node: Any) -> None:
 
 
 def weights_of(model: Any) -> dict[str, np.ndarray]:
-    """All weights by position and name, masks and noise counters among them."""
-    return {f"{i:04d}/{w.name.split(':')[0]}": w.numpy() for i, w in enumerate(model.weights)}
+    """All weights by position, layer and name, masks and noise counters among them."""
+    return {name: variable.numpy() for name, variable in _named(model).items()}
 
 
 def set_weights(model: Any, arrays: dict[str, np.ndarray]) -> None:
@@ -74,10 +74,15 @@ def set_weights(model: Any, arrays: dict[str, np.ndarray]) -> None:
     Raises:
       RunError: names or shapes differ.
     """
-    for i, variable in enumerate(model.weights):
-        name = f"{i:04d}/{variable.name.split(':')[0]}"
+    for name, variable in _named(model).items():
         if name not in arrays:
             raise RunError(f"the stored weights have no {name}: they belong to another architecture")
         if tuple(arrays[name].shape) != tuple(variable.shape):
             raise RunError(f"stored weight {name} has shape {arrays[name].shape}: expected {tuple(variable.shape)}")
         variable.assign(arrays[name])
+
+
+def _named(model: Any) -> dict[str, Any]:
+    """Variables by `position/layer/weight`; Keras's own names depend on how the model came to be."""
+    owner = {id(w): layer.name for layer in model._flatten_layers(include_self=False) for w in layer.weights}
+    return {f"{i:04d}/{owner[id(w)]}/{w.name.split('/')[-1].split(':')[0]}": w for i, w in enumerate(model.weights)}

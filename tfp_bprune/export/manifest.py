@@ -1,0 +1,48 @@
+"""What an export says of itself, beside its files: `manifest.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune.layers import Variational
+from tfp_bprune.models.convert import kind_of
+from tfp_bprune.types import Json
+
+
+def describe(model: Any) -> Json:
+    """Counts of a model's weights, pruned ones told apart.
+
+    Returns:
+      `parameters`, trainable and not, of the network at its mean; `prunable`: kernel weights; `nonzeros`: those left;
+      `sparsity`: pruned / prunable; `layers`: the same by layer.
+    """
+    layers = {}
+    for layer in model._flatten_layers(include_self=False):
+        kernel = _kernel(layer)
+        if kernel is not None:
+            left = int(np.count_nonzero(kernel))
+            layers[layer.name] = {"prunable": kernel.size, "nonzeros": left, "sparsity": 1 - left / kernel.size}
+    prunable = sum(entry["prunable"] for entry in layers.values())
+    nonzeros = sum(entry["nonzeros"] for entry in layers.values())
+    return {
+        "parameters": parameters_of(model),
+        "prunable": prunable,
+        "nonzeros": nonzeros,
+        "sparsity": 1 - nonzeros / prunable if prunable else 0.0,
+        "layers": layers,
+    }
+
+
+def parameters_of(model: Any) -> int:
+    """Parameters of the network at its mean: one for each weight, Bayesian or not; no scales, masks or counters."""
+    helpers = ("_rho", "_mask", "noise_step", "kl_schedule", "last_kl")
+    return sum(int(np.prod(w.shape)) for w in model.weights if not w.name.split(":")[0].endswith(helpers) or "noise_rho" in w.name)
+
+
+def _kernel(layer: Any) -> np.ndarray | None:
+    """Kernel entries that are left, as nonzero numbers."""
+    if isinstance(layer, Variational):
+        return layer.kernel_posterior.mask.numpy()
+    return layer.kernel.numpy() if kind_of(layer) else None

@@ -1,0 +1,76 @@
+"""From scores to masks: pure functions on arrays. True in a mask means that the weight stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfp_bprune.types import PruneError, Scope
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def masks_at_sparsity(scores: Arrays, sparsity: float, scope: Scope = "global", before: Arrays | None = None) -> dict[str, np.ndarray]:
+    """Keeps all but the lowest-scored fraction `sparsity` of the weights.
+
+    Exactly round(sparsity * n) weights go, n counting those gone before. Where scores tie at the cut, the ones that
+    come first (by tensor, then row by row) go first, so the result never depends on chance.
+
+    Args:
+      scores: score of each weight by tensor name.
+      sparsity: in [0, 1).
+      scope: "global" ranks all tensors together, "layer" each by itself.
+      before: masks of an earlier pruning; what it removed stays removed and counts.
+
+    Raises:
+      PruneError: sparsity is not in [0, 1), or a score is NaN.
+    """
+    if not 0 <= sparsity < 1:
+        raise PruneError(f"sparsity must be in [0, 1), got {sparsity}")
+    scores = _ranked(scores, before)
+    if scope == "layer":
+        return {name: _keep_highest(s.ravel(), sparsity).reshape(s.shape) for name, s in scores.items()}
+    if scope != "global":
+        raise PruneError(f"scope must be 'global' or 'layer', got {scope!r}")
+    kept = _keep_highest(np.concatenate([s.ravel() for s in scores.values()]), sparsity)
+    ends = np.cumsum([s.size for s in scores.values()])
+    return {name: part.reshape(s.shape) for (name, s), part in zip(scores.items(), np.split(kept, ends[:-1]), strict=True)}
+
+
+def masks_at_threshold(scores: Arrays, threshold: float, before: Arrays | None = None) -> dict[str, np.ndarray]:
+    """Keeps the weights whose score is at least `threshold`; arguments as in `masks_at_sparsity`.
+
+    Raises:
+      PruneError: the threshold is negative or not a number, or a score is NaN.
+    """
+    if not threshold >= 0:
+        raise PruneError(f"threshold must be at least 0, got {threshold}")
+    return {name: s >= threshold for name, s in _ranked(scores, before).items()}
+
+
+def ties(scores: Arrays, masks: Arrays, before: Arrays | None = None) -> int:
+    """How many kept weights have the same score as the best one that went: there the cut was by position."""
+    scores = _ranked(scores, before)
+    gone = np.concatenate([scores[name][~masks[name]] for name in scores])
+    gone = gone[np.isfinite(gone)]
+    return int(sum(np.count_nonzero(scores[name][masks[name]] == gone.max()) for name in scores)) if gone.size else 0
+
+
+def sparsity_of(masks: Arrays) -> float:
+    """Fraction of weights that are gone, counted."""
+    return 1 - sum(int(np.count_nonzero(m)) for m in masks.values()) / sum(m.size for m in masks.values())
+
+
+def _ranked(scores: Arrays, before: Arrays | None) -> dict[str, np.ndarray]:
+    """The scores, checked, with those of weights already gone at minus infinity."""
+    for name, s in scores.items():
+        if np.isnan(s).any():
+            raise PruneError(f"{name} has {np.count_nonzero(np.isnan(s))} NaN scores of {s.size}: its weights are not numbers; train it anew")
+    return {name: np.where(before[name], s, -np.inf) if before else np.asarray(s) for name, s in scores.items()}
+
+
+def _keep_highest(scores: np.ndarray, sparsity: float) -> np.ndarray:
+    kept = np.ones(scores.size, bool)
+    kept[np.argsort(scores, kind="stable")[: round(sparsity * scores.size)]] = False
+    return kept
