@@ -1,1 +1,38 @@
-"""stub"""
+"""Bayesian Keras networks on TensorFlow Probability: train them, prune them, serve what is left."""
+
+from typing import TYPE_CHECKING
+
+from tfp_bprune import _keras as _keras  # settles Keras 2 before TensorFlow loads
+from tfp_bprune._lazy import attach as _attach
+
+if TYPE_CHECKING:
+    from tfp_bprune.data import from_arrays as from_arrays
+    from tfp_bprune.data import load as load
+    from tfp_bprune.evaluate import reload as reload
+    from tfp_bprune.evaluate import sweep as sweep
+    from tfp_bprune.export import export as export
+    from tfp_bprune.layers import NormalPrior as NormalPrior
+    from tfp_bprune.layers import ScaleMixturePrior as ScaleMixturePrior
+    from tfp_bprune.models import build as build
+    from tfp_bprune.models import load_model as load_model
+    from tfp_bprune.models import save_model as save_model
+    from tfp_bprune.models import strip as strip
+    from tfp_bprune.prune import prune as prune
+    from tfp_bprune.train import Settings as Settings
+    from tfp_bprune.train import compile_model as compile_model
+    from tfp_bprune.train import fit as fit
+    from tfp_bprune.types import BpruneError as BpruneError
+
+__all__ = _attach(
+    __name__,
+    {
+        "data": ("from_arrays", "load"),
+        "layers": ("NormalPrior", "ScaleMixturePrior"),
+        "models": ("build", "load_model", "save_model", "strip"),
+        "train": ("Settings", "compile_model", "fit"),
+        "prune": ("prune",),
+        "export": ("export",),
+        "evaluate": ("reload", "sweep"),
+        "types": ("BpruneError",),
+    },
+)

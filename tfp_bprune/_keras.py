@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["keras", "settle", "tf", "tfp"]
 
-_NOTICES = (b"absl::InitializeLog", b"Unable to register cu", b"computation_placer", b"oneDNN custom operations", b"TF-TRT")
+_NOTICES = (
+    b"absl::InitializeLog",
+    b"Unable to register cu",
+    b"computation_placer",
+    b"oneDNN custom operations",
+    b"TF-TRT",
+)
 _MODULES = {"tf": "tensorflow", "tfp": "tensorflow_probability", "keras": "tf_keras"}
 
 

@@ -118,7 +118,9 @@ class Splits:
     def shard(self, rank: int, workers: int) -> Splits:
         """The same splits as worker `rank` of `workers` sees them: disjoint parts of each global batch, none lost."""
         if self.train_size < workers:
-            raise DataError(f"{self.train_size} training examples cannot be shared by {workers} workers: use fewer workers")
+            raise DataError(
+                f"{self.train_size} training examples cannot be shared by {workers} workers: use fewer workers"
+            )
         return replace(self, rank=rank, workers=workers)
 
     def _epoch(self, epoch: Any) -> tf.data.Dataset:
@@ -126,7 +128,9 @@ class Splits:
         split, steps = self.parts["train"], self.steps
         x, y = tf.constant(split.x), tf.constant(split.y)
         bounds = tf.constant(np.arange(steps + 1, dtype=np.int64) * len(split) // steps)
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), tf.stack([tf.cast(self.seed, tf.int64), epoch]))
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(len(split)), tf.stack([tf.cast(self.seed, tf.int64), epoch])
+        )
 
         def batch(i: Any) -> tuple[Any, Any]:
             chosen = order[bounds[i] : bounds[i + 1]][self.rank :: self.workers]
@@ -181,9 +185,13 @@ def from_arrays(
     n = len(train[0])
     held_out = round(validation_fraction * n)
     if validation_fraction > 0 and held_out == 0:
-        raise DataError(f"the validation split of {info.name} is empty: {validation_fraction} of {n} examples; use a larger fraction")
+        raise DataError(
+            f"the validation split of {info.name} is empty: {validation_fraction} of {n} examples; use a larger fraction"
+        )
     if n - held_out < 1:
-        raise DataError(f"the training split of {info.name} is empty: {n} examples, {held_out} held out; use a smaller fraction")
+        raise DataError(
+            f"the training split of {info.name} is empty: {n} examples, {held_out} held out; use a smaller fraction"
+        )
     if len(test[0]) == 0:
         raise DataError(f"the test split of {info.name} is empty: expected at least one example")
     order = np.random.default_rng(seed).permutation(n)
@@ -277,9 +285,13 @@ def _image_and_label(builder: Any) -> tuple[Any, Any]:
         image, label = features[keys[0]], features[keys[1]]
         if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
             if None in image.shape:
-                raise DataError(f"images of {builder.name} have no fixed size {image.shape}: expected one shape for all examples")
+                raise DataError(
+                    f"images of {builder.name} have no fixed size {image.shape}: expected one shape for all examples"
+                )
             return image, label
-    raise DataError(f"{builder.name} is not an image classification: expected supervised keys (image, class label), got {keys}")
+    raise DataError(
+        f"{builder.name} is not an image classification: expected supervised keys (image, class label), got {keys}"
+    )
 
 
 def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -58,7 +58,9 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.unlink(aside)
             raise
     except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}; choose a folder that can be written") from error
+        raise RunError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder that can be written"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,7 +92,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist: expected a run or export directory written by tfp-bprune") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} cannot be read as JSON ({error}); restore it from a copy or make the run anew") from error
+        raise RunError(
+            f"{path} cannot be read as JSON ({error}); restore it from a copy or make the run anew"
+        ) from error
 
 
 def sha256(content: bytes) -> str:
@@ -125,9 +129,15 @@ class Run:
             raise RunError(f"{run.path} is a file: expected a new or empty folder for the run")
         if run.exists:
             raise RunError(f"{run.path} already holds a run: resume it, or choose another folder")
-        strangers = [p.name for p in run.path.glob("*") if not p.name.startswith((_TEMPORARY, LOCK))] if run.path.exists() else []
+        strangers = (
+            [p.name for p in run.path.glob("*") if not p.name.startswith((_TEMPORARY, LOCK))]
+            if run.path.exists()
+            else []
+        )
         if strangers:
-            raise RunError(f"{run.path} is not empty (it holds {strangers[0]}): expected a new or empty folder for the run")
+            raise RunError(
+                f"{run.path} is not empty (it holds {strangers[0]}): expected a new or empty folder for the run"
+            )
         return run
 
     @classmethod
@@ -139,7 +149,9 @@ class Run:
         """
         run = cls(path)
         if not run.exists:
-            raise RunError(f"{run.path} holds no run (no {MANIFEST}): expected a folder written by `tfp-bprune train` or `prune`")
+            raise RunError(
+                f"{run.path} holds no run (no {MANIFEST}): expected a folder written by `tfp-bprune train` or `prune`"
+            )
         return run
 
     @property
@@ -158,12 +170,16 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / LOCK, "a")  # noqa: SIM115 (closed below, after the lock is released)
         except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror}; choose a folder that can be written") from error
+            raise RunError(
+                f"cannot write {self.path}: {error.strerror}; choose a folder that can be written"
+            ) from error
         with lock:
             try:
                 portalocker.lock(lock, portalocker.LOCK_EX | portalocker.LOCK_NB)
             except portalocker.exceptions.LockException as error:
-                raise RunError(f"{self.path} is being written by another process: wait for it, or choose another folder") from error
+                raise RunError(
+                    f"{self.path} is being written by another process: wait for it, or choose another folder"
+                ) from error
             try:
                 self._sweep_partial_files()
                 yield self
@@ -181,7 +197,9 @@ class Run:
             return {"format": FORMAT, "files": {}}
         manifest = read_json(self.path / MANIFEST)
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-            raise RunError(f"{self.path / MANIFEST} is not a manifest: expected an object with `files`; restore it from a copy")
+            raise RunError(
+                f"{self.path / MANIFEST} is not a manifest: expected an object with `files`; restore it from a copy"
+            )
         if manifest.get("format") != FORMAT:
             raise RunError(
                 f"{self.path / MANIFEST} has format {manifest.get('format')!r}, this version reads {FORMAT}: "
@@ -230,17 +248,25 @@ class Run:
         """
         entry = self.manifest["files"].get(name)
         if entry is None:
-            raise RunError(f"{self.path} has no {name}: expected one of {sorted(self.manifest['files']) or 'no files yet'}")
+            raise RunError(
+                f"{self.path} has no {name}: expected one of {sorted(self.manifest['files']) or 'no files yet'}"
+            )
         path = self.path / name
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise RunError(f"{path} is named by the manifest but cannot be read ({error.strerror}); restore it from a copy") from error
+            raise RunError(
+                f"{path} is named by the manifest but cannot be read ({error.strerror}); restore it from a copy"
+            ) from error
         if len(content) < entry["bytes"]:
-            raise RunError(f"{path} is truncated: expected {entry['bytes']} bytes, found {len(content)}; restore it from a copy")
+            raise RunError(
+                f"{path} is truncated: expected {entry['bytes']} bytes, found {len(content)}; restore it from a copy"
+            )
         known = content[: entry["bytes"]] if name.endswith(".jsonl") else content
         if sha256(known) != entry["sha256"]:
-            raise RunError(f"{path} does not match its SHA-256 in the manifest: it was changed or damaged; restore it from a copy")
+            raise RunError(
+                f"{path} does not match its SHA-256 in the manifest: it was changed or damaged; restore it from a copy"
+            )
         return known
 
     def verify(self) -> list[str]:

@@ -156,7 +156,9 @@ class _Analysis:
                     needed[out[0]] = True
             if needed.sum() == before:
                 break
-        sliced = [s for s in self.graph.steps if s.layer.name in self.kernels or isinstance(s.layer, _L.BatchNormalization)]
+        sliced = [
+            s for s in self.graph.steps if s.layer.name in self.kernels or isinstance(s.layer, _L.BatchNormalization)
+        ]
         kept_in = {s.layer.name: needed[roots[s.inputs[0]]] for s in sliced}
         return kept_in, {s.layer.name: needed[roots[s.output]] for s in sliced}
 
@@ -171,7 +173,9 @@ class _Slicer:
 
     def __init__(self, analysis: _Analysis, kept_in: dict[str, np.ndarray], kept_out: dict[str, np.ndarray]) -> None:
         self._kept_in, self._kept_out = kept_in, kept_out
-        self._constants = {s.layer.name: analysis.channels[s.inputs[0]].constant for s in analysis.graph.steps if s.inputs}
+        self._constants = {
+            s.layer.name: analysis.channels[s.inputs[0]].constant for s in analysis.graph.steps if s.inputs
+        }
 
     def replacement(self, layer: Any) -> Any:
         """The layer with as many units as stay; None where nothing changes."""
@@ -216,7 +220,9 @@ def kernel_of(layer: Any) -> Kernel:
     # Zero padding breaks a constant at the borders, so only an unpadded layer can fold one into its bias.
     folds = bias is not None and getattr(layer, "padding", "valid") == "valid"
     flat = (-1, *loc.shape[-2:])
-    return Kernel(loc.reshape(flat), scale.reshape(flat), np.zeros(loc.shape[-1]) if bias is None else bias, bias_scale, folds)
+    return Kernel(
+        loc.reshape(flat), scale.reshape(flat), np.zeros(loc.shape[-1]) if bias is None else bias, bias_scale, folds
+    )
 
 
 def _foldable(kernel: Kernel, constant: np.ndarray) -> np.ndarray:
@@ -254,10 +260,14 @@ def _on_channels(layer: Any, step: Step, constant: np.ndarray) -> np.ndarray:
     """A constant after a layer that treats channels alike: activations map it, pooling and dropout leave it."""
     if not isinstance(layer, _L.Activation | _L.ReLU | _L.LeakyReLU | _L.ELU):
         return constant
-    return np.where(np.isnan(constant), np.nan, np.asarray(layer(np.nan_to_num(constant).astype(np.float32)), np.float64))
+    return np.where(
+        np.isnan(constant), np.nan, np.asarray(layer(np.nan_to_num(constant).astype(np.float32)), np.float64)
+    )
 
 
 def _normalized(layer: Any, constant: np.ndarray) -> np.ndarray:
     gamma = layer.gamma.numpy() if layer.scale else 1.0
     beta = layer.beta.numpy() if layer.center else 0.0
-    return gamma * (constant - layer.moving_mean.numpy()) / np.sqrt(layer.moving_variance.numpy() + layer.epsilon) + beta
+    return (
+        gamma * (constant - layer.moving_mean.numpy()) / np.sqrt(layer.moving_variance.numpy() + layer.epsilon) + beta
+    )

@@ -38,7 +38,11 @@ def describe(model: Any) -> Json:
 def parameters_of(model: Any) -> int:
     """Parameters of the network at its mean: one for each weight, Bayesian or not; no scales, masks or counters."""
     helpers = ("_rho", "_mask", "noise_step", "kl_schedule", "last_kl")
-    return sum(int(np.prod(w.shape)) for w in model.weights if not w.name.split(":")[0].endswith(helpers) or "noise_rho" in w.name)
+    return sum(
+        int(np.prod(w.shape))
+        for w in model.weights
+        if not w.name.split(":")[0].endswith(helpers) or "noise_rho" in w.name
+    )
 
 
 def _kernel(layer: Any) -> np.ndarray | None:

@@ -33,7 +33,14 @@ class Predictor(tf.Module):
       kernels: "dense", "sparse" or whichever suits each layer.
     """
 
-    def __init__(self, model: Any, predictive: Predictive, samples: int = DEFAULT_SAMPLES, seed: int = 0, kernels: Kernels = "auto") -> None:
+    def __init__(
+        self,
+        model: Any,
+        predictive: Predictive,
+        samples: int = DEFAULT_SAMPLES,
+        seed: int = 0,
+        kernels: Kernels = "auto",
+    ) -> None:
         super().__init__(name="predictor")
         _check(model, predictive, samples)
         self.task = task_of(model)
@@ -63,12 +70,17 @@ def _check(model: Any, predictive: Predictive, samples: int) -> None:
     if predictive == "sampled" and samples < 2:
         raise ExportError(f"samples must be at least 2 for a sampled prediction, got {samples}")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ExportError(f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: expected one of each")
+        raise ExportError(
+            f"model {model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: expected one of each"
+        )
 
 
 def _ends_in_softmax(model: Any) -> bool:
     last = model.outputs[0]._keras_history.layer
-    return isinstance(last, keras.layers.Softmax) or getattr(getattr(last, "activation", None), "__name__", "") == "softmax"
+    return (
+        isinstance(last, keras.layers.Softmax)
+        or getattr(getattr(last, "activation", None), "__name__", "") == "softmax"
+    )
 
 
 def _variables_of(layer: Any) -> list[Any]:
@@ -120,7 +132,9 @@ def _sampled_outputs(task: Task, network: Callable[[Any], Any], draw: Draw, samp
 
     def regress(inputs: Any) -> Outputs:
         centre = network(inputs)[..., 0]  # draw 0: deviations from it keep the variance free of cancellation
-        moved, square, noise_std = averaged(inputs, lambda p: (p[..., 0] - centre, tf.square(p[..., 0] - centre), p[..., 1]))
+        moved, square, noise_std = averaged(
+            inputs, lambda p: (p[..., 0] - centre, tf.square(p[..., 0] - centre), p[..., 1])
+        )
         variance = tf.maximum(square - tf.square(moved), 0.0) * (samples / (samples - 1))
         return {"mean": centre + moved, "noise_std": noise_std, "weights_std": tf.sqrt(variance)}
 

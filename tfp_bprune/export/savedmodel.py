@@ -1,8 +1,8 @@
 """`export`: a SavedModel that any process with TensorFlow alone can load and any TensorFlow Serving can serve.
 
-    PATH/
-      1/               the SavedModel, in a numbered version folder
-      manifest.json    what it is, and size and SHA-256 of every file
+PATH/
+  1/               the SavedModel, in a numbered version folder
+  manifest.json    what it is, and size and SHA-256 of every file
 """
 
 from __future__ import annotations

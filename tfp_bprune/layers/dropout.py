@@ -25,7 +25,9 @@ class StatelessDropout(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Creates the call counter."""
-        self.noise_step = self.add_weight(name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+        self.noise_step = self.add_weight(
+            name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
+        )
         super().build(input_shape)
 
     def call(self, inputs: Any, training: Any = None) -> Any:

@@ -58,7 +58,9 @@ class ScaleMixturePrior(tfp.distributions.Distribution):
 
     kind = "scale_mixture"
 
-    def __init__(self, pi: float = 0.5, scale1: float = 1.0, scale2: float = math.exp(-6), name: str = "ScaleMixturePrior") -> None:
+    def __init__(
+        self, pi: float = 0.5, scale1: float = 1.0, scale2: float = math.exp(-6), name: str = "ScaleMixturePrior"
+    ) -> None:
         _check("pi", pi, 0 < pi < 1, "in (0, 1)")
         _check("scale1", scale1, math.isfinite(scale1) and scale1 > scale2, f"a finite number above scale2 = {scale2}")
         _check("scale2", scale2, scale2 > 0, "a positive number")
@@ -128,7 +130,9 @@ def prior_from(given: Prior | Json | str | None) -> Prior:
         return given
     config: Any = {"kind": given} if isinstance(given, str) else given
     if not isinstance(config, dict) or config.get("kind") not in _KINDS:
-        raise BpruneError(f"unknown prior {given!r}: expected a NormalPrior, a ScaleMixturePrior, or a config with kind in {sorted(_KINDS)}")
+        raise BpruneError(
+            f"unknown prior {given!r}: expected a NormalPrior, a ScaleMixturePrior, or a config with kind in {sorted(_KINDS)}"
+        )
     arguments = {key: value for key, value in config.items() if key != "kind"}
     try:
         return _KINDS[config["kind"]](**arguments)

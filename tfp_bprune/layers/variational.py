@@ -71,11 +71,15 @@ class Variational:
             self.bias_posterior = self._masked_normal("bias", (self._outputs,))
         elif self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self._outputs,), initializer="zeros")
-        self.noise_step = self.add_weight(name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False)
+        self.noise_step = self.add_weight(
+            name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
+        )
         self.kl_schedule = self.add_weight(name="kl_schedule", shape=(), initializer="ones", trainable=False)
         self.last_kl = self.add_weight(name="last_kl", shape=(), initializer="zeros", trainable=False)
 
-    def _make_kernel_posterior(self, dtype: Any, shape: Any, name: str, trainable: bool, add_variable: Any) -> MaskedNormal:
+    def _make_kernel_posterior(
+        self, dtype: Any, shape: Any, name: str, trainable: bool, add_variable: Any
+    ) -> MaskedNormal:
         return self._masked_normal("kernel", shape)
 
     def _masked_normal(self, name: str, shape: Any) -> MaskedNormal:
@@ -116,7 +120,14 @@ class Variational:
 
     def get_config(self) -> Json:
         """The layer's arguments as JSON scalars."""
-        skipped = ("kernel_posterior", "kernel_prior", "kernel_divergence", "bias_posterior", "bias_prior", "bias_divergence")
+        skipped = (
+            "kernel_posterior",
+            "kernel_prior",
+            "kernel_divergence",
+            "bias_posterior",
+            "bias_prior",
+            "bias_divergence",
+        )
         config = {key: value for key, value in super().get_config().items() if not key.startswith(skipped)}  # type: ignore[misc]
         return config | {
             "prior": self.prior.get_config(),

@@ -2,6 +2,7 @@
 
 from tfp_bprune.models.build import NETWORKS, build
 from tfp_bprune.models.convert import adopt, strip
+from tfp_bprune.models.saved import SavedModel, load_model, save_model
 from tfp_bprune.models.twins import Twins
 
-__all__ = ["NETWORKS", "Twins", "adopt", "build", "strip"]
+__all__ = ["NETWORKS", "SavedModel", "Twins", "adopt", "build", "load_model", "save_model", "strip"]

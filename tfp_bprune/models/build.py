@@ -15,7 +15,15 @@ from tfp_bprune.types import BpruneError, Twin
 NETWORKS: dict[str, Callable[..., Any]] = {"mlp": mlp}
 
 
-def build(name: str, twin: Twin, info: Info, *, noise: float | None = None, options: dict[str, Any] | None = None, **twins: Any) -> Any:
+def build(
+    name: str,
+    twin: Twin,
+    info: Info,
+    *,
+    noise: float | None = None,
+    options: dict[str, Any] | None = None,
+    **twins: Any,
+) -> Any:
     """Builds a network for a dataset.
 
     Args:

@@ -15,10 +15,25 @@ from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.models.rebuild import rebuild
 from tfp_bprune.types import BpruneError, Json
 
-_SHARED = ("units", "filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation", "activity_regularizer")
+_SHARED = (
+    "units",
+    "filters",
+    "kernel_size",
+    "strides",
+    "padding",
+    "data_format",
+    "dilation_rate",
+    "activation",
+    "activity_regularizer",
+)
 _RAW = {
     (kind, estimator): getattr(tfp.layers, name)
-    for kind, stem in (("Dense", "Dense"), ("Conv1D", "Convolution1D"), ("Conv2D", "Convolution2D"), ("Conv3D", "Convolution3D"))
+    for kind, stem in (
+        ("Dense", "Dense"),
+        ("Conv1D", "Convolution1D"),
+        ("Conv2D", "Convolution2D"),
+        ("Conv3D", "Convolution3D"),
+    )
     for estimator, name in (("flipout", stem + "Flipout"), ("reparameterization", stem + "Reparameterization"))
 }
 
@@ -49,10 +64,15 @@ def is_raw(layer: Any) -> bool:
 
 
 def kind_of(layer: Any) -> str | None:
-    """"Dense", "Conv1D", "Conv2D" or "Conv3D" for the layers that can be Bayesian, plain or not; else None."""
+    """ "Dense", "Conv1D", "Conv2D" or "Conv3D" for the layers that can be Bayesian, plain or not; else None."""
     if isinstance(layer, Variational) or is_raw(layer):
         return "Dense" if hasattr(layer, "units") else f"Conv{layer.rank}D"
-    exact = {keras.layers.Dense: "Dense", keras.layers.Conv1D: "Conv1D", keras.layers.Conv2D: "Conv2D", keras.layers.Conv3D: "Conv3D"}
+    exact = {
+        keras.layers.Dense: "Dense",
+        keras.layers.Conv1D: "Conv1D",
+        keras.layers.Conv2D: "Conv2D",
+        keras.layers.Conv3D: "Conv3D",
+    }
     return exact.get(type(layer))
 
 
@@ -85,7 +105,9 @@ def _copy_mean(old: Any, new: Any) -> None:
 def _adopted_layer(layer: Any) -> Any:
     if not is_raw(layer):
         return None
-    estimator = "flipout" if isinstance(layer, tuple(v for k, v in _RAW.items() if k[1] == "flipout")) else "reparameterization"
+    estimator = (
+        "flipout" if isinstance(layer, tuple(v for k, v in _RAW.items() if k[1] == "flipout")) else "reparameterization"
+    )
     return LAYERS[kind_of(layer) or "", estimator](
         prior=_raw_prior(layer),
         use_bias=layer.bias_posterior is not None,

@@ -45,7 +45,9 @@ def check_graph(model: Any) -> None:
     if not isinstance(model, keras.Model):
         raise BpruneError(f"expected a tf_keras model, got {type(model).__module__}.{type(model).__name__}")
     if not isinstance(model, keras.Sequential) and not model._is_graph_network:
-        raise BpruneError(f"{type(model).__name__} is a subclassed model: expected a functional or sequential one, whose graph is known")
+        raise BpruneError(
+            f"{type(model).__name__} is a subclassed model: expected a functional or sequential one, whose graph is known"
+        )
     if not model.built:
         raise BpruneError(f"model {model.name!r} has no weights yet: build it or call it on a batch first")
 

@@ -11,7 +11,18 @@ from tfp_bprune._keras import keras
 from tfp_bprune.types import Json, RunError
 
 _MODULES = ("keras", "tf_keras", "tfp_bprune")
-_OPERATIONS = ("math.", "nn.", "__operators__.", "cast", "concat", "convert_to_tensor", "reshape", "transpose", "expand_dims", "squeeze")
+_OPERATIONS = (
+    "math.",
+    "nn.",
+    "__operators__.",
+    "cast",
+    "concat",
+    "convert_to_tensor",
+    "reshape",
+    "transpose",
+    "expand_dims",
+    "squeeze",
+)
 
 
 def architecture(model: Any) -> Json:
@@ -58,7 +69,9 @@ def check_harmless(node: Any) -> None:
     if module is not None and "class_name" in node and str(module).split(".")[0] not in _MODULES:
         raise RunError(f"the stored architecture names the module {module!r}: expected one of {', '.join(_MODULES)}")
     if name == "TFOpLambda" and not str(node.get("config", {}).get("function", "")).startswith(_OPERATIONS):
-        raise RunError(f"the stored architecture calls {node.get('config', {}).get('function')!r}: expected a mathematical operation")
+        raise RunError(
+            f"the stored architecture calls {node.get('config', {}).get('function')!r}: expected a mathematical operation"
+        )
     for item in node.values():
         check_harmless(item)
 

@@ -11,7 +11,9 @@ from tfp_bprune.types import PruneError, Scope
 Arrays = Mapping[str, np.ndarray]
 
 
-def masks_at_sparsity(scores: Arrays, sparsity: float, scope: Scope = "global", before: Arrays | None = None) -> dict[str, np.ndarray]:
+def masks_at_sparsity(
+    scores: Arrays, sparsity: float, scope: Scope = "global", before: Arrays | None = None
+) -> dict[str, np.ndarray]:
     """Keeps all but the lowest-scored fraction `sparsity` of the weights.
 
     Exactly round(sparsity * n) weights go, n counting those gone before. Where scores tie at the cut, the ones that
@@ -35,7 +37,9 @@ def masks_at_sparsity(scores: Arrays, sparsity: float, scope: Scope = "global", 
         raise PruneError(f"scope must be 'global' or 'layer', got {scope!r}")
     kept = _keep_highest(np.concatenate([s.ravel() for s in scores.values()]), sparsity)
     ends = np.cumsum([s.size for s in scores.values()])
-    return {name: part.reshape(s.shape) for (name, s), part in zip(scores.items(), np.split(kept, ends[:-1]), strict=True)}
+    return {
+        name: part.reshape(s.shape) for (name, s), part in zip(scores.items(), np.split(kept, ends[:-1]), strict=True)
+    }
 
 
 def masks_at_threshold(scores: Arrays, threshold: float, before: Arrays | None = None) -> dict[str, np.ndarray]:
@@ -66,7 +70,9 @@ def _ranked(scores: Arrays, before: Arrays | None) -> dict[str, np.ndarray]:
     """The scores, checked, with those of weights already gone at minus infinity."""
     for name, s in scores.items():
         if np.isnan(s).any():
-            raise PruneError(f"{name} has {np.count_nonzero(np.isnan(s))} NaN scores of {s.size}: its weights are not numbers; train it anew")
+            raise PruneError(
+                f"{name} has {np.count_nonzero(np.isnan(s))} NaN scores of {s.size}: its weights are not numbers; train it anew"
+            )
     return {name: np.where(before[name], s, -np.inf) if before else np.asarray(s) for name, s in scores.items()}
 
 

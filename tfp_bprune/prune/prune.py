@@ -66,7 +66,9 @@ class Report:
     def to_json(self) -> Json:
         """The report as plain data."""
         counts = {"sparsity": self.sparsity, "prunable": self.prunable, "nonzeros": self.prunable - self.pruned}
-        return asdict(self) | counts | {"layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers]}
+        return (
+            asdict(self) | counts | {"layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers]}
+        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def scored(name: str, weights: Weights, criterion: Criterion) -> np.ndarray:
     for part in (weights.loc, weights.scale):
         if part is not None and not np.isfinite(part).all():
             count = np.count_nonzero(~np.isfinite(part))
-            raise PruneError(f"{name} has {count} weights of {part.size} that are NaN or infinite: expected a trained model; train it anew")
+            raise PruneError(
+                f"{name} has {count} weights of {part.size} that are NaN or infinite: expected a trained model; train it anew"
+            )
     return CRITERIA[criterion](weights.loc, weights.scale)
 
 

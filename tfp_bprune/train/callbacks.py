@@ -53,7 +53,9 @@ class StopAtNonFinite(keras.callbacks.Callback):
     def _culprit(self) -> str:
         for layer in variational_layers(self.model):
             if not np.isfinite(layer.last_kl.numpy()):
-                return f"the KL of layer {layer.name!r} is not finite; check its rho and prior, or lower the learning rate"
+                return (
+                    f"the KL of layer {layer.name!r} is not finite; check its rho and prior, or lower the learning rate"
+                )
         return "the KLs of all layers are finite, so the likelihood is not; check the inputs for NaN, or lower the learning rate"
 
 
@@ -99,7 +101,9 @@ def restore(model: Any, arrays: dict[str, np.ndarray]) -> None:
     variables = optimizer_variables(model)
     stored = sorted(name for name in arrays if name.startswith("optimizer/"))
     if len(stored) != len(variables):
-        raise TrainingError(f"the checkpoint has {len(stored)} optimizer variables, expected {len(variables)}: use the optimizer of the run")
+        raise TrainingError(
+            f"the checkpoint has {len(stored)} optimizer variables, expected {len(variables)}: use the optimizer of the run"
+        )
     for name, variable in zip(stored, variables, strict=True):
         variable.assign(arrays[name])
 

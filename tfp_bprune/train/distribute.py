@@ -59,7 +59,9 @@ class Horovod:
         try:
             self._hvd = importlib.import_module("horovod.tensorflow.keras")
         except ImportError as error:
-            raise TrainingError("several workers need Horovod: install it with the extra, tfp-bprune[horovod]") from error
+            raise TrainingError(
+                "several workers need Horovod: install it with the extra, tfp-bprune[horovod]"
+            ) from error
         self._use_keras_2()
         self._hvd.init()
         self.rank, self.size = self._hvd.rank(), self._hvd.size()

@@ -39,7 +39,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.learning_rate <= 0:
-            raise TrainingError(f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}")
+            raise TrainingError(
+                f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}"
+            )
 
 
 def compile_model(model: Any, data: Splits, settings: Settings, distributor: Distributor | None = None) -> Any:
@@ -97,7 +99,14 @@ def fit(
     with _open(out if distributor.rank == 0 else None, resume, config, data) as run:
         rows = _resume(model, run) if run is not None else []
         writers = [RunWriter(run, rows)] if run is not None else []
-        _run_epochs(model, data, settings, len(rows), [*distributor.callbacks(), *writers, *callbacks], progress and distributor.rank == 0)
+        _run_epochs(
+            model,
+            data,
+            settings,
+            len(rows),
+            [*distributor.callbacks(), *writers, *callbacks],
+            progress and distributor.rank == 0,
+        )
         return rows if run is not None else _rows(model.history)
 
 
@@ -111,7 +120,9 @@ def check_shapes(model: Any, data: Splits) -> None:
 
     expected = tuple(model.input_shape[1:]) if isinstance(model.input_shape, tuple) else None
     if expected is not None and expected != tuple(data.info.input_shape):
-        raise DataError(f"{data.info.name} has examples of shape {tuple(data.info.input_shape)}: model {model.name!r} expects {expected}")
+        raise DataError(
+            f"{data.info.name} has examples of shape {tuple(data.info.input_shape)}: model {model.name!r} expects {expected}"
+        )
 
 
 def _run_epochs(model: Any, data: Splits, settings: Settings, start: int, callbacks: list[Any], progress: bool) -> None:
@@ -136,8 +147,13 @@ def _run_epochs(model: Any, data: Splits, settings: Settings, start: int, callba
 
 def _config(model: Any, data: Splits, settings: Settings, request: Json) -> Json:
     info = asdict(data.info)
-    config = {"request": request, "data": info | {"batch_size": data.batch_size, "seed": data.seed, "train_size": data.train_size}}
-    return finite(json.loads(json.dumps(config | {"settings": asdict(settings), "architecture": store.architecture(model)})))
+    config = {
+        "request": request,
+        "data": info | {"batch_size": data.batch_size, "seed": data.seed, "train_size": data.train_size},
+    }
+    return finite(
+        json.loads(json.dumps(config | {"settings": asdict(settings), "architecture": store.architecture(model)}))
+    )
 
 
 @contextlib.contextmanager
@@ -151,7 +167,9 @@ def _open(out: Any, resume: bool, config: Json, data: Splits) -> Iterator[Run | 
             _check_same(run, config)
         else:
             content = (json.dumps(config, indent=2) + "\n").encode()
-            run.commit({CONFIG: content}, kind="run", seed=data.seed, data=data.info.fingerprint, epoch=0, checkpoint=None)
+            run.commit(
+                {CONFIG: content}, kind="run", seed=data.seed, data=data.info.fingerprint, epoch=0, checkpoint=None
+            )
         yield run
 
 
@@ -160,7 +178,9 @@ def _check_same(run: Run, config: Json) -> None:
     for part in ("data", "settings", "architecture"):
         if stored.get(part) != config[part]:
             differing = sorted(k for k in config[part] if stored.get(part, {}).get(k) != config[part][k])
-            raise RunError(f"{run.path} was started with another {part} ({', '.join(differing)}): resume it as it was started, or choose another folder")
+            raise RunError(
+                f"{run.path} was started with another {part} ({', '.join(differing)}): resume it as it was started, or choose another folder"
+            )
 
 
 def _resume(model: Any, run: Run) -> list[Json]:

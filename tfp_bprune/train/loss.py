@@ -36,4 +36,7 @@ def training_metrics(task: Task) -> list[Any]:
     if task == "regression":
         metric = keras.metrics.MeanMetricWrapper
         return [metric(gaussian_nll, name="nll"), metric(_mean_squared_error, name="mse")]
-    return [keras.metrics.SparseCategoricalCrossentropy(name="nll", from_logits=True), keras.metrics.SparseCategoricalAccuracy("accuracy")]
+    return [
+        keras.metrics.SparseCategoricalCrossentropy(name="nll", from_logits=True),
+        keras.metrics.SparseCategoricalAccuracy("accuracy"),
+    ]

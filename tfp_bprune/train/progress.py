@@ -18,7 +18,13 @@ class ProgressBar(keras.callbacks.Callback):
 
     def __init__(self, epochs: int, start: int = 0, description: str = "train") -> None:
         super().__init__()
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        ]
         self._progress = Progress(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True))
         self._task: Any = self._progress.add_task(description, total=epochs, completed=start, figures="")
 

@@ -1,0 +1,115 @@
+"""What the commands share: arguments, the way to the data of a run, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tfp_bprune.runs import finite, write_json
+from tfp_bprune.types import BpruneError, Json
+
+if TYPE_CHECKING:
+    from tfp_bprune.data import Splits
+
+PROGRAM = "tfp-bprune"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with exit code 2 and one line on standard error."""
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
+def add_json(parser: Parser) -> None:
+    """`--json`."""
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the result as one JSON object; - for standard output, and nothing else there",
+    )
+
+
+def add_data(parser: Parser) -> None:
+    """`--data-dir`."""
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="TensorFlow Datasets' folder (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)",
+    )
+
+
+def add_pruning(parser: Parser) -> None:
+    """`--criterion` and `--scope`."""
+    parser.add_argument(
+        "--criterion", choices=["snr", "magnitude"], help="what to rank weights by (default: snr, |mu| / sigma)"
+    )
+    parser.add_argument(
+        "--scope",
+        choices=["global", "layer"],
+        default="global",
+        help="rank all layers together, or each by itself (default: global)",
+    )
+
+
+def emit(result: Json, target: str | None) -> bool:
+    """Writes the JSON where `--json` says; True if that was standard output."""
+    if target == "-":
+        print(json.dumps(finite(result)))
+    elif target is not None:
+        write_json(Path(target), result)
+    return target == "-"
+
+
+def say(*parts: object) -> None:
+    """Prints for people: to standard output, tables too."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+    for part in parts:
+        console.print(part)
+
+
+def data_of(config: Json, data_dir: Path | None) -> Splits:
+    """The data that a run was trained on, checked against its fingerprint.
+
+    Raises:
+      BpruneError: the run does not say how its data is loaded, or the data changed since.
+    """
+    from tfp_bprune.data import load
+
+    request, data = config.get("request", {}), config.get("data", {})
+    if "dataset" not in request:
+        raise BpruneError("the run does not say how its data is loaded: expected one written by `tfp-bprune train`")
+    splits = load(
+        request["dataset"],
+        data_dir or request.get("data_dir"),
+        data["batch_size"],
+        request["validation_fraction"],
+        data["seed"],
+    )
+    if splits.info.fingerprint != data["fingerprint"]:
+        raise BpruneError(
+            f"dataset {request['dataset']!r} is not what the run was trained on (fingerprints differ): give its folder with --data-dir"
+        )
+    return splits
+
+
+def facts_of(config: Json) -> Json:
+    """The keys that every row and export carries, from a run's config."""
+    request, data = config.get("request", {}), config.get("data", {})
+    known = {
+        "network": request.get("model"),
+        "twin": request.get("twin"),
+        "dataset": data.get("name"),
+        "seed": data.get("seed"),
+    }
+    return {key: value for key, value in known.items() if value is not None}

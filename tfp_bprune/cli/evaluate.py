@@ -1,0 +1,74 @@
+"""`tfp-bprune evaluate`: scores of a run or an export on held-out data."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tfp_bprune.cli.common import Parser, add_data, add_json, data_of, emit, say
+from tfp_bprune.types import Json, RunError
+
+HELP = "score a run or an export on held-out data"
+EXAMPLE = """example:
+  tfp-bprune evaluate served/mnist --json -
+  tfp-bprune evaluate runs/mnist --split valid
+"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments of this command."""
+    parser.add_argument("path", type=Path, metavar="PATH", help="a run directory or an export")
+    parser.add_argument("--split", choices=["test", "valid"], default="test", help="what to score on (default: test)")
+    parser.add_argument("--predictive", choices=["mean", "sampled"], default="mean", help="for a run (default: mean)")
+    parser.add_argument("--samples", type=int, default=30, help="draws, when sampled (default: 30)")
+    add_data(parser)
+    add_json(parser)
+
+
+def run(arguments: Any) -> int:
+    """Runs the command."""
+    from tfp_bprune.runs import Run
+
+    kind = Run.open(arguments.path).manifest.get("kind")
+    result = _evaluate_export(arguments, arguments.path) if kind == "export" else _evaluate_run(arguments)
+    if not emit(result, arguments.json):
+        for name, value in result.items():
+            say(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    return 0
+
+
+def _evaluate_run(arguments: Any) -> Json:
+    from tfp_bprune.export import export
+    from tfp_bprune.models import load_model
+
+    saved = load_model(arguments.path)
+    facts = {"data": saved.config.get("data"), "request": saved.config.get("request")}
+    with tempfile.TemporaryDirectory() as folder:
+        export(saved.model, Path(folder) / "export", arguments.predictive, arguments.samples, facts=facts)
+        return _evaluate_export(arguments, Path(folder) / "export")
+
+
+def _evaluate_export(arguments: Any, path: Path) -> Json:
+    from tfp_bprune.evaluate import reload
+    from tfp_bprune.evaluate.fresh import check_export
+    from tfp_bprune.evaluate.metrics import of_outputs
+
+    manifest = check_export(path)
+    if not manifest.get("request"):
+        raise RunError(f"{path} does not say what it was trained on: expected an export written by `tfp-bprune export`")
+    split = data_of(manifest, arguments.data_dir).examples(arguments.split)
+    scores = of_outputs(reload([path], split.x)[0].outputs, split.y)
+    about = {
+        "path": str(arguments.path),
+        "dataset": manifest["data"]["name"],
+        "split": arguments.split,
+        "predictive": manifest["predictive"],
+    }
+    return {
+        **about,
+        **scores,
+        "sparsity": manifest["sparsity"],
+        "nonzeros": manifest["nonzeros"],
+        "bytes": manifest["bytes"],
+    }

@@ -1,0 +1,57 @@
+"""`tfp-bprune prune`: a run without the weights that carry no signal, as a new run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tfp_bprune.cli.common import Parser, add_json, add_pruning, emit, say
+
+HELP = "remove weights of low signal-to-noise ratio"
+EXAMPLE = """example:
+  tfp-bprune prune runs/mnist --sparsity 0.95 --out runs/mnist-95
+"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments of this command."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("--sparsity", type=float, help="fraction of the weights to remove, in [0, 1)")
+    parser.add_argument("--threshold", type=float, help="or remove weights that score below this")
+    parser.add_argument("--include-bias", action="store_true", help="Bayesian biases are prunable too")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the pruned run, a new or empty folder")
+    add_pruning(parser)
+    add_json(parser)
+
+
+def run(arguments: Any) -> int:
+    """Runs the command."""
+    from tfp_bprune.models import load_model, save_model
+    from tfp_bprune.prune import prune
+    from tfp_bprune.runs import Run
+
+    Run.create(arguments.out)  # refuse early
+    saved = load_model(arguments.run)
+    criterion = arguments.criterion or "snr"
+    pruned, report = prune(
+        saved.model, arguments.sparsity, arguments.threshold, criterion, arguments.scope, arguments.include_bias
+    )
+    config = {key: saved.config[key] for key in ("request", "data", "settings") if key in saved.config}
+    save_model(
+        pruned,
+        arguments.out,
+        config,
+        seed=saved.manifest["seed"],
+        data=saved.manifest["data"],
+        pruning=report.to_json(),
+    )
+    if not emit({"run": str(arguments.out), **report.to_json()}, arguments.json):
+        say(
+            f"removed {report.pruned} of {report.prunable} weights ({100 * report.sparsity:.2f} %) into {arguments.out}"
+        )
+        for layer in report.layers:
+            say(f"  {layer.name}: {100 * layer.sparsity:.2f} % of {layer.prunable}")
+        if report.ties:
+            say(f"  {report.ties} kept weights tie with removed ones; among equals the first in order went")
+        say(f"next: tfp-bprune export {arguments.out} --out {arguments.out}-export")
+    return 0

@@ -1,0 +1,85 @@
+"""`tfp-bprune sweep`: accuracy, size and speed of a run at several sparsities."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, facts_of, say
+from tfp_bprune.types import Json
+
+HELP = "prune, export and measure a run at several sparsities"
+EXAMPLE = """example:
+  tfp-bprune sweep runs/mnist --sparsity 0 0.5 0.75 0.9 0.95 0.98
+  tfp-bprune sweep runs/mnist --json - > sweep.json
+"""
+_DEFAULT = [0.0, 0.5, 0.75, 0.9, 0.95, 0.98]
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments of this command."""
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="a run directory; sweep.json, sweep.png and exports/ go into it"
+    )
+    parser.add_argument(
+        "--sparsity",
+        type=float,
+        nargs="+",
+        default=_DEFAULT,
+        metavar="S",
+        help="fractions to remove (default: 0 0.5 0.75 0.9 0.95 0.98)",
+    )
+    parser.add_argument("--samples", type=int, default=30, help="draws of the sampled prediction (default: 30)")
+    parser.add_argument("--split", choices=["test", "valid"], default="test", help="what to score on (default: test)")
+    add_pruning(parser)
+    add_data(parser)
+    add_json(parser)
+
+
+def run(arguments: Any) -> int:
+    """Runs the command."""
+    result = sweep_run(arguments.run, arguments.sparsity, arguments)
+    if not emit(result, arguments.json):
+        from tfp_bprune.report import sweep_table
+
+        say(sweep_table(result), f"table: {arguments.run / 'sweep.json'}   picture: {arguments.run / 'sweep.png'}")
+    return 0
+
+
+def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
+    """Sweeps the run at `path` and adds `sweep.json` and `sweep.png` to it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from tfp_bprune.evaluate import sweep
+    from tfp_bprune.models import load_model
+    from tfp_bprune.report import sweep_figure
+    from tfp_bprune.runs import Run, finite
+
+    saved = load_model(path)
+    split = data_of(saved.config, arguments.data_dir).examples(arguments.split)
+    facts = facts_of(saved.config)
+    columns = [
+        TextColumn("sweep"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    ]
+    run_directory = Run.open(path)
+    with run_directory.locked(), Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(sparsities))
+        started = iter(range(len(sparsities)))
+        result = finite(
+            sweep(
+                saved.model, split, path / "exports", sparsities, arguments.criterion, arguments.scope, arguments.samples,
+                facts | {"data": saved.config.get("data"), "request": saved.config.get("request")},
+                on_step=lambda description: progress.update(task, completed=next(started), description=description),
+            )
+        )  # fmt: skip
+        progress.update(task, completed=len(sparsities), description="")
+        title = f"{facts.get('network', 'network')} ({facts.get('twin', '')}) on {facts.get('dataset', 'data')}, {arguments.split} split"
+        files = {"sweep.json": (json.dumps(result, indent=2) + "\n").encode(), "sweep.png": sweep_figure(result, title)}
+        run_directory.commit(files)
+    return result

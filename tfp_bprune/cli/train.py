@@ -1,0 +1,141 @@
+"""`tfp-bprune train`: a network into a run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
+from tfp_bprune.types import BpruneError, Json
+
+HELP = "train a network into a run directory"
+EXAMPLE = """example:
+  tfp-bprune train --dataset mnist --data-dir ~/tensorflow_datasets --hidden 500 500 --epochs 20 --out runs/mnist
+  tfp-bprune train ... --out runs/mnist --resume      # after it was killed: ends in the same bits
+  horovodrun -np 2 -H localhost:2 tfp-bprune train ...
+"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments of this command."""
+    add_data(parser)
+    add_json(parser)
+    parser.add_argument(
+        "--dataset", default="digits", help="digits, diabetes, or a prepared TensorFlow Datasets name (default: digits)"
+    )
+    parser.add_argument("--task", choices=["classification", "regression"], help="checked against the dataset's")
+    parser.add_argument("--model", default="mlp", help="network (default: mlp)")
+    parser.add_argument(
+        "--hidden", type=int, nargs="+", metavar="UNITS", help="widths of an mlp's hidden layers (default: 500 500)"
+    )
+    parser.add_argument(
+        "--twin", default="flipout", choices=["flipout", "reparameterization", "deterministic", "dropout"]
+    )
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=100, help="of one worker (default: 100)")
+    parser.add_argument(
+        "--learning-rate", type=float, default=1e-3, help="Adam's at the start; a cosine takes it to 0 (default: 0.001)"
+    )
+    parser.add_argument(
+        "--kl",
+        default="constant",
+        choices=["constant", "warmup", "blundell"],
+        help="weight of the KL over time (default: constant, 1/M)",
+    )
+    parser.add_argument("--prior", default="scale_mixture", choices=["scale_mixture", "normal"])
+    parser.add_argument("--prior-pi", type=float, help="probability of the wide part of the mixture (default: 0.5)")
+    parser.add_argument(
+        "--prior-scales",
+        type=float,
+        nargs="+",
+        metavar="SCALE",
+        help="two for the mixture (default: 1 and exp(-6)), one for the normal",
+    )
+    parser.add_argument(
+        "--rho-init", type=float, default=-5.0, help="start of rho; sigma = softplus(rho) (default: -5)"
+    )
+    parser.add_argument("--bayesian-bias", action="store_true", help="biases get a distribution too")
+    parser.add_argument("--dropout-rate", type=float, default=0.5, help="of the dropout twin (default: 0.5)")
+    parser.add_argument("--noise", type=float, help="fixed noise standard deviation of a regression (default: learned)")
+    parser.add_argument(
+        "--validation-fraction", type=float, default=0.1, help="part of the training split (default: 0.1)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory, new or empty")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it")
+
+
+def run(arguments: Any) -> int:
+    """Runs the command."""
+    result = train(request_of(arguments), arguments.out, arguments.resume)
+    if result and not emit(result, arguments.json):
+        last = result["history"][-1]
+        shown = ", ".join(f"{key} {last[key]:.4f}" for key in ("val_nll", "val_accuracy", "val_mse") if key in last)
+        say(f"trained {result['epochs']} epochs into {arguments.out} ({shown or 'no validation split'})")
+        say(f"next: tfp-bprune sweep {arguments.out}")
+    return 0
+
+
+def request_of(arguments: Any) -> Json:
+    """What was asked for, as it goes into the run's config."""
+    skipped = ("command", "out", "resume", "json", "data_dir")
+    request = {key: value for key, value in vars(arguments).items() if key not in skipped}
+    return request | {"data_dir": str(arguments.data_dir.absolute()) if arguments.data_dir else None}
+
+
+def train(request: Json, out: Path, resume: bool = False, progress: bool = True) -> Json:
+    """Trains what `request` describes and returns the history; an empty object on all workers but the first."""
+    from tfp_bprune.data import load
+    from tfp_bprune.models import build
+    from tfp_bprune.report import history_figure
+    from tfp_bprune.runs import Run
+    from tfp_bprune.train import Settings, fit
+    from tfp_bprune.train.distribute import detect
+
+    settings = Settings(request["epochs"], request["learning_rate"], request["kl"])
+    distributor = detect()
+    data = load(
+        request["dataset"], request["data_dir"], request["batch_size"], request["validation_fraction"], request["seed"]
+    )
+    if request["task"] not in (None, data.info.task):
+        raise BpruneError(
+            f"dataset {request['dataset']!r} is a {data.info.task}: it cannot be trained as {request['task']}"
+        )
+    model = build(
+        request["model"],
+        request["twin"],
+        data.info,
+        noise=request["noise"],
+        options=_options(request),
+        **_twin_options(request),
+    )
+    rows = fit(
+        model, data, settings, out=out, resume=resume, request=request, distributor=distributor, progress=progress
+    )
+    if distributor.rank != 0:
+        return {}
+    run_directory = Run.open(out)
+    with run_directory.locked():
+        run_directory.commit(
+            {"history.png": history_figure(rows, f"{request['model']} ({request['twin']}) on {request['dataset']}")}
+        )
+    return {"run": str(out), "epochs": len(rows), "history": rows}
+
+
+def _options(request: Json) -> Json:
+    return {"hidden": tuple(request["hidden"])} if request["hidden"] else {}
+
+
+def _twin_options(request: Json) -> Json:
+    options = {key: request[key] for key in ("rho_init", "bayesian_bias", "dropout_rate", "seed")}
+    return options | {"prior": _prior(request)}
+
+
+def _prior(request: Json) -> Json:
+    prior, scales = {"kind": request["prior"]}, request["prior_scales"]
+    names = ("scale1", "scale2") if request["prior"] == "scale_mixture" else ("scale",)
+    if scales and len(scales) != len(names):
+        raise BpruneError(f"--prior {request['prior']} takes {len(names)} --prior-scales, got {len(scales)}")
+    if request["prior_pi"] is not None:
+        prior["pi"] = request["prior_pi"]
+    return prior | dict(zip(names, scales or (), strict=False))

@@ -1,0 +1,119 @@
+"""The main measurement: prune at several sparsities, export, reload each in a fresh process, score and time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune.data import Split
+from tfp_bprune.evaluate.fresh import Reloaded, reload
+from tfp_bprune.evaluate.metrics import of_outputs
+from tfp_bprune.export import export
+from tfp_bprune.layers import variational_layers
+from tfp_bprune.prune import prune
+from tfp_bprune.prune.prune import prunable_weights, scored
+from tfp_bprune.prune.scores import decibel
+from tfp_bprune.types import Criterion, Json, Predictive, Scope
+
+SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
+BATCHES = (1, 32, 256)
+_HISTOGRAM_BINS = 120
+
+
+def sweep(
+    model: Any,
+    split: Split,
+    exports: Path,
+    sparsities: Sequence[float] = SPARSITIES,
+    criterion: Criterion | None = None,
+    scope: Scope = "global",
+    samples: int = 30,
+    facts: Json | None = None,
+    on_step: Callable[[str], None] = lambda description: None,
+) -> Json:
+    """Prunes, exports and measures `model` at each sparsity.
+
+    Args:
+      model: Bayesian, or plain (then ranked by magnitude, and there is no sampled prediction).
+      split: what to score on.
+      exports: new folder for the exports, one folder a sparsity and predictive.
+      criterion: "snr" unless the model is plain.
+      samples: draws of the sampled prediction.
+      facts: further keys of every row: network, twin, dataset, seed.
+      on_step: told what comes next, once a sparsity.
+
+    Returns:
+      `{"machine": ..., "rows": [...], "scores": ...}`: a row a sparsity, figures of the mean prediction, those of the
+      sampled one with the prefix `sampled_`; and the histogram of scores in dB with the cut of each row.
+    """
+    bayesian = any(variational_layers(model)) or any(hasattr(layer, "kernel_posterior") for layer in model.layers)
+    criterion = criterion or ("snr" if bayesian else "magnitude")
+    shutil.rmtree(exports, ignore_errors=True)
+    rows, cuts = [], []
+    for sparsity in sparsities:
+        on_step(f"{100 * sparsity:g} % removed")
+        pruned, report = prune(model, sparsity=sparsity, criterion=criterion, scope=scope)
+        kinds: list[Predictive] = ["mean", "sampled"] if bayesian else ["mean"]
+        places = [exports / f"{sparsity:g}-{kind}" for kind in kinds]
+        manifests = [
+            export(pruned, place, kind, samples, facts=facts) for place, kind in zip(places, kinds, strict=True)
+        ]
+        measured = reload(places, split.x, BATCHES)
+        row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **(facts or {})}
+        row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
+        row |= figures(measured[0], manifests[0], split.y)
+        if bayesian:
+            row |= {f"sampled_{key}": value for key, value in figures(measured[1], manifests[1], split.y).items()}
+        rows.append(row | {"exports": {kind: str(place) for kind, place in zip(kinds, places, strict=True)}})
+        cuts.append(report.threshold)
+    return {"machine": machine(), "rows": rows, "scores": histogram(model, criterion, cuts)}
+
+
+def figures(measured: Reloaded, manifest: Json, targets: np.ndarray) -> Json:
+    """Scores, bytes and speed of one reloaded export."""
+    latency = {batch: times["median"] for batch, times in measured.latency_ms.items()}
+    throughput = {batch: 1e3 * int(batch) / ms for batch, ms in latency.items()}
+    return {
+        **of_outputs(measured.outputs, targets),
+        "bytes": manifest["bytes"],
+        "latency_ms": latency,
+        "throughput": throughput,
+    }
+
+
+def histogram(model: Any, criterion: Criterion, cuts: Sequence[float]) -> Json:
+    """Counts of the weights' scores in dB, and the cuts on the same scale."""
+    weights = prunable_weights(model, criterion)
+    scores = np.concatenate([decibel(scored(name, w, criterion)).ravel() for name, w in weights.items()])
+    finite = scores[np.isfinite(scores)]
+    low, high = np.percentile(finite, [0.01, 99.99])
+    counts, edges = np.histogram(finite, bins=_HISTOGRAM_BINS, range=(low, high))
+    return {
+        "criterion": criterion,
+        "edges_db": edges.tolist(),
+        "counts": counts.tolist(),
+        "cuts_db": decibel(np.asarray(cuts)).tolist(),
+    }
+
+
+def machine() -> Json:
+    """What the figures were measured on."""
+    names = [line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def _cpu_info() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,67 @@
+"""A model and what it was trained on, from and to a run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from tfp_bprune.models import store
+from tfp_bprune.runs import CONFIG, WEIGHTS, Run, finite, tensors_to_bytes
+from tfp_bprune.types import Json, RunError
+
+_WEIGHTS_FILE = f"{WEIGHTS}/model.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model read from a run directory: the Keras model, the run's config, its manifest."""
+
+    model: Any
+    config: Json
+    manifest: Json
+
+
+def load_model(path: str | os.PathLike[str]) -> SavedModel:
+    """Reads the model of a run written by `fit(..., out=path)` or `save_model`; every file is checked.
+
+    Raises:
+      RunError: there is no run, it has no finished epoch, or a file is missing, truncated or changed.
+    """
+    run = Run.open(path)
+    manifest = run.manifest
+    if manifest.get("kind") not in ("run", "model"):
+        raise RunError(
+            f"{run.path} is an {manifest.get('kind')}: expected a run directory written by `tfp-bprune train` or `prune`"
+        )
+    name = manifest.get("checkpoint")
+    if name is None:
+        raise RunError(
+            f"{run.path} has no checkpoint yet: expected a run with at least one finished epoch; continue it with --resume"
+        )
+    config = run.config
+    model = store.from_architecture(config["architecture"])
+    store.set_weights(model, run.read_tensors(name))
+    return SavedModel(model, config, manifest)
+
+
+def save_model(model: Any, path: str | os.PathLike[str], config: Json, **facts: Any) -> Run:
+    """Writes `model` as a new run directory.
+
+    Args:
+      config: what else `config.json` should hold: `request`, `data`.
+      **facts: further entries of the manifest.
+
+    Raises:
+      RunError: `path` is not new or empty, or the model cannot be stored without code.
+    """
+    run = Run.create(path)
+    content = finite(config | {"architecture": store.architecture(model)})
+    with run.locked():
+        files = {
+            CONFIG: (json.dumps(content, indent=2) + "\n").encode(),
+            _WEIGHTS_FILE: tensors_to_bytes(store.weights_of(model)),
+        }
+        run.commit(files, kind="model", checkpoint=_WEIGHTS_FILE, **facts)
+    return run

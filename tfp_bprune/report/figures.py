@@ -1,0 +1,92 @@
+"""Pictures from the JSON of a sweep."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from tfp_bprune.types import Json
+
+_BLUE, _ORANGE, _GREY = "#1f5f99", "#d9772b", "#8a8f94"
+_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
+
+
+def sweep_figure(result: Json, title: str) -> bytes:
+    """A PNG: quality against sparsity on the left, the histogram of scores with the cuts on the right."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _quality(left, result["rows"])
+        _histogram(right, result["scores"], result["rows"])
+        figure.suptitle(title, fontsize=12)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def history_figure(rows: list[Json], title: str) -> bytes:
+    """A PNG of a training: negative log likelihood and, where there is one, accuracy, by epoch."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+        axes = figure.subplots()
+        epochs = [row["epoch"] for row in rows]
+        for key, label, style in (("nll", "training", "-"), ("val_nll", "validation", "--")):
+            if rows and key in rows[0]:
+                axes.plot(epochs, [row[key] for row in rows], style, color=_BLUE, label=f"NLL, {label}")
+        axes.set(xlabel="epoch", ylabel="NLL (nats per example)")
+        if rows and "accuracy" in rows[0]:
+            other = axes.twinx()
+            other.grid(False)
+            for key, label, style in (("accuracy", "training", "-"), ("val_accuracy", "validation", "--")):
+                if key in rows[0]:
+                    other.plot(epochs, [row[key] for row in rows], style, color=_ORANGE, label=f"accuracy, {label}")
+            other.set_ylabel("accuracy")
+            other.spines["right"].set_visible(True)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        figure.suptitle(title, fontsize=12)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _quality(axes: Any, rows: list[Json]) -> None:
+    first, label = ("rmse", "RMSE") if "rmse" in rows[0] else ("accuracy", "accuracy")
+    x = np.arange(len(rows))  # evenly spaced: what matters happens between 90 and 99 %
+    axes.plot(x, [row[first] for row in rows], "o-", color=_BLUE, label=f"{label}, mean")
+    if f"sampled_{first}" in rows[0]:
+        axes.plot(x, [row[f"sampled_{first}"] for row in rows], "s:", color=_BLUE, alpha=0.6, label=f"{label}, sampled")
+    axes.set_xticks(x, [f"{100 * row['requested']:g}" for row in rows])
+    axes.set(xlabel="weights removed (%)", ylabel=label)
+    other = axes.twinx()
+    other.grid(False)
+    other.plot(x, [row["nll"] for row in rows], "o-", color=_ORANGE, label="NLL, mean")
+    if "sampled_nll" in rows[0]:
+        other.plot(x, [row["sampled_nll"] for row in rows], "s:", color=_ORANGE, alpha=0.6, label="NLL, sampled")
+    other.set_ylabel("NLL (nats per example)")
+    other.spines["right"].set_visible(True)
+    handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
+    axes.legend(handles, [handle.get_label() for handle in handles], loc="best", frameon=False, fontsize=8)
+
+
+def _histogram(axes: Any, scores: Json, rows: list[Json]) -> None:
+    edges, counts = np.asarray(scores["edges_db"]), np.asarray(scores["counts"])
+    axes.stairs(counts, edges, fill=True, color=_GREY, alpha=0.6)
+    top = counts.max()
+    for i, (cut, row) in enumerate(zip(scores["cuts_db"], rows, strict=True)):
+        if cut is None or not row["requested"] or not edges[0] <= cut <= edges[-1]:
+            continue
+        axes.axvline(cut, color=_ORANGE, linewidth=1)
+        axes.annotate(
+            f"{100 * row['requested']:g} %",
+            (cut, top * (1.0 - 0.06 * i)),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    name = "signal-to-noise ratio |mu| / sigma (dB)" if scores["criterion"] == "snr" else "magnitude |w| (dB)"
+    axes.set(xlabel=name, ylabel="weights", title="what is cut: everything left of a line")
+    axes.title.set_fontsize(10)

@@ -1,0 +1,78 @@
+"""Tables for the terminal and for Markdown, from the rows of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.table import Table
+
+from tfp_bprune.types import Json
+
+Column = tuple[str, Callable[[Json], Any]]
+
+
+def _number(key: str, digits: int) -> Callable[[Json], str]:
+    return lambda row: "" if row.get(key) is None else f"{row[key]:.{digits}f}"
+
+
+def _latency(key: str, batch: str) -> Callable[[Json], str]:
+    return lambda row: f"{row[key][batch]:.2f}" if batch in row.get(key, {}) else ""
+
+
+def human_bytes(count: float) -> str:
+    """A size as a person reads it.
+
+    >>> human_bytes(2_560_000)
+    '2.6 MB'
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+CLASSIFICATION: list[Column] = [
+    ("sparsity", lambda row: f"{100 * row['sparsity']:.1f} %"),
+    ("accuracy", _number("accuracy", 4)),
+    ("NLL", _number("nll", 4)),
+    ("ECE", _number("ece", 4)),
+    ("accuracy, sampled", _number("sampled_accuracy", 4)),
+    ("ECE, sampled", _number("sampled_ece", 4)),
+    ("bytes", lambda row: human_bytes(row["bytes"])),
+    ("ms, batch 1", _latency("latency_ms", "1")),
+    ("ms, batch 256", _latency("latency_ms", "256")),
+]
+REGRESSION: list[Column] = [
+    ("sparsity", CLASSIFICATION[0][1]),
+    ("RMSE", _number("rmse", 3)),
+    ("NLL", _number("nll", 4)),
+    ("95 % coverage", _number("coverage", 3)),
+    ("weights std", _number("sampled_weights_std", 3)),
+    *CLASSIFICATION[6:],
+]
+
+
+def columns_for(rows: list[Json]) -> list[Column]:
+    """The columns that these rows have something to show in."""
+    columns = REGRESSION if rows and "rmse" in rows[0] else CLASSIFICATION
+    return [(title, cell) for title, cell in columns if any(cell(row) for row in rows)]
+
+
+def sweep_table(result: Json) -> Table:
+    """A sweep as a table for the terminal."""
+    table = Table(title=None)
+    columns = columns_for(result["rows"])
+    for title, _ in columns:
+        table.add_column(title, justify="right")
+    for row in result["rows"]:
+        table.add_row(*[cell(row) for _, cell in columns])
+    return table
+
+
+def sweep_markdown(result: Json) -> str:
+    """The same table in Markdown."""
+    columns = columns_for(result["rows"])
+    lines = ["| " + " | ".join(title for title, _ in columns) + " |", "|" + "---:|" * len(columns)]
+    lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in result["rows"]]
+    return "\n".join(lines) + "\n"
