@@ -92,7 +92,8 @@ class Splits:
     @property
     def steps(self) -> int:
         """Batches an epoch, the same for every worker: the M of the evidence lower bound."""
-        return -(-self.train_size // (self.batch_size * self.workers))
+        # Never so many that a worker would be left without an example in some batch.
+        return min(-(-self.train_size // (self.batch_size * self.workers)), self.train_size // self.workers)
 
     @property
     def train(self) -> tf.data.Dataset:
@@ -164,6 +165,8 @@ def load(
     """
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1, got {batch_size}")
+    if seed < 0:
+        raise DataError(f"seed must be at least 0, got {seed}")
     if name in EMBEDDED:
         train, test, info = _load_embedded(name)
     else:
@@ -248,8 +251,9 @@ def _load_tfds(name: str, data_dir: Path) -> tuple[Any, Any, Info]:
     builder = _prepared_builder(name, data_dir)
     image, label = _image_and_label(builder)
     splits = builder.info.splits
-    x, y = _read(builder, "train" if "train" in splits else next(iter(splits)))
-    held_out = next((s for s in ("test", "validation") if s in splits), None)
+    source = "train" if "train" in splits else next(iter(splits))
+    x, y = _read(builder, source)
+    held_out = next((s for s in ("test", "validation") if s in splits and s != source), None)
     train, test = ((x, y), _read(builder, held_out)) if held_out else _hold_out(x, y)
     if x.dtype != np.uint8:
         scale, offset = 1.0, 0.0
@@ -269,6 +273,8 @@ def _prepared_builder(name: str, data_dir: Path) -> Any:
             f"there is no dataset {name!r} in {data_dir} nor in TensorFlow Datasets' catalogue: "
             f"expected one of {', '.join(EMBEDDED)} or a name such as mnist, fashion_mnist, cifar10"
         ) from error
+    except (ValueError, AssertionError) as error:  # a malformed name, an unknown configuration or version
+        raise DataError(f"dataset {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     if not builder.is_prepared():
         raise DataError(
             f"dataset {name!r} is not in {data_dir}: give the folder that holds it (--data-dir or TFDS_DATA_DIR), "

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -129,11 +130,9 @@ class Run:
             raise RunError(f"{run.path} is a file: expected a new or empty folder for the run")
         if run.exists:
             raise RunError(f"{run.path} already holds a run: resume it, or choose another folder")
-        strangers = (
-            [p.name for p in run.path.glob("*") if not p.name.startswith((_TEMPORARY, LOCK))]
-            if run.path.exists()
-            else []
-        )
+        # A run that was killed before its first manifest leaves its lock and the files that it wrote until then.
+        ours = (_TEMPORARY, LOCK, *((CONFIG, WEIGHTS) if (run.path / LOCK).exists() else ()))
+        strangers = [p.name for p in run.path.glob("*") if not p.name.startswith(ours)]
         if strangers:
             raise RunError(
                 f"{run.path} is not empty (it holds {strangers[0]}): expected a new or empty folder for the run"
@@ -187,8 +186,11 @@ class Run:
                 portalocker.unlock(lock)
 
     def _sweep_partial_files(self) -> None:
-        for leftover in self.path.rglob(_TEMPORARY + "*"):
-            leftover.unlink(missing_ok=True)
+        for leftover in list(self.path.rglob(_TEMPORARY + "*")):
+            if leftover.is_dir():  # of an export
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
     @property
     def manifest(self) -> Json:

@@ -1,0 +1,99 @@
+"""Small real data and small trained runs, made once a session and only read; `copied` gives a test its own copy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from tfp_bprune.cli.main import main
+from tfp_bprune.data import Splits, load
+from tfp_bprune.models import build, load_model
+from tfp_bprune.prune.prune import prunable_weights, with_masks
+
+# How long an example takes depends on what else the machine does; what it finds must not depend on chance.
+settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+settings.load_profile("tests")
+
+TINY = ("--hidden", "16", "--batch-size", "200", "--epochs", "2", "--learning-rate", "0.01")
+Copy = Callable[[Path], Path]
+
+
+@pytest.fixture(scope="session")
+def digits() -> Splits:
+    """The embedded handwriting."""
+    return load("digits", batch_size=200)
+
+
+@pytest.fixture(scope="session")
+def images(digits: Splits) -> np.ndarray:
+    """The test images as a model takes them, [n, 8, 8, 1]."""
+    return digits.examples("test").x.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Flipout network trained on digits by the command line."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "--dataset", "digits", *TINY, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its deterministic twin."""
+    out = tmp_path_factory.mktemp("runs") / "plain"
+    words = ["train", "--dataset", "digits", "--twin", "deterministic", *TINY, "--out", str(out)]
+    assert main(words) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def regression_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network for the diabetes data, with a learned noise."""
+    out = tmp_path_factory.mktemp("runs") / "diabetes"
+    words = ["train", "--dataset", "diabetes", "--task", "regression", *TINY, "--out", str(out)]
+    assert main(words) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run: Path) -> Any:
+    """The model of `tiny_run`; tests leave it as it is."""
+    return load_model(tiny_run).model
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Copy:
+    """Copies a run, so that a test may damage it."""
+
+    def copy(run: Path) -> Path:
+        return Path(shutil.copytree(run, tmp_path / f"copy-of-{run.name}"))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def mlp(digits: Splits) -> Callable[..., Any]:
+    """Builds small fully connected networks for digits."""
+
+    def make(twin: Any = "flipout", hidden: tuple[int, ...] = (12,), **options: Any) -> Any:
+        return build("mlp", twin, digits.info, options={"hidden": hidden}, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prune_at_random() -> Callable[..., Any]:
+    """Removes each weight with a given probability, which leaves dead units where prune would rarely do so."""
+
+    def pruned(model: Any, rng: np.random.Generator, fraction: float, include_bias: bool = False) -> Any:
+        weights = prunable_weights(model, "magnitude", include_bias)
+        return with_masks(model, {name: rng.random(w.loc.shape) >= fraction for name, w in weights.items()})
+
+    return pruned
