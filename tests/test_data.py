@@ -95,7 +95,7 @@ def test_validation_and_training_are_disjoint_and_lose_nothing(n: int, fraction:
 def test_empty_splits_are_refused_by_name() -> None:
     x, y, info = np.zeros((4, 1), np.float32), np.zeros(4, int), Info("mine", "classification", (1,), 2)
     with pytest.raises(DataError, match="test split of mine is empty"):
-        from_arrays((x, y), (x[:0], y[:0]), info)
+        from_arrays((x, y), (x[:0], y[:0]), info, validation_fraction=0)
     with pytest.raises(DataError, match="training split of mine is empty"):
         from_arrays((x[:0], y[:0]), (x, y), info, validation_fraction=0)
     with pytest.raises(DataError, match="validation split of mine is empty"):
@@ -149,10 +149,11 @@ def test_the_order_of_an_epoch_follows_from_seed_and_epoch_alone() -> None:
 
 def test_train_is_one_epoch_shuffled_anew_each_time() -> None:
     data = numbered(30)
-    passes = [np.concatenate([y.numpy() for _, y in data.train]) for _ in range(2)]
+    train = data.train
+    passes = [np.concatenate([y.numpy() for _, y in train]) for _ in range(2)]
     assert [sorted(p) for p in passes] == [list(range(30))] * 2
     assert not np.array_equal(*passes)
-    assert len(data.train) == data.steps
+    assert len(train) == data.steps
 
 
 def test_sharding_keeps_the_number_of_examples_of_the_whole_job() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import noise
-from tfp_bprune.types import Json
+from tfp_bprune.types import BpruneError, Json
 
 
 @keras.saving.register_keras_serializable("tfp_bprune")
@@ -20,7 +20,7 @@ class StatelessDropout(keras.layers.Layer):
     def __init__(self, rate: float, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
-            raise ValueError(f"rate must be in [0, 1), got {rate}")
+            raise BpruneError(f"StatelessDropout: rate must be in [0, 1), got {rate}")
         self.rate, self.seed = float(rate), int(seed)
 
     def build(self, input_shape: Any) -> None:

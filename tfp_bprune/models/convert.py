@@ -12,7 +12,7 @@ import numpy as np
 from tfp_bprune._keras import keras, tfp
 from tfp_bprune.layers import LAYERS, NormalPrior, Variational
 from tfp_bprune.layers.posterior import rho_of
-from tfp_bprune.models.rebuild import rebuild
+from tfp_bprune.models.rebuild import check_graph, rebuild
 from tfp_bprune.types import BpruneError, Json
 
 _SHARED = (
@@ -51,8 +51,9 @@ def adopt(model: Any) -> Any:
     """The model with every raw tfp.layers layer replaced by this package's; the model itself if there is none.
 
     Raises:
-      BpruneError: a layer's posterior is not a product of normals.
+      BpruneError: the model is subclassed or not built, or a layer's posterior is not a product of normals.
     """
+    check_graph(model)
     if not any(is_raw(layer) for layer in model._flatten_layers(include_self=False)):
         return model
     return rebuild(model, _adopted_layer, _copy_raw_posterior)

@@ -11,6 +11,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.types import Json, RunError
 
 _MODULES = ("keras", "tf_keras", "tfp_bprune")
+_ARBITRARY = ("ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer")
 _OPERATIONS = (
     "math.",
     "nn.",
@@ -47,9 +48,12 @@ def from_architecture(config: Json) -> Any:
     """
     check_harmless(config)
     try:
-        return keras.models.model_from_json(json.dumps(config))
+        model = keras.models.model_from_json(json.dumps(config))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"the stored architecture cannot be rebuilt: {str(error).splitlines()[0]}") from error
+    if not isinstance(model, keras.Model):
+        raise RunError(f"the stored architecture cannot be rebuilt: it is a {config.get('class_name')}, expected a model")
+    return model
 
 
 def check_harmless(node: Any) -> None:
@@ -68,7 +72,9 @@ def check_harmless(node: Any) -> None:
         raise RunError(f"the stored architecture holds a {name}, which can run code: expected registered layers only")
     if module is not None and "class_name" in node and str(module).split(".")[0] not in _MODULES:
         raise RunError(f"the stored architecture names the module {module!r}: expected one of {', '.join(_MODULES)}")
-    if name == "TFOpLambda" and not str(node.get("config", {}).get("function", "")).startswith(_OPERATIONS):
+    if name.split(">")[-1] in _ARBITRARY:
+        raise RunError(f"the stored architecture holds a {name}, which can call anything: expected registered layers only")
+    if name.split(">")[-1] in ("TFOpLambda", "SlicingOpLambda") and not str(node.get("config", {}).get("function", "")).startswith(_OPERATIONS):
         raise RunError(
             f"the stored architecture calls {node.get('config', {}).get('function')!r}: expected a mathematical operation"
         )

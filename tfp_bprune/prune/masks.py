@@ -16,7 +16,7 @@ def masks_at_sparsity(
 ) -> dict[str, np.ndarray]:
     """Keeps all but the lowest-scored fraction `sparsity` of the weights.
 
-    Exactly round(sparsity * n) weights go, n counting those gone before. Where scores tie at the cut, the ones that
+    Exactly round(sparsity * n) weights are gone then, those gone before among them, or more if more were gone before. Where scores tie at the cut, the ones that
     come first (by tensor, then row by row) go first, so the result never depends on chance.
 
     Args:
@@ -53,12 +53,17 @@ def masks_at_threshold(scores: Arrays, threshold: float, before: Arrays | None =
     return {name: s >= threshold for name, s in _ranked(scores, before).items()}
 
 
-def ties(scores: Arrays, masks: Arrays, before: Arrays | None = None) -> int:
+def ties(scores: Arrays, masks: Arrays, before: Arrays | None = None, scope: Scope = "global") -> int:
     """How many kept weights have the same score as the best one that went: there the cut was by position."""
     scores = _ranked(scores, before)
-    gone = np.concatenate([scores[name][~masks[name]] for name in scores])
+    groups = [[name] for name in scores] if scope == "layer" else [list(scores)]
+    return sum(_ties_in([scores[name] for name in group], [masks[name] for name in group]) for group in groups)
+
+
+def _ties_in(scores: list[np.ndarray], masks: list[np.ndarray]) -> int:
+    gone = np.concatenate([s[~m] for s, m in zip(scores, masks, strict=True)])
     gone = gone[np.isfinite(gone)]
-    return int(sum(np.count_nonzero(scores[name][masks[name]] == gone.max()) for name in scores)) if gone.size else 0
+    return sum(int(np.count_nonzero(s[m] == gone.max())) for s, m in zip(scores, masks, strict=True)) if gone.size else 0
 
 
 def sparsity_of(masks: Arrays) -> float:
@@ -77,6 +82,6 @@ def _ranked(scores: Arrays, before: Arrays | None) -> dict[str, np.ndarray]:
 
 
 def _keep_highest(scores: np.ndarray, sparsity: float) -> np.ndarray:
-    kept = np.ones(scores.size, bool)
+    kept = scores > -np.inf  # what an earlier pruning removed stays removed, however little is asked for now
     kept[np.argsort(scores, kind="stable")[: round(sparsity * scores.size)]] = False
     return kept

@@ -123,7 +123,7 @@ def prune(
     layers = [LayerSparsity(name, m.size, m.size - int(np.count_nonzero(m))) for name, m in masks.items()]
     requested = {"sparsity": sparsity} if sparsity is not None else {"threshold": threshold}
     lowest = float(kept.min()) if kept.size else float("inf")
-    return pruned, Report(criterion, scope, requested, lowest, masking.ties(scores, masks, before), layers)
+    return pruned, Report(criterion, scope, requested, lowest, masking.ties(scores, masks, before, scope), layers)
 
 
 def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: bool = False) -> dict[str, Weights]:
