@@ -91,8 +91,11 @@ class _Analysis:
     def _follow(self, step: Step) -> Channels:
         layer, inputs = step.layer, [self.channels[i] for i in step.inputs]
         if step.layer.name in self.kernels:
-            return Channels(self._new_labels(step), self._constant_outputs(step, inputs[0]))
-        if isinstance(layer, _SAME_CHANNELS) and not _mixes(layer):
+            made = Channels(self._new_labels(step), self._constant_outputs(step, inputs[0]))
+            if _mixes(layer):  # each of its outputs depends on all of its units
+                self.pinned.update(made.labels.tolist())
+            return made
+        if isinstance(layer, _SAME_CHANNELS) and not _mixes(layer) and _is_channels_last(layer):
             return Channels(inputs[0].labels, _on_channels(layer, step, inputs[0].constant))
         if isinstance(layer, _L.BatchNormalization) and layer.axis in ([len(step.shape) - 1], len(step.shape) - 1):
             return Channels(inputs[0].labels, _normalized(layer, inputs[0].constant))
@@ -238,8 +241,11 @@ def _folded(kernel: Kernel, constant: np.ndarray, inputs: np.ndarray) -> np.ndar
 
 def _is_followed(layer: Any) -> bool:
     """Dense layers, and convolutions whose last axis is the channels and whose filters read all of them."""
-    ordinary = getattr(layer, "groups", 1) == 1 and getattr(layer, "data_format", "channels_last") == "channels_last"
-    return kind_of(layer) is not None and ordinary
+    return kind_of(layer) is not None and getattr(layer, "groups", 1) == 1 and _is_channels_last(layer)
+
+
+def _is_channels_last(layer: Any) -> bool:
+    return getattr(layer, "data_format", "channels_last") == "channels_last"
 
 
 def _width(step: Step) -> int:
