@@ -185,7 +185,7 @@ def test_a_network_without_dead_units_comes_back_itself(mlp: Callable[..., Any])
 
 @settings(max_examples=3)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_bayesian_networks_keep_the_moments_of_their_outputs(digits: Any, prune_at_random: Pruner, seed: int) -> None:
+def test_bayesian_networks_keep_the_mean_of_their_draws(digits: Any, prune_at_random: Pruner, seed: int) -> None:
     rng = np.random.default_rng(seed)
     options = {"hidden": (12, 10)}
     model = build("mlp", "reparameterization", digits.info, options=options, rho_init=-1.0, bayesian_bias=True)
@@ -196,7 +196,6 @@ def test_bayesian_networks_keep_the_moments_of_their_outputs(digits: Any, prune_
     one, other = (lower_drawn(m, Draw(seed=i), "dense")(x).numpy() for i, m in enumerate((model, small)))
     error = np.sqrt((one.var(0) + other.var(0)) / len(x))
     assert (np.abs(one.mean(0) - other.mean(0)) <= 5.5 * error + 1e-6).all()
-    np.testing.assert_allclose(one.std(0), other.std(0), rtol=0.15, atol=1e-6)
 
 
 def test_what_varies_is_never_taken_for_a_constant() -> None:

@@ -1,0 +1,107 @@
+"""The house: modules look only to their left, public names say what they do, and Keras is settled once."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tfp_bprune
+
+PACKAGE = Path(tfp_bprune.__file__).parent
+STATIONS = ("data", "layers", "models", "train", "prune", "export", "evaluate", "search", "report", "studies", "cli")
+SHARED = ("_keras", "_lazy", "types", "runs")
+MODULES = sorted(p.relative_to(PACKAGE.parent) for p in PACKAGE.rglob("*.py"))
+
+
+def parsed(module: Path) -> ast.Module:
+    return ast.parse((PACKAGE.parent / module).read_text())
+
+
+def station_of(module: str) -> str | None:
+    """The part of the package that a dotted module name lies in; None for other packages' modules."""
+    parts = module.split(".")
+    return None if parts[0] != "tfp_bprune" else (parts[1] if len(parts) > 1 else "")
+
+
+def imports_of(module: Path) -> set[str]:
+    """Stations that a module imports anything from, wherever in it."""
+    found = set()
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.Import):
+            found |= {station_of(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively, which this check does not follow"
+            station = station_of(node.module or "")
+            # `from tfp_bprune import x` names stations directly.
+            found |= {alias.name for alias in node.names} if station == "" else {station}
+    return {name for name in found if name}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_module_imports_only_from_its_left(module: Path) -> None:
+    here = module.with_suffix("").parts[1]
+    if here == "__init__":
+        return  # the contents page names every station
+    allowed = set(SHARED) - {here} if here in SHARED else {*SHARED, *STATIONS[: STATIONS.index(here) + 1]}
+    if here == "prune":
+        allowed.discard("train")  # pruning reaches training as a Keras callback
+    if here in SHARED:
+        allowed -= {"runs"}
+    assert imports_of(module) <= allowed
+
+
+def test_the_order_of_stations_is_complete() -> None:
+    there = {p.stem if p.suffix == ".py" else p.name for p in PACKAGE.iterdir() if not p.name.startswith("__")}
+    assert there - {"py.typed", "py"} <= {*STATIONS, *SHARED}
+
+
+def public_definitions(tree: ast.Module) -> list[ast.AST]:
+    """Public functions and classes, and the public methods of public classes."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    top = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+    methods = [m for c in top if isinstance(c, ast.ClassDef) for m in c.body if isinstance(m, kinds) and not m.name.startswith("_")]
+    return [*top, *methods]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_everything_public_has_a_docstring(module: Path) -> None:
+    tree = parsed(module)
+    assert ast.get_docstring(tree)
+    bare = [node.name for node in public_definitions(tree) if not ast.get_docstring(node)]  # type: ignore[arg-type,attr-defined]
+    assert bare == []
+
+
+def test_every_public_name_is_there_and_stays_a_function() -> None:
+    # `prune` and `export` are also names of stations; importing a station must not put it in the function's place.
+    import tfp_bprune.export.savedmodel
+    import tfp_bprune.prune.masks
+
+    for name in tfp_bprune.__all__:
+        assert callable(getattr(tfp_bprune, name)), name
+    with pytest.raises(AttributeError, match="part of the public interface"):
+        tfp_bprune.prune = None
+
+
+def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script in a process of its own, without this one's choice of Keras."""
+    inherited = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}
+    words = [sys.executable, "-c", script]
+    return subprocess.run(words, capture_output=True, text=True, env=inherited | environment, check=False)
+
+
+def test_importing_the_package_imports_no_tensorflow() -> None:
+    result = python("import sys, tfp_bprune; print('tensorflow' in sys.modules, 'tf_keras' in sys.modules)")
+    assert (result.stdout, result.stderr) == ("False False\n", "")
+
+
+def test_a_tensorflow_with_keras_3_is_refused_with_a_remedy() -> None:
+    result = python("import tensorflow\nimport tfp_bprune", TF_CPP_MIN_LOG_LEVEL="3")
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: tfp_bprune needs tf.keras to be Keras 2 (tf_keras), but TensorFlow is already")
+    assert "import tfp_bprune before tensorflow, or set TF_USE_LEGACY_KERAS=1" in last
