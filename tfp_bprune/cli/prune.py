@@ -41,8 +41,7 @@ def run(arguments: Any) -> int:
         pruned,
         arguments.out,
         config,
-        seed=saved.manifest["seed"],
-        data=saved.manifest["data"],
+        **{key: saved.manifest[key] for key in ("seed", "data") if key in saved.manifest},
         pruning=report.to_json(),
     )
     if not emit({"run": str(arguments.out), **report.to_json()}, arguments.json):

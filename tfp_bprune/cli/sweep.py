@@ -68,7 +68,10 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
         TextColumn("{task.description}"),
     ]
     run_directory = Run.open(path)
-    with run_directory.locked(), Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    # Away from a terminal a bar says nothing and would stand before the one line of an error.
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    with run_directory.locked(), bar as progress:
         task = progress.add_task("", total=len(sparsities))
         started = iter(range(len(sparsities)))
         result = finite(

@@ -17,6 +17,7 @@ from tfp_bprune.evaluate.metrics import of_outputs
 from tfp_bprune.export import export
 from tfp_bprune.layers import variational_layers
 from tfp_bprune.prune import prune
+from tfp_bprune.prune.masks import check_sparsity
 from tfp_bprune.prune.prune import prunable_weights, scored
 from tfp_bprune.prune.scores import decibel
 from tfp_bprune.types import Criterion, Json, Predictive, Scope
@@ -53,6 +54,8 @@ def sweep(
       sampled one with the prefix `sampled_`; and the histogram of scores in dB with the cut of each row.
     """
     bayesian = any(variational_layers(model)) or any(hasattr(layer, "kernel_posterior") for layer in model.layers)
+    for sparsity in sparsities:  # all of them before the exports of an earlier sweep go
+        check_sparsity(sparsity)
     criterion = criterion or ("snr" if bayesian else "magnitude")
     shutil.rmtree(exports, ignore_errors=True)
     rows, cuts = [], []

@@ -63,7 +63,7 @@ def export(
     predictor = Predictor(model, predictive, samples, seed, kernels)
     about = {"kind": "export", "network": model.name, "task": predictor.task, "predictive": predictive}
     if predictive == "sampled":
-        about |= {"samples": samples, "seed": seed}
+        about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
     about |= {"input_shape": list(model.input_shape[1:]), **describe(adopt(model)), **(facts or {})}
     with _aside(path) as folder:
         with _quiet():

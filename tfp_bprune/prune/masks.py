@@ -28,8 +28,7 @@ def masks_at_sparsity(
     Raises:
       PruneError: sparsity is not in [0, 1), or a score is NaN.
     """
-    if not 0 <= sparsity < 1:
-        raise PruneError(f"sparsity must be in [0, 1), got {sparsity}")
+    check_sparsity(sparsity)
     scores = _ranked(scores, before)
     if scope == "layer":
         return {name: _keep_highest(s.ravel(), sparsity).reshape(s.shape) for name, s in scores.items()}
@@ -40,6 +39,16 @@ def masks_at_sparsity(
     return {
         name: part.reshape(s.shape) for (name, s), part in zip(scores.items(), np.split(kept, ends[:-1]), strict=True)
     }
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Refuses a sparsity that would leave nothing, or is none.
+
+    Raises:
+      PruneError: it is not in [0, 1).
+    """
+    if not 0 <= sparsity < 1:
+        raise PruneError(f"sparsity must be in [0, 1), got {sparsity}")
 
 
 def masks_at_threshold(scores: Arrays, threshold: float, before: Arrays | None = None) -> dict[str, np.ndarray]:

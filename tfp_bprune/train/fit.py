@@ -38,7 +38,7 @@ class Settings:
     warmup_epochs: int = 5
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.learning_rate <= 0:
+        if self.epochs < 1 or not 0 < self.learning_rate < float("inf"):
             raise TrainingError(
                 f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}"
             )

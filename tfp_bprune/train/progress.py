@@ -25,7 +25,11 @@ class ProgressBar(keras.callbacks.Callback):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         ]
-        self._progress = Progress(*columns, TextColumn("{task.fields[figures]}"), console=Console(stderr=True))
+        console = Console(stderr=True)
+        # Away from a terminal a bar says nothing and would stand before the one line of an error.
+        self._progress = Progress(
+            *columns, TextColumn("{task.fields[figures]}"), console=console, disable=not console.is_terminal
+        )
         self._task: Any = self._progress.add_task(description, total=epochs, completed=start, figures="")
 
     def on_train_begin(self, logs: Json | None = None) -> None:

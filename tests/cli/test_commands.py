@@ -1,0 +1,227 @@
+"""Every command from end to end, on small runs, in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfp_bprune.cli import demo, sweep
+from tfp_bprune.cli.main import main
+from tfp_bprune.models import load_model, save_model
+from tfp_bprune.report import sweep_markdown
+from tfp_bprune.runs import Run
+
+Answer = Callable[..., dict[str, Any]]
+QUALITY = {"accuracy", "nll", "ece", "brier", "entropy"}
+COST = {"bytes", "latency_ms", "throughput"}
+
+
+@pytest.fixture
+def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
+    """Runs a command with `--json -` and returns its one object; anything else on standard output fails."""
+
+    def run(*words: object) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main([*map(str, words), "--json", "-"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 1
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        result = json.loads(lines[0], parse_constant=refuse)
+        assert isinstance(result, dict)
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def swept(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tiny run swept once; `path` says where."""
+    path = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("swept") / "run"))
+    words = ["sweep", str(path), "--sparsity", "0", "0.9", "--samples", "4", "--json", str(path / "answer.json")]
+    assert main(words) == 0
+    return json.loads((path / "answer.json").read_text()) | {"path": path}
+
+
+def test_train(answer: Answer, tmp_path: Path) -> None:
+    words = "train --dataset digits --twin dropout --hidden 8 --batch-size 300 --epochs 1 --seed 4 --out"
+    result = answer(*words.split(), tmp_path / "run")
+    assert result["run"] == str(tmp_path / "run")
+    assert (result["epochs"], len(result["history"])) == (1, 1)
+    assert {"epoch", "loss", "nll", "accuracy", "val_nll", "val_accuracy"} <= set(result["history"][0])
+    run = Run.open(tmp_path / "run")
+    assert {"config.json", "metrics.jsonl", "history.png"} <= set(run.verify())
+    assert (run.manifest["seed"], run.manifest["kind"]) == (4, "run")
+    assert run.config["request"]["twin"] == "dropout"
+
+
+def test_train_writes_kl_by_layer(tiny_run: Path) -> None:
+    for row in Run.open(tiny_run).read_rows():
+        assert row["kl/dense_1"] > 0
+        assert row["kl/logits"] > 0
+
+
+def test_prune(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
+    result = answer("prune", tiny_run, "--sparsity", 0.75, "--scope", "layer", "--out", tmp_path / "out")
+    kernels = 64 * 16 + 16 * 10
+    assert (result["prunable"], result["nonzeros"]) == (kernels, kernels // 4)
+    assert result["sparsity"] == 0.75
+    saved = load_model(tmp_path / "out")
+    assert saved.manifest["pruning"]["scope"] == "layer"
+    assert saved.manifest["data"] == Run.open(tiny_run).manifest["data"]
+    assert np.count_nonzero(saved.model.get_layer("logits").kernel_posterior.mask) == 40
+    again = answer("prune", tmp_path / "out", "--threshold", 1e9, "--include-bias", "--out", tmp_path / "none")
+    assert (again["nonzeros"], again["threshold"]) == (0, None)
+
+
+def test_prune_takes_models_that_were_saved_by_hand(answer: Answer, mlp: Callable[..., Any], tmp_path: Path) -> None:
+    save_model(mlp(), tmp_path / "run", {})
+    assert answer("prune", tmp_path / "run", "--sparsity", 0.5, "--out", tmp_path / "out")["sparsity"] == 0.5
+
+
+def test_prune_of_a_plain_network(answer: Answer, plain_run: Path, tmp_path: Path) -> None:
+    words = ["prune", plain_run, "--sparsity", 0.5, "--criterion", "magnitude", "--out", tmp_path / "out"]
+    assert answer(*words)["sparsity"] == 0.5
+
+
+def test_sweep_measures_a_row_a_sparsity(swept: dict[str, Any]) -> None:
+    rows = swept["rows"]
+    assert [row["requested"] for row in rows] == [0.0, 0.9]
+    assert [round(row["sparsity"], 2) for row in rows] == [0.0, 0.9]
+    sampled = {f"sampled_{key}" for key in (*QUALITY, *COST, "epistemic", "aleatoric")}
+    facts = {"network": "mlp", "twin": "flipout", "dataset": "digits", "seed": 0, "method": "snr"}
+    for row in rows:
+        assert {*QUALITY, *COST, *sampled, "nonzeros", "parameters", "prunable", "exports"} <= set(row)
+        assert facts.items() <= row.items()
+        assert set(row["latency_ms"]) == {"1", "32", "256"}
+        assert all(ms > 0 for ms in row["latency_ms"].values())
+        assert row["throughput"]["32"] == pytest.approx(32e3 / row["latency_ms"]["32"])
+        assert row["nonzeros"] == row["prunable"] - round(row["requested"] * row["prunable"])
+    assert rows[0]["accuracy"] > 0.15
+    assert rows[1]["bytes"] < rows[0]["bytes"]
+
+
+def test_sweep_leaves_its_results_in_the_run(swept: dict[str, Any], tiny_run: Path) -> None:
+    run = Run.open(swept["path"])
+    assert {"sweep.json", "sweep.png", *Run.open(tiny_run).manifest["files"]} <= set(run.verify())
+    assert json.loads(run.read("sweep.json"))["rows"] == swept["rows"]
+    assert run.read("sweep.png").startswith(b"\x89PNG")
+    scores = swept["scores"]
+    assert len(scores["edges_db"]) == len(scores["counts"]) + 1
+    assert sum(scores["counts"]) <= 64 * 16 + 160
+    assert len(scores["cuts_db"]) == 2
+    assert len(sweep_markdown(swept).splitlines()) == 4
+    for row in swept["rows"]:
+        for export in row["exports"].values():
+            assert Run.open(export).verify()
+
+
+def test_evaluate_of_an_export_repeats_its_row(answer: Answer, swept: dict[str, Any]) -> None:
+    row = swept["rows"][1]
+    result = answer("evaluate", row["exports"]["mean"])
+    assert {key: result[key] for key in QUALITY} == pytest.approx({key: row[key] for key in QUALITY}, rel=1e-5)
+    assert (result["dataset"], result["split"], result["predictive"]) == ("digits", "test", "mean")
+
+
+def test_evaluate_of_a_run(answer: Answer, tiny_run: Path) -> None:
+    words = ["evaluate", tiny_run, "--split", "valid", "--predictive", "sampled", "--samples", 3]
+    result = answer(*words)
+    assert {*QUALITY, "epistemic", "aleatoric", "sparsity", "nonzeros", "bytes"} <= set(result)
+    assert (result["split"], result["predictive"], result["sparsity"]) == ("valid", "sampled", 0)
+
+
+def test_bench(answer: Answer, swept: dict[str, Any]) -> None:
+    exports = list(swept["rows"][1]["exports"].values())
+    result = answer("bench", *exports, "--batch", 1, 5, "--rounds", 3)
+    assert {"processor", "cores", "system"} <= set(result["machine"])
+    assert [(row["export"], row["batch"]) for row in result["rows"]] == [(e, b) for e in exports for b in (1, 5)]
+    assert all(0 < row["latency_ms"] <= row["p95_ms"] for row in result["rows"])
+
+
+def test_export_and_inspect(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "served"
+    made = answer("export", tiny_run, "--out", out, "--predictive", "sampled", "--samples", 3, "--seed", 5)
+    assert (made["samples"], made["draw_seed"], made["dataset"]) == (3, 5, "digits")
+    assert made["seed"] == 0  # the training's
+    seen = answer("inspect", out)
+    assert (seen["verified"], seen["kind"]) == (len(made["files"]), "export")
+    assert answer("inspect", tiny_run)["kind"] == "run"
+
+
+def test_a_regression_from_training_to_table(answer: Answer, regression_run: Path, copied: Callable[[Path], Path]) -> None:
+    (row,) = answer("sweep", copied(regression_run), "--sparsity", 0.5, "--samples", 3)["rows"]
+    assert {"rmse", "nll", "coverage", "noise_std", "sampled_weights_std"} <= set(row)
+    assert 0 < row["rmse"] < 200
+
+
+def test_a_sweep_of_a_plain_network_has_no_sampled_prediction(
+    answer: Answer, plain_run: Path, copied: Callable[[Path], Path]
+) -> None:
+    (row,) = answer("sweep", copied(plain_run), "--sparsity", 0.5)["rows"]
+    assert row["method"] == "magnitude"
+    assert not any(key.startswith("sampled_") for key in row)
+
+
+def shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    brief = {"128": "16", "150": "1"}
+    monkeypatch.setattr(demo, "_SETTINGS", [brief.get(word, word) for word in demo._SETTINGS])
+    monkeypatch.setattr(sweep, "_DEFAULT", [0.5])
+
+
+def test_demo(answer: Answer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shortened(monkeypatch)
+    assert len(answer("demo", "--out", tmp_path / "demo")["rows"]) == 1
+    (tmp_path / "demo" / "stranger").write_text("from an earlier demo")
+    monkeypatch.setattr(demo.sweep_command, "sweep_run", lambda *_: {"rows": []})
+    answer("demo", "--out", tmp_path / "demo")
+    assert not (tmp_path / "demo" / "stranger").exists()
+
+
+def test_demo_replaces_only_demos(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tiny_run)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    Run.open(tiny_run).verify()
+
+
+@pytest.mark.slow
+def test_the_whole_demo_keeps_its_promise(answer: Answer, tmp_path: Path) -> None:
+    rows = answer("demo", "--out", tmp_path / "demo")["rows"]
+    assert rows[0]["accuracy"] > 0.9
+    assert max(row["sparsity"] for row in rows if row["accuracy"] >= rows[0]["accuracy"] - 0.02) >= 0.5
+
+
+def test_people_read_sentences(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["prune", str(tiny_run), "--sparsity", "0.5", "--out", str(tmp_path / "out")]) == 0
+    assert main(["inspect", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "removed 592 of 1184 weights (50.00 %)" in out
+    assert "all match their SHA-256" in out
+    assert f"next: tfp-bprune export {tmp_path / 'out'}" in out
+
+
+def test_json_goes_into_a_file(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tiny_run), "--json", str(tmp_path / "x.json")]) == 0
+    assert json.loads((tmp_path / "x.json").read_text())["kind"] == "run"
+    assert "all match" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_image_datasets_are_trained_on(answer: Answer, tmp_path: Path, name: str) -> None:
+    folder = Path(os.environ.get("TFDS_DATA_DIR", "/nowhere"))
+    if not (folder / name).is_dir():
+        pytest.skip(f"{name} is not prepared: set TFDS_DATA_DIR to the folder that holds it")
+    words = ["train", "--dataset", name, "--hidden", 32, "--epochs", 1, "--out", tmp_path / "run"]
+    (row,) = answer(*words)["history"]
+    # One epoch of a small network: far from good, but no longer guessing among ten classes.
+    assert row["val_accuracy"] > 0.2
