@@ -64,7 +64,13 @@ def public_definitions(tree: ast.Module) -> list[ast.AST]:
     """Public functions and classes, and the public methods of public classes."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     top = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
-    methods = [m for c in top if isinstance(c, ast.ClassDef) for m in c.body if isinstance(m, kinds) and not m.name.startswith("_")]
+    methods = [
+        m
+        for c in top
+        if isinstance(c, ast.ClassDef)
+        for m in c.body
+        if isinstance(m, kinds) and not m.name.startswith("_")
+    ]
     return [*top, *methods]
 
 

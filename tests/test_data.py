@@ -197,7 +197,9 @@ class Shades(tfds.core.GeneratorBasedBuilder):
     )
 
     def _info(self) -> Any:
-        label = tfds.features.Text() if self.builder_config.name == "captions" else tfds.features.ClassLabel(num_classes=3)
+        label = (
+            tfds.features.Text() if self.builder_config.name == "captions" else tfds.features.ClassLabel(num_classes=3)
+        )
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(4, 4, 3)), "label": label}),
@@ -236,7 +238,9 @@ def test_a_prepared_dataset_is_read_whole(shades: Any, config: str) -> None:
     assert images_of(data, "train", "valid") == list(range(20))
     assert images_of(data, "test") == list(range(20, 40))
     assert (data.info.input_shape, data.info.classes, data.info.task) == ((4, 4, 3), 3, "classification")
-    assert all(y == int(x[0, 0, 0]) % 3 for x, y in zip(data.examples("train").x, data.examples("train").y, strict=True))
+    assert all(
+        y == int(x[0, 0, 0]) % 3 for x, y in zip(data.examples("train").x, data.examples("train").y, strict=True)
+    )
     assert (data.info.scale, data.info.offset) == (1 / 126, -1.0)
 
 

@@ -157,7 +157,9 @@ def test_export_and_inspect(answer: Answer, tiny_run: Path, tmp_path: Path) -> N
     assert answer("inspect", tiny_run)["kind"] == "run"
 
 
-def test_a_regression_from_training_to_table(answer: Answer, regression_run: Path, copied: Callable[[Path], Path]) -> None:
+def test_a_regression_from_training_to_table(
+    answer: Answer, regression_run: Path, copied: Callable[[Path], Path]
+) -> None:
     (row,) = answer("sweep", copied(regression_run), "--sparsity", 0.5, "--samples", 3)["rows"]
     assert {"rmse", "nll", "coverage", "noise_std", "sampled_weights_std"} <= set(row)
     assert 0 < row["rmse"] < 200

@@ -208,7 +208,15 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 
 def test_the_real_program_says_one_line_too(tmp_path: Path) -> None:
     # As a process of its own: what TensorFlow prints while it loads must not reach the user either.
-    words = [sys.executable, "-m", "tfp_bprune.cli.main", "export", str(tmp_path / "none"), "--out", str(tmp_path / "x")]
+    words = [
+        sys.executable,
+        "-m",
+        "tfp_bprune.cli.main",
+        "export",
+        str(tmp_path / "none"),
+        "--out",
+        str(tmp_path / "x"),
+    ]
     environment = {k: v for k, v in os.environ.items() if k not in ("TF_CPP_MIN_LOG_LEVEL", "TF_USE_LEGACY_KERAS")}
     result = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert (result.returncode, result.stdout) == (2, "")

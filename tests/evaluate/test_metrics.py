@@ -38,7 +38,9 @@ def test_classification_agrees_with_scikit_learn(seed: int) -> None:
 def test_calibration_error_agrees_with_tfp() -> None:
     for seed in range(3):
         p, y = guesses(seed)
-        theirs = tfp.stats.expected_calibration_error(15, logits=np.log(p).astype(np.float32), labels_true=y.astype(np.int32))
+        theirs = tfp.stats.expected_calibration_error(
+            15, logits=np.log(p).astype(np.float32), labels_true=y.astype(np.int32)
+        )
         assert expected_calibration_error(p, y) == pytest.approx(float(theirs), abs=1e-6)
 
 

@@ -83,7 +83,11 @@ def moments_of_draws(model: Any, x: np.ndarray, draws: int) -> tuple[np.ndarray,
 
 
 def convolutional() -> Any:
-    layers = [Conv2DFlipout(3, 3, activation="relu", rho_init=-2.0), keras.layers.Flatten(), DenseFlipout(4, rho_init=-3.0)]
+    layers = [
+        Conv2DFlipout(3, 3, activation="relu", rho_init=-2.0),
+        keras.layers.Flatten(),
+        DenseFlipout(4, rho_init=-3.0),
+    ]
     return keras.Sequential([keras.Input((6, 6, 1)), *layers])
 
 
@@ -103,7 +107,9 @@ def test_models_that_end_in_softmax_are_not_squashed_twice(x: np.ndarray) -> Non
     logits = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     plain = predicted(logits, x, "mean")["probabilities"]
     by_layer = keras.Sequential([keras.Input((8, 8, 1)), *logits.layers, keras.layers.Softmax()])
-    by_activation = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
+    by_activation = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")]
+    )
     by_activation.set_weights(logits.get_weights())
     for model in (by_layer, by_activation):
         np.testing.assert_allclose(predicted(model, x, "mean")["probabilities"], plain, rtol=1e-5, atol=1e-7)
@@ -136,7 +142,9 @@ def test_a_sparse_matrix_multiplies_like_a_dense_one() -> None:
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(7, 5)).astype(np.float32) * (rng.random((7, 5)) < 0.3)
     matrix, x = SparseMatrix(kernel != 0), rng.normal(size=(4, 7)).astype(np.float32)
-    np.testing.assert_allclose(matrix.product(tf.constant(x), matrix.values_of(kernel)), x @ kernel, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        matrix.product(tf.constant(x), matrix.values_of(kernel)), x @ kernel, rtol=1e-5, atol=1e-6
+    )
     empty = SparseMatrix(np.zeros((7, 5), bool))
     np.testing.assert_array_equal(empty.product(tf.constant(x), empty.values_of(kernel)), np.zeros((4, 5)))
 

@@ -126,7 +126,9 @@ def test_a_regression_is_exported(regression_run: Path, tmp_path: Path) -> None:
     assert (manifest["task"], manifest["dataset"]) == ("regression", "diabetes")
     serve = tf.saved_model.load(str(tmp_path / "out" / "1")).signatures["serving_default"]
     outputs = serve(inputs=tf.zeros((4, 10)))
-    assert {name: tuple(v.shape) for name, v in outputs.items()} == dict.fromkeys(("mean", "noise_std", "weights_std"), (4,))
+    assert {name: tuple(v.shape) for name, v in outputs.items()} == dict.fromkeys(
+        ("mean", "noise_std", "weights_std"), (4,)
+    )
 
 
 @pytest.mark.parametrize("there", ["file", "folder"])

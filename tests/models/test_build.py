@@ -25,7 +25,9 @@ def trainable(model: Any) -> int:
 
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize("bayesian_bias", [False, True])
-def test_a_bayesian_twin_has_one_scale_more_for_each_bayesian_weight(mlp: Build, twin: str, bayesian_bias: bool) -> None:
+def test_a_bayesian_twin_has_one_scale_more_for_each_bayesian_weight(
+    mlp: Build, twin: str, bayesian_bias: bool
+) -> None:
     bayesian = twin in ("flipout", "reparameterization")
     scales = bayesian * (KERNELS + bayesian_bias * BIASES)
     assert trainable(mlp(twin, bayesian_bias=bayesian_bias)) == KERNELS + BIASES + scales

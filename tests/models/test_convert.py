@@ -31,7 +31,9 @@ def test_strip_is_the_mean_to_the_last_bit(kind: str, estimator: str, bias: dict
     rng = np.random.default_rng(0)
     model, x = single(kind, estimator, **bias), rng.normal(size=(4, *SHAPES[kind])).astype(np.float32)
     layer = model.get_layer("only")
-    model.set_weights([rng.normal(size=w.shape).astype(w.dtype) if w.dtype == np.float32 else w for w in model.get_weights()])
+    model.set_weights(
+        [rng.normal(size=w.shape).astype(w.dtype) if w.dtype == np.float32 else w for w in model.get_weights()]
+    )
     model, _ = prune(model, sparsity=0.4, include_bias=True)
     layer = model.get_layer("only")
     plain = strip(model)
@@ -131,7 +133,9 @@ def nested() -> Any:
 def test_rebuild_copies_graph_and_weights_of_nested_models() -> None:
     model, x = branched(nested()), np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
     rng = np.random.default_rng(1)
-    model.set_weights([rng.uniform(0.1, 1, w.shape).astype(w.dtype) if w.dtype == np.float32 else w for w in model.get_weights()])
+    model.set_weights(
+        [rng.uniform(0.1, 1, w.shape).astype(w.dtype) if w.dtype == np.float32 else w for w in model.get_weights()]
+    )
     copy = rebuild(model, lambda layer: None, lambda old, new: None)
     for old, new in zip(model.get_weights(), copy.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

@@ -93,11 +93,17 @@ HARMFUL = {
         "config": {"units": 2, "activation": {"class_name": "__lambda__", "config": {"value": "4wEAAA=="}}},
     },
     "function writing files": {"class_name": "TFOpLambda", "config": {"name": "victim", "function": "io.write_file"}},
-    "the same by a subclass": {"class_name": "SlicingOpLambda", "config": {"name": "victim", "function": "io.write_file"}},
+    "the same by a subclass": {
+        "class_name": "SlicingOpLambda",
+        "config": {"name": "victim", "function": "io.write_file"},
+    },
     "class method": {"class_name": "ClassMethod", "config": {"cls_symbol": "data.Dataset", "method_name": "save"}},
     "method of a tensor": {"class_name": "InstanceMethod", "config": {"name": "victim", "method_name": "__reduce__"}},
     "property of a tensor": {"class_name": "InstanceProperty", "config": {"name": "victim", "attr_name": "graph"}},
-    "any operation": {"class_name": "TensorFlowOpLayer", "config": {"name": "victim", "node_def": WRITE_OP, "constants": {}}},
+    "any operation": {
+        "class_name": "TensorFlowOpLayer",
+        "config": {"name": "victim", "node_def": WRITE_OP, "constants": {}},
+    },
 }
 
 

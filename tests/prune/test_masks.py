@@ -15,7 +15,9 @@ from tfp_bprune.types import PruneError
 
 # Few different values, so that most examples hold ties.
 tensors = arrays.arrays(
-    np.float64, arrays.array_shapes(min_dims=1, max_dims=3, max_side=4), elements=st.sampled_from([0, 0.5, 1, 2, 3, np.inf])
+    np.float64,
+    arrays.array_shapes(min_dims=1, max_dims=3, max_side=4),
+    elements=st.sampled_from([0, 0.5, 1, 2, 3, np.inf]),
 )
 several = st.dictionaries(st.sampled_from("abc"), tensors, min_size=1)
 sparsities = st.floats(0, 1, exclude_max=True)

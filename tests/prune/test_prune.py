@@ -202,7 +202,11 @@ def test_models_of_raw_tfp_layers_are_taken_as_they_are(kind: str) -> None:
     for old, new in zip(before, raw.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert_exactly_zero(pruned, masks_of(pruned))
-    scales = [raw_layer.kernel_posterior.distribution.scale for raw_layer in raw.layers if hasattr(raw_layer, "kernel_posterior")]
+    scales = [
+        raw_layer.kernel_posterior.distribution.scale
+        for raw_layer in raw.layers
+        if hasattr(raw_layer, "kernel_posterior")
+    ]
     for q, scale in zip((q for n, q in posteriors(untouched).items() if n.endswith("kernel")), scales, strict=True):
         np.testing.assert_allclose(q.scale, scale, rtol=1e-5)
     np.testing.assert_allclose(strip(untouched)(x), at_raw_mean(raw, x), rtol=1e-4, atol=1e-5)
@@ -211,7 +215,11 @@ def test_models_of_raw_tfp_layers_are_taken_as_they_are(kind: str) -> None:
 def test_plain_keras_is_pruned_by_magnitude(mlp: Build) -> None:
     model = mlp("deterministic", hidden=(20,))
     pruned, report = prune(model, sparsity=0.9, criterion="magnitude")
-    kernels = [(a.kernel.numpy(), b.kernel.numpy()) for a, b in zip(model.layers, pruned.layers, strict=True) if hasattr(a, "kernel")]
+    kernels = [
+        (a.kernel.numpy(), b.kernel.numpy())
+        for a, b in zip(model.layers, pruned.layers, strict=True)
+        if hasattr(a, "kernel")
+    ]
     assert report.pruned == round(0.9 * report.prunable) == sum(int((new == 0).sum()) for _, new in kernels)
     for old, new in kernels:
         np.testing.assert_array_equal(new, np.where(np.abs(old) >= report.threshold, old, 0))

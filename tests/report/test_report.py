@@ -65,7 +65,9 @@ def test_a_figure_that_is_no_number_leaves_its_cell_empty() -> None:
 def test_the_table_for_the_terminal_has_the_same_cells() -> None:
     table = sweep_table(result(CLASSIFIED))
     assert table.row_count == 2
-    assert [str(c.header) for c in table.columns] == sweep_markdown(result(CLASSIFIED)).splitlines()[0].strip("| ").split(" | ")
+    assert [str(c.header) for c in table.columns] == sweep_markdown(result(CLASSIFIED)).splitlines()[0].strip(
+        "| "
+    ).split(" | ")
 
 
 @pytest.mark.parametrize("rows", [CLASSIFIED, REGRESSED, [row | {"nll": None} for row in CLASSIFIED]])
@@ -74,10 +76,14 @@ def test_the_picture_of_a_sweep_is_a_png(rows: list[dict[str, Any]]) -> None:
 
 
 def test_the_picture_of_a_training_is_a_png() -> None:
-    assert_png(history_figure([{"epoch": 1, "nll": 2.0, "accuracy": 0.5}, {"epoch": 2, "nll": None, "accuracy": 0.6}], "x"))
+    assert_png(
+        history_figure([{"epoch": 1, "nll": 2.0, "accuracy": 0.5}, {"epoch": 2, "nll": None, "accuracy": 0.6}], "x")
+    )
 
 
 def test_reports_need_no_tensorflow() -> None:
-    script = "import sys, tfp_bprune.report; print([m for m in sys.modules if m in ('tensorflow', 'tf_keras', 'keras')])"
+    script = (
+        "import sys, tfp_bprune.report; print([m for m in sys.modules if m in ('tensorflow', 'tf_keras', 'keras')])"
+    )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"

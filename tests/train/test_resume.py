@@ -237,7 +237,9 @@ def test_poisoned_inputs_are_told_from_poisoned_layers(mlp: Build, digits: Split
     train, test = ((digits.examples(n).x.astype(np.float32), digits.examples(n).y) for n in ("train", "test"))
     train[0][7] = np.nan
     data = from_arrays(train, test, digits.info, batch_size=2000)
-    with pytest.raises(TrainingError, match="the KLs of all layers are finite, so the likelihood is not; check the inputs"):
+    with pytest.raises(
+        TrainingError, match="the KLs of all layers are finite, so the likelihood is not; check the inputs"
+    ):
         fit(mlp(), data, Settings(epochs=2), progress=False)
 
 

@@ -52,7 +52,9 @@ def from_architecture(config: Json) -> Any:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"the stored architecture cannot be rebuilt: {str(error).splitlines()[0]}") from error
     if not isinstance(model, keras.Model):
-        raise RunError(f"the stored architecture cannot be rebuilt: it is a {config.get('class_name')}, expected a model")
+        raise RunError(
+            f"the stored architecture cannot be rebuilt: it is a {config.get('class_name')}, expected a model"
+        )
     return model
 
 
@@ -73,8 +75,12 @@ def check_harmless(node: Any) -> None:
     if module is not None and "class_name" in node and str(module).split(".")[0] not in _MODULES:
         raise RunError(f"the stored architecture names the module {module!r}: expected one of {', '.join(_MODULES)}")
     if name.split(">")[-1] in _ARBITRARY:
-        raise RunError(f"the stored architecture holds a {name}, which can call anything: expected registered layers only")
-    if name.split(">")[-1] in ("TFOpLambda", "SlicingOpLambda") and not str(node.get("config", {}).get("function", "")).startswith(_OPERATIONS):
+        raise RunError(
+            f"the stored architecture holds a {name}, which can call anything: expected registered layers only"
+        )
+    if name.split(">")[-1] in ("TFOpLambda", "SlicingOpLambda") and not str(
+        node.get("config", {}).get("function", "")
+    ).startswith(_OPERATIONS):
         raise RunError(
             f"the stored architecture calls {node.get('config', {}).get('function')!r}: expected a mathematical operation"
         )

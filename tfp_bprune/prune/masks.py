@@ -72,7 +72,9 @@ def ties(scores: Arrays, masks: Arrays, before: Arrays | None = None, scope: Sco
 def _ties_in(scores: list[np.ndarray], masks: list[np.ndarray]) -> int:
     gone = np.concatenate([s[~m] for s, m in zip(scores, masks, strict=True)])
     gone = gone[np.isfinite(gone)]
-    return sum(int(np.count_nonzero(s[m] == gone.max())) for s, m in zip(scores, masks, strict=True)) if gone.size else 0
+    return (
+        sum(int(np.count_nonzero(s[m] == gone.max())) for s, m in zip(scores, masks, strict=True)) if gone.size else 0
+    )
 
 
 def sparsity_of(masks: Arrays) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from tfp_bprune._keras import keras
 from tfp_bprune.data import Splits
 from tfp_bprune.layers import noise
+from tfp_bprune.train.callbacks import optimizer_variables
 from tfp_bprune.types import TrainingError
 
 
@@ -23,6 +24,9 @@ class Distributor(Protocol):
 
     def wrap(self, optimizer: Any) -> Any:
         """The optimizer with gradients averaged over workers."""
+
+    def start(self, model: Any, epoch: int) -> int:
+        """Gives every worker the state of the first, model and optimizer, and returns the first's `epoch`."""
 
     def callbacks(self) -> list[Any]:
         """Keras callbacks that keep workers in step."""
@@ -40,6 +44,10 @@ class OneProcess:
     def wrap(self, optimizer: Any) -> Any:
         """The optimizer as it is."""
         return optimizer
+
+    def start(self, model: Any, epoch: int) -> int:
+        """`epoch`, as it is."""
+        return epoch
 
     def callbacks(self) -> list[Any]:
         """None are needed."""
@@ -80,6 +88,16 @@ class Horovod:
     def wrap(self, optimizer: Any) -> Any:
         """The optimizer behind a ring all-reduce of the gradients."""
         return self._hvd.DistributedOptimizer(optimizer)
+
+    def start(self, model: Any, epoch: int) -> int:
+        """The first worker's state and epoch: it alone reads the run that is resumed.
+
+        Horovod's callback broadcasts after the first batch, too late for a resumed run: the others would have taken
+        that batch with fresh weights, and an epoch too early.
+        """
+        hvd = importlib.import_module("horovod.tensorflow")
+        hvd.broadcast_variables([*model.weights, *optimizer_variables(model)], root_rank=0)
+        return int(hvd.broadcast_object(epoch, root_rank=0))
 
     def callbacks(self) -> list[Any]:
         """Initial state from rank 0, metrics averaged."""

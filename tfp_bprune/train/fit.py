@@ -103,7 +103,7 @@ def fit(
             model,
             data,
             settings,
-            len(rows),
+            distributor.start(model, len(rows)),
             [*distributor.callbacks(), *writers, *callbacks],
             progress and distributor.rank == 0,
         )
