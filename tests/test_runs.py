@@ -202,9 +202,10 @@ def test_a_run_killed_before_its_first_manifest_can_be_started_again(
         raise KeyboardInterrupt
 
     unfinished = Run.create(tmp_path / "run")
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt), unfinished.locked():
+    with monkeypatch.context() as patched, unfinished.locked():
         patched.setattr(runs, "write_json", die)
-        unfinished.commit({"config.json": b"{}", NAME: tensors_to_bytes(TENSORS)})
+        with pytest.raises(KeyboardInterrupt):
+            unfinished.commit({"config.json": b"{}", NAME: tensors_to_bytes(TENSORS)})
     again = Run.create(tmp_path / "run")
     with again.locked():
         again.commit({"config.json": b"{}"})

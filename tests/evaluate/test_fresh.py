@@ -38,5 +38,5 @@ def test_what_is_no_export_is_refused(exported: Path, tiny_run: Path, tmp_path: 
 def test_what_fails_in_the_fresh_process_is_one_line(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, "", "Traceback\n  ...\nOSError: SavedModel file does not exist\n")
     monkeypatch.setattr(fresh.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(ExportError, match="failed in a fresh process: OSError: SavedModel file does not exist$"):
+    with pytest.raises(ExportError, match=r"failed in a fresh process: OSError: SavedModel file does not exist$"):
         reload([exported], np.zeros((1, 8, 8, 1)))

@@ -117,7 +117,7 @@ def test_a_changed_byte_is_noticed(exports: dict[str, Path], copied: Callable[[P
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    with pytest.raises(RunError, match="saved_model.pb does not match its SHA-256"):
+    with pytest.raises(RunError, match=r"saved_model.pb does not match its SHA-256"):
         check_export(path)
 
 

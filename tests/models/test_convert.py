@@ -108,7 +108,7 @@ def test_a_prior_that_is_not_one_normal_becomes_the_default() -> None:
 def test_a_posterior_that_is_not_normal_is_refused_by_layer() -> None:
     point = tfp.layers.default_mean_field_normal_fn(is_singular=True)
     layer = tfp.layers.DenseReparameterization(2, kernel_posterior_fn=point, kernel_divergence_fn=None, name="point")
-    with pytest.raises(BpruneError, match="layer 'point' has the posterior .* expected independent normals"):
+    with pytest.raises(BpruneError, match=r"layer 'point' has the posterior .* expected independent normals"):
         adopt(keras.Sequential([keras.Input((3,)), layer]))
 
 

@@ -39,7 +39,7 @@ def test_global_counts_are_exact(scores: dict[str, np.ndarray], sparsity: float)
 
 @given(several, sparsities)
 def test_layer_counts_are_exact_in_each_tensor(scores: dict[str, np.ndarray], sparsity: float) -> None:
-    for name, mask in masks_at_sparsity(scores, sparsity, "layer").items():
+    for mask in masks_at_sparsity(scores, sparsity, "layer").values():
         assert gone(mask) == round(sparsity * mask.size)
 
 

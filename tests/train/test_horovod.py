@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("horovod") is None, reason="Horovod is not installed"),
 ]
 WORKER = Path(__file__).with_name("horovod_worker.py")
-TRAIN = "--dataset digits --hidden 16 --batch-size 100 --epochs 2 --validation-fraction 0.2".split()
+TRAIN = ["--hidden", "16", "--epochs", "2", "--validation-fraction", "0.2"]
 
 
 def horovodrun(*words: object) -> subprocess.CompletedProcess[str]:

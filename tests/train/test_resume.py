@@ -17,8 +17,8 @@ import pytest
 
 from tfp_bprune import runs
 from tfp_bprune._keras import keras
-from tfp_bprune.cli.train import add_arguments, request_of, train
 from tfp_bprune.cli.common import Parser
+from tfp_bprune.cli.train import add_arguments, request_of, train
 from tfp_bprune.data import Splits, from_arrays
 from tfp_bprune.models import load_model
 from tfp_bprune.runs import Run
@@ -202,9 +202,13 @@ def test_without_resume_a_run_is_never_written_over(mlp: Build, digits: Splits, 
 def test_a_run_killed_before_its_first_manifest_starts_anew(
     mlp: Build, digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(runs, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        fit(mlp("deterministic"), digits, Settings(epochs=1), out=tmp_path / "run", progress=False)
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "write_json", die)
+        with pytest.raises(KeyboardInterrupt):
+            fit(mlp("deterministic"), digits, Settings(epochs=1), out=tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "config.json").exists()
     rows = fit(mlp("deterministic"), digits, Settings(epochs=1), out=tmp_path / "run", resume=True, progress=False)
     assert [row["epoch"] for row in rows] == [1]
