@@ -16,8 +16,9 @@ def masks_at_sparsity(
 ) -> dict[str, np.ndarray]:
     """Keeps all but the lowest-scored fraction `sparsity` of the weights.
 
-    Exactly round(sparsity * n) weights are gone then, those gone before among them; more if more were gone before. Where scores tie at the cut, the ones that
-    come first (by tensor, then row by row) go first, so the result never depends on chance.
+    Exactly round(sparsity * n) weights are gone then, those gone before among them; more if more were gone before.
+    Where scores tie at the cut, the ones that come first (by tensor, then row by row) go first, so the result never
+    depends on chance.
 
     Args:
       scores: score of each weight by tensor name.
