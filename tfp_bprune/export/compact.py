@@ -8,6 +8,7 @@ labels, and a label goes from all of them or from none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,7 @@ class _Analysis:
         if isinstance(layer, _L.BatchNormalization) and layer.axis in ([len(step.shape) - 1], len(step.shape) - 1):
             return Channels(inputs[0].labels, _normalized(layer, inputs[0].constant))
         if isinstance(layer, _L.Flatten) and layer.data_format == "channels_last":
-            repeats = int(np.prod(step.shape[1:])) // len(inputs[0].labels)
+            repeats = _size(step) // len(inputs[0].labels)
             return Channels(np.tile(inputs[0].labels, repeats), np.tile(inputs[0].constant, repeats))
         if isinstance(layer, _L.Add) and len({len(c.labels) for c in inputs}) == 1:
             return Channels(self._join([c.labels for c in inputs]), np.sum([c.constant for c in inputs], axis=0))
@@ -211,7 +212,8 @@ def kernel_of(layer: Any) -> Kernel:
     if isinstance(layer, Variational):
         q, bias_q = layer.kernel_posterior, layer.bias_posterior
         loc, scale = q.loc.numpy(), q.scale.numpy()
-        bias = bias_q.loc.numpy() if bias_q is not None else (layer.bias.numpy() if layer.use_bias else None)
+        bias_variable = bias_q.loc if bias_q is not None else layer.bias
+        bias = None if bias_variable is None else bias_variable.numpy()
         bias_scale = bias_q.scale.numpy() if bias_q is not None else np.zeros(loc.shape[-1])
     else:
         loc = layer.kernel.numpy()
@@ -240,6 +242,10 @@ def _is_followed(layer: Any) -> bool:
     """Dense layers, and convolutions whose last axis is the channels and whose filters read all of them."""
     ordinary = getattr(layer, "groups", 1) == 1 and getattr(layer, "data_format", "channels_last") == "channels_last"
     return kind_of(layer) is not None and ordinary
+
+
+def _size(step: Step) -> int:
+    return math.prod(size or 0 for size in step.shape[1:])
 
 
 def _width(step: Step) -> int:

@@ -30,7 +30,7 @@ def log_scale_of(rho: Any) -> Any:
     return tf.where(far, rho, tf.math.log(tf.math.softplus(near)))
 
 
-def rho_of(scale: np.ndarray) -> np.ndarray:
+def rho_of(scale: np.ndarray | float) -> np.ndarray:
     """The inverse of `scale_of` for arrays: rho with softplus(rho) = scale, for scale > 0."""
     scale = np.asarray(scale, np.float64)
     return np.where(scale > 30, scale, np.log(np.expm1(np.minimum(scale, 30)))).astype(np.float32)
@@ -88,10 +88,8 @@ def add_masked_normal(
     The means start at He-normal values, all of them different between layers, since the seed is keyed by the caller;
     rho starts at `rho_init` with a little spread (0.1), as in tfp.layers.
     """
-    if len(shape) > 1:
-        loc_init = keras.initializers.HeNormal(seed=noise.derive(seed, name, "loc") % 2**31)
-    else:
-        loc_init = keras.initializers.Zeros()
+    loc_values = keras.initializers.HeNormal(seed=noise.derive(seed, name, "loc") % 2**31)
+    loc_init = loc_values if len(shape) > 1 else "zeros"
     rho_values = keras.initializers.RandomNormal(rho_init, 0.1, seed=noise.derive(seed, name, "rho") % 2**31)
     return MaskedNormal(
         add_weight(name=f"{name}_loc", shape=shape, initializer=loc_init, dtype=dtype),

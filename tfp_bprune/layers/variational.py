@@ -8,7 +8,7 @@ and KL, a KL scaled once by 1/N, stateless noise, and configs of JSON scalars th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.layers import divergence, noise
@@ -19,8 +19,11 @@ from tfp_bprune.types import Json
 DEFAULT_RHO = -5.0
 _PACKAGE = "tfp_bprune"
 
+# The classes that follow are mixed in before a Keras layer; to a type checker they are layers already.
+_LayerPart: Any = keras.layers.Layer if TYPE_CHECKING else object
 
-class Variational:
+
+class Variational(_LayerPart):
     """What all Bayesian layers share; mixed in before a TFP layer class.
 
     Args:
@@ -65,7 +68,7 @@ class Variational:
 
     def build(self, input_shape: Any) -> None:
         """Creates kernel, bias, and the three scalars that training keeps in the layer."""
-        super().build(input_shape)  # type: ignore[misc]
+        super().build(input_shape)
         self.bias, self.bias_posterior = None, None
         if self.use_bias and self.bayesian_bias:
             self.bias_posterior = self._masked_normal("bias", (self._outputs,))
@@ -128,7 +131,7 @@ class Variational:
             "bias_prior",
             "bias_divergence",
         )
-        config = {key: value for key, value in super().get_config().items() if not key.startswith(skipped)}  # type: ignore[misc]
+        config = {key: value for key, value in super().get_config().items() if not key.startswith(skipped)}
         return config | {
             "prior": self.prior.get_config(),
             "rho_init": self.rho_init,
@@ -144,14 +147,14 @@ class Variational:
         return cls(**config)
 
 
-class _ReparameterizationEstimator:
+class _ReparameterizationEstimator(_LayerPart):
     """One weight draw shared by the whole batch (Kingma and Welling 2014)."""
 
     def _apply_kernel(self, inputs: Any, centred: Any, step: Any) -> Any:
         return self._linear(inputs, self.kernel_posterior.loc + centred)
 
 
-class _FlipoutEstimator:
+class _FlipoutEstimator(_LayerPart):
     """One weight draw whose deviation from the mean is flipped by independent signs for each example.
 
     Wen et al. 2018 (arXiv 1803.04386), eq. 4: x W_mean + ((x * s) dW) * r with s, r in {-1, +1}. Each example sees a
