@@ -76,6 +76,12 @@ def kind_of(layer: Any) -> str | None:
     return exact.get(type(layer))
 
 
+def activation_name(layer: Any) -> str:
+    """Name of a layer's activation as Keras has it; "linear" where there is none."""
+    function = getattr(layer, "activation", None)
+    return "linear" if function is None else getattr(function, "__name__", "unknown").removesuffix("_v2")
+
+
 def _shared_config(layer: Any) -> Json:
     config = layer.get_config() if not is_raw(layer) else _raw_config(layer)
     return {key: config[key] for key in ("name", "dtype", "trainable", *_SHARED) if key in config}
