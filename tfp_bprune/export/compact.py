@@ -17,7 +17,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras
 from tfp_bprune.layers import StatelessDropout, Variational
-from tfp_bprune.models.convert import kind_of
+from tfp_bprune.models.convert import activation_name, kind_of
 from tfp_bprune.models.graph import Graph, Step, graph_of
 from tfp_bprune.models.rebuild import rebuild
 
@@ -27,7 +27,10 @@ _SAME_CHANNELS = (
     _L.MaxPooling1D, _L.MaxPooling2D, _L.MaxPooling3D, _L.AveragePooling1D, _L.AveragePooling2D, _L.AveragePooling3D,
     _L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D, _L.GlobalMaxPooling1D, _L.GlobalMaxPooling2D,
 )  # fmt: skip
-_MIXING_ACTIVATIONS = ("softmax", "log_softmax")
+_ELEMENTWISE = {
+    "linear", "relu", "relu6", "elu", "selu", "gelu", "tanh", "sigmoid", "hard_sigmoid", "swish", "silu", "softplus",
+    "softsign", "exponential", "leaky_relu", "mish",
+}  # fmt: skip
 
 
 @dataclass
@@ -253,8 +256,8 @@ def _width(step: Step) -> int:
 
 
 def _mixes(layer: Any) -> bool:
-    activation = getattr(layer, "activation", None)
-    return getattr(activation, "__name__", "") in _MIXING_ACTIVATIONS
+    """Whether the layer's activation may combine channels; only known ones are taken not to."""
+    return activation_name(layer) not in _ELEMENTWISE
 
 
 def _apply_activation(layer: Any, values: np.ndarray) -> np.ndarray:

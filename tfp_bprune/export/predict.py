@@ -15,7 +15,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.export.compact import compact
 from tfp_bprune.export.lower import Draw, Kernels, lower_drawn, lower_mean
 from tfp_bprune.layers import GaussianOutput
-from tfp_bprune.models.convert import adopt, strip
+from tfp_bprune.models.convert import activation_name, adopt, strip
 from tfp_bprune.types import ExportError, Predictive, Task
 
 DEFAULT_SAMPLES = 30
