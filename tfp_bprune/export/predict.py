@@ -77,10 +77,7 @@ def _check(model: Any, predictive: Predictive, samples: int) -> None:
 
 def _ends_in_softmax(model: Any) -> bool:
     last = model.outputs[0]._keras_history.layer
-    return (
-        isinstance(last, keras.layers.Softmax)
-        or getattr(getattr(last, "activation", None), "__name__", "") == "softmax"
-    )
+    return isinstance(last, keras.layers.Softmax) or activation_name(last) == "softmax"
 
 
 def _variables_of(layer: Any) -> list[Any]:
