@@ -21,9 +21,9 @@ def add_arguments(parser: Parser) -> None:
     add_data(parser)
     add_json(parser)
     parser.add_argument(
-        "--dataset", default="digits", help="digits, diabetes, or a prepared TensorFlow Datasets name (default: digits)"
+        "--dataset", help="digits, diabetes, or a prepared TensorFlow Datasets name (default: digits, or diabetes)"
     )
-    parser.add_argument("--task", choices=["classification", "regression"], help="checked against the dataset's")
+    parser.add_argument("--task", choices=["classification", "regression"], help="chooses the default dataset; checked against a given one")
     parser.add_argument("--model", default="mlp", help="network (default: mlp)")
     parser.add_argument(
         "--hidden", type=int, nargs="+", metavar="UNITS", help="widths of an mlp's hidden layers (default: 500 500)"
@@ -80,6 +80,7 @@ def request_of(arguments: Any) -> Json:
     """What was asked for, as it goes into the run's config."""
     skipped = ("command", "out", "resume", "json", "data_dir")
     request = {key: value for key, value in vars(arguments).items() if key not in skipped}
+    request["dataset"] = request["dataset"] or ("diabetes" if request["task"] == "regression" else "digits")
     return request | {"data_dir": str(arguments.data_dir.absolute()) if arguments.data_dir else None}
 
 

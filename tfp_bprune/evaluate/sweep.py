@@ -45,7 +45,7 @@ def sweep(
       exports: new folder for the exports, one folder a sparsity and predictive.
       criterion: "snr" unless the model is plain.
       samples: draws of the sampled prediction.
-      facts: further keys of every row: network, twin, dataset, seed.
+      facts: further entries of every manifest; those that are not objects go into every row: network, twin, dataset.
       on_step: told what comes next, once a sparsity.
 
     Returns:
@@ -54,6 +54,7 @@ def sweep(
     """
     bayesian = any(variational_layers(model)) or any(hasattr(layer, "kernel_posterior") for layer in model.layers)
     criterion = criterion or ("snr" if bayesian else "magnitude")
+    scalars = {key: value for key, value in (facts or {}).items() if not isinstance(value, dict)}
     shutil.rmtree(exports, ignore_errors=True)
     rows, cuts = [], []
     for sparsity in sparsities:
@@ -65,7 +66,7 @@ def sweep(
             export(pruned, place, kind, samples, facts=facts) for place, kind in zip(places, kinds, strict=True)
         ]
         measured = reload(places, split.x, BATCHES)
-        row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **(facts or {})}
+        row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **scalars}
         row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
         row |= figures(measured[0], manifests[0], split.y)
         if bayesian:
