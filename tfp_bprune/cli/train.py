@@ -23,8 +23,17 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dataset", help="digits, diabetes, or a prepared TensorFlow Datasets name (default: digits, or diabetes)"
     )
-    parser.add_argument("--task", choices=["classification", "regression"], help="chooses the default dataset; checked against a given one")
-    parser.add_argument("--model", default="mlp", help="network (default: mlp)")
+    parser.add_argument(
+        "--task",
+        choices=["classification", "regression"],
+        help="chooses the default dataset; checked against a given one",
+    )
+    parser.add_argument(
+        "--model", default="mlp", help="mlp, lenet300, lenet5, convnet, vgg16 or resnet18 (default: mlp)"
+    )
+    parser.add_argument(
+        "--width", type=float, help="factor on the channels of the networks other than mlp (default: 1)"
+    )
     parser.add_argument(
         "--hidden", type=int, nargs="+", metavar="UNITS", help="widths of an mlp's hidden layers (default: 500 500)"
     )
@@ -124,7 +133,8 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
 
 
 def _options(request: Json) -> Json:
-    return {"hidden": tuple(request["hidden"])} if request["hidden"] else {}
+    options = {"hidden": tuple(request["hidden"])} if request["hidden"] else {}
+    return options | ({"width": request["width"]} if request["width"] is not None else {})
 
 
 def _twin_options(request: Json) -> Json:
