@@ -31,6 +31,8 @@ class Variational(_LayerPart):
       rho_init: where rho starts; sigma = softplus(rho).
       bayesian_bias: whether the bias has a distribution too; by default it is an ordinary parameter.
       use_bias: whether there is a bias.
+      own_prior_loc: whether the prior of each weight has a centre of its own, a weight that is not trained and starts
+        at 0; `bayesianize(moped=...)` puts it at the trained weight.
       train_size: N, the training examples of the whole job; `set_train_size` can tell it later.
       seed: with the layer's name it decides the initial values and all noise.
 
@@ -47,6 +49,7 @@ class Variational(_LayerPart):
         rho_init: float = DEFAULT_RHO,
         bayesian_bias: bool = False,
         use_bias: bool = True,
+        own_prior_loc: bool = False,
         train_size: int | None = None,
         seed: int = 0,
         **kwargs: Any,
@@ -64,6 +67,7 @@ class Variational(_LayerPart):
         self.prior = prior_from(prior)
         self.rho_init, self.seed = float(rho_init), int(seed)
         self.bayesian_bias, self.use_bias = bool(bayesian_bias), bool(use_bias)
+        self.own_prior_loc = bool(own_prior_loc)
         self.train_size = None if train_size is None else int(train_size)
 
     def build(self, input_shape: Any) -> None:
@@ -86,7 +90,8 @@ class Variational(_LayerPart):
         return self._masked_normal("kernel", shape)
 
     def _masked_normal(self, name: str, shape: Any) -> MaskedNormal:
-        return add_masked_normal(self.add_weight, name, shape, self.rho_init, noise.derive(self.seed, self.name))
+        seed = noise.derive(self.seed, self.name)
+        return add_masked_normal(self.add_weight, name, shape, self.rho_init, seed, self.own_prior_loc)
 
     @property
     def posteriors(self) -> dict[str, MaskedNormal]:
@@ -137,6 +142,7 @@ class Variational(_LayerPart):
             "rho_init": self.rho_init,
             "bayesian_bias": self.bayesian_bias,
             "use_bias": self.use_bias,
+            "own_prior_loc": self.own_prior_loc,
             "train_size": self.train_size,
             "seed": self.seed,
         }
