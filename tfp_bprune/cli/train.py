@@ -47,9 +47,9 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--kl",
-        default="constant",
-        choices=["constant", "warmup", "blundell"],
-        help="weight of the KL over time (default: constant, 1/M)",
+        default="warmup",
+        choices=["warmup", "constant", "blundell"],
+        help="weight of the KL over time (default: warmup to 1/M a batch over the first 40 %% of the epochs)",
     )
     parser.add_argument("--prior", default="scale_mixture", choices=["scale_mixture", "normal"])
     parser.add_argument("--prior-pi", type=float, help="probability of the wide part of the mixture (default: 0.5)")

@@ -17,8 +17,8 @@ from tfp_bprune.evaluate.metrics import of_outputs
 from tfp_bprune.export import export
 from tfp_bprune.layers import variational_layers
 from tfp_bprune.prune import prune
-from tfp_bprune.prune.prune import prunable_weights, scored
 from tfp_bprune.prune.scores import decibel
+from tfp_bprune.prune.select import prunable_weights, scored
 from tfp_bprune.types import Criterion, Json, Predictive, Scope
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
