@@ -14,7 +14,9 @@ from hypothesis import settings
 from tfp_bprune.cli.main import main
 from tfp_bprune.data import Splits, load
 from tfp_bprune.models import build, load_model
-from tfp_bprune.prune.prune import prunable_weights, with_masks
+from tfp_bprune.models.rebuild import rebuild
+from tfp_bprune.prune.prune import apply_masks
+from tfp_bprune.prune.select import prunable_weights
 
 # How long an example takes depends on what else the machine does; what it finds must not depend on chance.
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
@@ -94,6 +96,8 @@ def prune_at_random() -> Callable[..., Any]:
 
     def pruned(model: Any, rng: np.random.Generator, fraction: float, include_bias: bool = False) -> Any:
         weights = prunable_weights(model, "magnitude", include_bias)
-        return with_masks(model, {name: rng.random(w.loc.shape) >= fraction for name, w in weights.items()})
+        copy = rebuild(model, lambda layer: None, lambda old, new: None)
+        apply_masks(copy, {name: rng.random(w.loc.shape) >= fraction for name, w in weights.items()})
+        return copy
 
     return pruned

@@ -23,6 +23,7 @@ __all__ = ["keras", "settle", "tf", "tfp"]
 
 _NOTICES = (
     b"absl::InitializeLog",
+    b"Could not find cuda drivers",
     b"Unable to register cu",
     b"computation_placer",
     b"oneDNN custom operations",
@@ -70,7 +71,7 @@ def __getattr__(name: str) -> Any:
 @contextlib.contextmanager
 def _without_startup_notices() -> Iterator[None]:
     """Drops the lines that TensorFlow's libraries print while they load, before any log level applies."""
-    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
         yield
         return
     sys.stderr.flush()

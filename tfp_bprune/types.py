@@ -8,6 +8,7 @@ Task = Literal["classification", "regression"]
 Twin = Literal["flipout", "reparameterization", "deterministic", "dropout"]
 Predictive = Literal["mean", "sampled"]
 Criterion = Literal["snr", "magnitude"]
+Granularity = Literal["weight", "unit"]
 Scope = Literal["global", "layer"]
 Json = dict[str, Any]
 

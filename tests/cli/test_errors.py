@@ -149,7 +149,7 @@ def test_an_existing_folder_is_not_written_into(refused: Refused, tiny_run: Path
         ("--prior-scales 1 -1", "scale2 must be a positive number"),
         ("--prior-pi 1.5", "pi must be in (0, 1), got 1.5"),
         ("--prior normal --prior-pi 0.5", "prior 'normal' does not take"),
-        ("--task regression", "dataset 'digits' is a classification"),
+        ("--dataset digits --task regression", "dataset 'digits' is a classification"),
         ("--model transformer", "unknown network 'transformer'"),
         ("--hidden 0", "one or more positive layer widths"),
         ("--epochs 0", "must be positive"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune.cli.common import Parser, add_json, add_pruning, emit, say
+from tfp_bprune.types import Criterion, Json
 
 HELP = "remove weights of low signal-to-noise ratio"
 EXAMPLE = """example:
@@ -32,11 +33,11 @@ def run(arguments: Any) -> int:
 
     Run.create(arguments.out)  # refuse early
     saved = load_model(arguments.run)
-    criterion = arguments.criterion or "snr"
+    criterion: Criterion = arguments.criterion or "snr"
     pruned, report = prune(
         saved.model, arguments.sparsity, arguments.threshold, criterion, arguments.scope, arguments.include_bias
     )
-    config = {key: saved.config[key] for key in ("request", "data", "settings") if key in saved.config}
+    config: Json = {key: saved.config[key] for key in ("request", "data", "settings") if key in saved.config}
     save_model(
         pruned,
         arguments.out,

@@ -21,10 +21,19 @@ def add_arguments(parser: Parser) -> None:
     add_data(parser)
     add_json(parser)
     parser.add_argument(
-        "--dataset", default="digits", help="digits, diabetes, or a prepared TensorFlow Datasets name (default: digits)"
+        "--dataset", help="digits, diabetes, or a prepared TensorFlow Datasets name (default: digits, or diabetes)"
     )
-    parser.add_argument("--task", choices=["classification", "regression"], help="checked against the dataset's")
-    parser.add_argument("--model", default="mlp", help="network (default: mlp)")
+    parser.add_argument(
+        "--task",
+        choices=["classification", "regression"],
+        help="chooses the default dataset; checked against a given one",
+    )
+    parser.add_argument(
+        "--model", default="mlp", help="mlp, lenet300, lenet5, convnet, vgg16 or resnet18 (default: mlp)"
+    )
+    parser.add_argument(
+        "--width", type=float, help="factor on the channels of the networks other than mlp (default: 1)"
+    )
     parser.add_argument(
         "--hidden", type=int, nargs="+", metavar="UNITS", help="widths of an mlp's hidden layers (default: 500 500)"
     )
@@ -38,9 +47,9 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--kl",
-        default="constant",
-        choices=["constant", "warmup", "blundell"],
-        help="weight of the KL over time (default: constant, 1/M)",
+        default="warmup",
+        choices=["warmup", "constant", "blundell"],
+        help="weight of the KL over time (default: warmup to 1/M a batch over the first 40 %% of the epochs)",
     )
     parser.add_argument("--prior", default="scale_mixture", choices=["scale_mixture", "normal"])
     parser.add_argument("--prior-pi", type=float, help="probability of the wide part of the mixture (default: 0.5)")
@@ -80,6 +89,7 @@ def request_of(arguments: Any) -> Json:
     """What was asked for, as it goes into the run's config."""
     skipped = ("command", "out", "resume", "json", "data_dir")
     request = {key: value for key, value in vars(arguments).items() if key not in skipped}
+    request["dataset"] = request["dataset"] or ("diabetes" if request["task"] == "regression" else "digits")
     return request | {"data_dir": str(arguments.data_dir.absolute()) if arguments.data_dir else None}
 
 
@@ -123,7 +133,8 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
 
 
 def _options(request: Json) -> Json:
-    return {"hidden": tuple(request["hidden"])} if request["hidden"] else {}
+    options = {"hidden": tuple(request["hidden"])} if request["hidden"] else {}
+    return options | ({"width": request["width"]} if request["width"] is not None else {})
 
 
 def _twin_options(request: Json) -> Json:

@@ -52,7 +52,7 @@ def reload(
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         np.save(place / "inputs.npy", x.astype(np.float32))
-        request = {
+        request: Json = {
             "models": [str(Path(path) / VERSION) for path in exports],
             "inputs": str(place / "inputs.npy"),
             "outputs": [str(place / f"{i}.npz") for i in range(len(exports))],

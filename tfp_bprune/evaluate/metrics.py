@@ -58,7 +58,7 @@ def of_outputs(outputs: dict[str, np.ndarray], targets: np.ndarray) -> dict[str,
     """Scores of an exported model's named outputs, with the mean uncertainties where there are any."""
     if "probabilities" in outputs:
         scores = classification(outputs["probabilities"], targets)
-        extra = ("entropy", "epistemic", "aleatoric")
+        extra: tuple[str, ...] = ("entropy", "epistemic", "aleatoric")
     else:
         variance = np.square(outputs["noise_std"]) + np.square(outputs.get("weights_std", 0.0))
         scores = regression(outputs["mean"], np.sqrt(variance), targets)

@@ -7,6 +7,7 @@ Prints one JSON object: for each model its latency in ms by batch size, the medi
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,27 +24,27 @@ def main(request_file: str) -> None:
     x = np.load(request["inputs"])
     for signature, target in zip(signatures, request["outputs"], strict=True):
         np.savez(target, **predict(signature, x))
-    latencies = [{} for _ in signatures]
+    latencies: list[dict[str, dict[str, float]]] = [{} for _ in signatures]
     for batch in request["batches"]:
         for result, times in zip(latencies, timed(signatures, repeated(x, batch), request["rounds"]), strict=True):
             result[str(batch)] = {"median": float(np.median(times)), "p95": float(np.percentile(times, 95))}
     print(json.dumps({"latency_ms": latencies}))
 
 
-def predict(signature, x):
+def predict(signature: Any, x: np.ndarray) -> dict[str, np.ndarray]:
     """All outputs for `x`, in chunks."""
     parts = [signature(inputs=tf.constant(x[i : i + _CHUNK])) for i in range(0, len(x), _CHUNK)]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
 
 
-def repeated(x, batch):
+def repeated(x: np.ndarray, batch: int) -> Any:
     """A batch of the wanted size, of real examples."""
     return tf.constant(x[np.arange(batch) % len(x)])
 
 
-def timed(signatures, inputs, rounds):
+def timed(signatures: list[Any], inputs: Any, rounds: int) -> list[list[float]]:
     """Milliseconds of each call: rounds in which every model has its turn, after a warm-up."""
-    times = [[] for _ in signatures]
+    times: list[list[float]] = [[] for _ in signatures]
     for round_number in range(-3, rounds):
         for signature, record in zip(signatures, times, strict=True):
             start = time.perf_counter()

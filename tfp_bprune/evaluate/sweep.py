@@ -18,8 +18,8 @@ from tfp_bprune.export import export
 from tfp_bprune.layers import variational_layers
 from tfp_bprune.prune import prune
 from tfp_bprune.prune.masks import check_sparsity
-from tfp_bprune.prune.prune import prunable_weights, scored
 from tfp_bprune.prune.scores import decibel
+from tfp_bprune.prune.select import prunable_weights, scored
 from tfp_bprune.types import Criterion, Json, Predictive, Scope
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
@@ -46,7 +46,7 @@ def sweep(
       exports: new folder for the exports, one folder a sparsity and predictive.
       criterion: "snr" unless the model is plain.
       samples: draws of the sampled prediction.
-      facts: further keys of every row: network, twin, dataset, seed.
+      facts: further entries of every manifest; those that are not objects go into every row: network, twin, dataset.
       on_step: told what comes next, once a sparsity.
 
     Returns:
@@ -57,6 +57,7 @@ def sweep(
     for sparsity in sparsities:  # all of them before the exports of an earlier sweep go
         check_sparsity(sparsity)
     criterion = criterion or ("snr" if bayesian else "magnitude")
+    scalars = {key: value for key, value in (facts or {}).items() if not isinstance(value, dict)}
     shutil.rmtree(exports, ignore_errors=True)
     rows, cuts = [], []
     for sparsity in sparsities:
@@ -68,7 +69,7 @@ def sweep(
             export(pruned, place, kind, samples, facts=facts) for place, kind in zip(places, kinds, strict=True)
         ]
         measured = reload(places, split.x, BATCHES)
-        row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **(facts or {})}
+        row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **scalars}
         row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
         row |= figures(measured[0], manifests[0], split.y)
         if bayesian:

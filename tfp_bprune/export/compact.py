@@ -1,50 +1,39 @@
 """Exact removal of dead units: a smaller ordinary network that computes the same function.
 
 A unit (dense neuron or convolution filter) goes if nothing that is left reads it, or if it has the same value for
-every input and its readers can take that value into their biases. Channels are followed through the graph: tensors
-that must keep the same channels (activation, pooling, batch normalization, addition, flatten, concatenation) share
-labels, and a label goes from all of them or from none.
+every input and its readers can take that value into their biases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune._keras import keras
-from tfp_bprune.layers import StatelessDropout, Variational
-from tfp_bprune.models.convert import kind_of
-from tfp_bprune.models.graph import Graph, Step, graph_of
+from tfp_bprune.layers import Variational
+from tfp_bprune.models.channels import (
+    ACTIVATIONS,
+    ChannelLabels,
+    is_elementwise,
+    is_normalization,
+    keeps_channels,
+    positions,
+)
+from tfp_bprune.models.graph import Step, graph_of
 from tfp_bprune.models.rebuild import rebuild
 
 _L = keras.layers
-_SAME_CHANNELS = (
-    _L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU, _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, StatelessDropout,
-    _L.MaxPooling1D, _L.MaxPooling2D, _L.MaxPooling3D, _L.AveragePooling1D, _L.AveragePooling2D, _L.AveragePooling3D,
-    _L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D, _L.GlobalMaxPooling1D, _L.GlobalMaxPooling2D,
-)  # fmt: skip
-_MIXING_ACTIVATIONS = ("softmax", "log_softmax")
-
-
-@dataclass
-class Channels:
-    """What is known of the channels (last axis) of one tensor.
-
-    Attributes:
-      labels: channels with equal labels, in any tensor, stay or go together.
-      constant: the channel's value where it is the same for all inputs and positions, else NaN.
-    """
-
-    labels: np.ndarray
-    constant: np.ndarray
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A dense or convolution layer's weights: loc and scale [positions, in, out]; bias [out]."""
+    """A dense or convolution layer's weights: loc and scale [positions, in, out]; bias and its scale [out].
+
+    Attributes:
+      folds: whether a constant input can go into the bias.
+    """
 
     loc: np.ndarray
     scale: np.ndarray
@@ -66,147 +55,17 @@ def compact(model: Any) -> Any:
     graph = graph_of(model)
     if graph is None:
         return model
-    analysis = _Analysis(graph)
-    kept_in, kept_out = analysis.kept()
-    if all(kept.all() for kept in kept_out.values()):
+    labels = ChannelLabels(graph)
+    kernels = {step.layer.name: kernel_of(step.layer) for step in labels.weighted}
+    constants = _constants(labels, kernels)
+    needed = _needed(labels, kernels, constants)
+    sliced = [s for s in graph.steps if s.layer.name in kernels or is_normalization(s)]
+    slices = {s.layer.name: _Slice.of(s, labels, needed, constants) for s in sliced}
+    if all(s.kept_out.all() for s in slices.values()):
         return model
-    slicer = _Slicer(analysis, kept_in, kept_out)
-    return rebuild(model, slicer.replacement, slicer.transfer)
-
-
-class _Analysis:
-    """Labels, constants and needs of every channel of a graph."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.channels: dict[int, Channels] = {}
-        self._parent: list[int] = []
-        self.pinned: set[int] = set()
-        self.kernels = {s.layer.name: kernel_of(s.layer) for s in graph.steps if _is_followed(s.layer)}
-        for step in graph.steps:
-            self.channels[step.output] = self._follow(step)
-        for tensor in graph.outputs:
-            self._pin(tensor)
-
-    def _follow(self, step: Step) -> Channels:
-        layer, inputs = step.layer, [self.channels[i] for i in step.inputs]
-        if step.layer.name in self.kernels:
-            made = Channels(self._new_labels(step), self._constant_outputs(step, inputs[0]))
-            if _mixes(layer):  # each of its outputs depends on all of its units
-                self.pinned.update(made.labels.tolist())
-            return made
-        if isinstance(layer, _SAME_CHANNELS) and not _mixes(layer) and _is_channels_last(layer):
-            return Channels(inputs[0].labels, _on_channels(layer, step, inputs[0].constant))
-        if isinstance(layer, _L.BatchNormalization) and layer.axis in ([len(step.shape) - 1], len(step.shape) - 1):
-            return Channels(inputs[0].labels, _normalized(layer, inputs[0].constant))
-        if isinstance(layer, _L.Flatten) and layer.data_format == "channels_last":
-            repeats = int(np.prod(step.shape[1:])) // len(inputs[0].labels)
-            return Channels(np.tile(inputs[0].labels, repeats), np.tile(inputs[0].constant, repeats))
-        if isinstance(layer, _L.Add) and len({len(c.labels) for c in inputs}) == 1:
-            return Channels(self._join([c.labels for c in inputs]), np.sum([c.constant for c in inputs], axis=0))
-        if isinstance(layer, _L.Concatenate) and layer.axis in (-1, len(step.shape) - 1):
-            return Channels(np.concatenate([c.labels for c in inputs]), np.concatenate([c.constant for c in inputs]))
-        for tensor in step.inputs:  # a layer that is not known to treat channels one by one
-            self._pin(tensor)
-        made = Channels(self._new_labels(step), np.full(_width(step), np.nan))
-        self.pinned.update(made.labels.tolist())
-        return made
-
-    def _new_labels(self, step: Step) -> np.ndarray:
-        start = len(self._parent)
-        self._parent.extend(range(start, start + _width(step)))
-        return np.arange(start, start + _width(step))
-
-    def _join(self, several: list[np.ndarray]) -> np.ndarray:
-        for other in several[1:]:
-            for a, b in zip(several[0], other, strict=True):
-                self._parent[self._root(b)] = self._root(a)
-        return several[0]
-
-    def _root(self, label: int) -> int:
-        while self._parent[label] != label:
-            self._parent[label] = label = self._parent[self._parent[label]]
-        return label
-
-    def _roots(self, labels: np.ndarray) -> np.ndarray:
-        return np.array([self._root(int(label)) for label in labels], dtype=np.int64)
-
-    def _pin(self, tensor: int) -> None:
-        self.pinned.update(self.channels[tensor].labels.tolist())
-
-    def _constant_outputs(self, step: Step, read: Channels) -> np.ndarray:
-        """The value of each output that no varying input reaches, NaN for the others."""
-        kernel = self.kernels[step.layer.name]
-        varies = ~_foldable(kernel, read.constant)
-        fixed = ~kernel.live[varies].any(0) & (kernel.bias_scale == 0)
-        values = kernel.bias + _folded(kernel, read.constant, ~varies)
-        if _mixes(step.layer):
-            return np.full(len(fixed), np.nan)
-        return np.where(fixed, _apply_activation(step.layer, values), np.nan)
-
-    def kept(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Which input and output channels of each dense, convolution or normalization layer stay, by layer name."""
-        needed = np.zeros(len(self._parent), bool)
-        needed[self._roots(np.array(sorted(self.pinned), dtype=np.int64))] = True
-        roots = {tensor: self._roots(c.labels) for tensor, c in self.channels.items()}
-        readers = [s for s in self.graph.steps if s.layer.name in self.kernels]
-        while True:
-            before = needed.sum()
-            for step in reversed(readers):
-                self._mark_read(step, roots, needed)
-                out = roots[step.output]
-                if not needed[out].any():  # a layer keeps at least one unit
-                    needed[out[0]] = True
-            if needed.sum() == before:
-                break
-        sliced = [
-            s for s in self.graph.steps if s.layer.name in self.kernels or isinstance(s.layer, _L.BatchNormalization)
-        ]
-        kept_in = {s.layer.name: needed[roots[s.inputs[0]]] for s in sliced}
-        return kept_in, {s.layer.name: needed[roots[s.output]] for s in sliced}
-
-    def _mark_read(self, step: Step, roots: dict[int, np.ndarray], needed: np.ndarray) -> None:
-        kernel, source = self.kernels[step.layer.name], step.inputs[0]
-        read = kernel.live[:, needed[roots[step.output]]].any(1) & ~_foldable(kernel, self.channels[source].constant)
-        needed[roots[source][read]] = True
-
-
-class _Slicer:
-    """Makes the smaller layers and fills them."""
-
-    def __init__(self, analysis: _Analysis, kept_in: dict[str, np.ndarray], kept_out: dict[str, np.ndarray]) -> None:
-        self._kept_in, self._kept_out = kept_in, kept_out
-        self._constants = {
-            s.layer.name: analysis.channels[s.inputs[0]].constant for s in analysis.graph.steps if s.inputs
-        }
-
-    def replacement(self, layer: Any) -> Any:
-        """The layer with as many units as stay; None where nothing changes."""
-        if layer.name not in self._kept_out:
-            return None
-        config = layer.get_config()
-        for key in ("units", "filters"):
-            if key in config:
-                config[key] = int(self._kept_out[layer.name].sum())
-        return layer.__class__.from_config(config)
-
-    def transfer(self, old: Any, new: Any) -> None:
-        """The surviving slice of each weight; constants of removed inputs go into the bias."""
-        kept_in, kept_out = self._kept_in[old.name], self._kept_out[old.name]
-        if isinstance(old, _L.BatchNormalization):
-            new.set_weights([w[kept_in] for w in old.get_weights()])
-            return
-        gone = ~kept_in
-        shift = _folded(kernel_of(old), self._constants[old.name], gone & ~np.isnan(self._constants[old.name]))
-        for source, target in zip(old.weights, new.weights, strict=True):
-            name, value = source.name.split("/")[-1].split(":")[0], source.numpy()
-            if name in ("bias", "bias_loc"):
-                value = (value + shift).astype(value.dtype)
-            if name.startswith("kernel"):
-                value = value[..., kept_in, :][..., kept_out]
-            elif name.startswith("bias"):
-                value = value[kept_out]
-            target.assign(value)
+    return rebuild(
+        model, lambda layer: _smaller(layer, slices.get(layer.name)), lambda old, new: _fill(old, new, slices[old.name])
+    )
 
 
 def kernel_of(layer: Any) -> Kernel:
@@ -214,18 +73,114 @@ def kernel_of(layer: Any) -> Kernel:
     if isinstance(layer, Variational):
         q, bias_q = layer.kernel_posterior, layer.bias_posterior
         loc, scale = q.loc.numpy(), q.scale.numpy()
-        bias = bias_q.loc.numpy() if bias_q is not None else (layer.bias.numpy() if layer.use_bias else None)
+        bias = bias_q.loc if bias_q is not None else layer.bias
         bias_scale = bias_q.scale.numpy() if bias_q is not None else np.zeros(loc.shape[-1])
     else:
-        loc = layer.kernel.numpy()
-        scale, bias = np.zeros_like(loc), layer.bias.numpy() if layer.use_bias else None
-        bias_scale = np.zeros(loc.shape[-1])
+        loc, bias = layer.kernel.numpy(), layer.bias
+        scale, bias_scale = np.zeros_like(loc), np.zeros(loc.shape[-1])
     # Zero padding breaks a constant at the borders, so only an unpadded layer can fold one into its bias.
     folds = bias is not None and getattr(layer, "padding", "valid") == "valid"
-    flat = (-1, *loc.shape[-2:])
-    return Kernel(
-        loc.reshape(flat), scale.reshape(flat), np.zeros(loc.shape[-1]) if bias is None else bias, bias_scale, folds
-    )
+    flat, bias = (-1, *loc.shape[-2:]), np.zeros(loc.shape[-1]) if bias is None else bias.numpy()
+    return Kernel(loc.reshape(flat), scale.reshape(flat), bias, bias_scale, folds)
+
+
+def _constants(labels: ChannelLabels, kernels: dict[str, Kernel]) -> dict[int, np.ndarray]:
+    """For each tensor, the value of each channel that is the same for all inputs and positions; NaN for the others."""
+    found: dict[int, np.ndarray] = {}
+    for step in labels.graph.steps:
+        inputs = [found[tensor] for tensor in step.inputs]
+        found[step.output] = _constant_output(step, inputs, kernels.get(step.layer.name), int(step.shape[-1] or 0))
+    return found
+
+
+def _constant_output(step: Step, inputs: list[np.ndarray], kernel: Kernel | None, width: int) -> np.ndarray:
+    layer = step.layer
+    if kernel is not None:
+        return _constant_units(layer, inputs[0], kernel)
+    if is_normalization(step):
+        return _normalized(layer, inputs[0])
+    if isinstance(layer, ACTIVATIONS) and is_elementwise(layer):
+        return np.where(np.isnan(inputs[0]), np.nan, _called(layer, inputs[0]))
+    if keeps_channels(step):
+        return inputs[0]
+    if isinstance(layer, _L.Flatten) and layer.data_format == "channels_last":
+        return np.tile(inputs[0], positions(step, len(inputs[0])))
+    if isinstance(layer, _L.Add) and len({len(constant) for constant in inputs}) == 1:
+        return np.sum(inputs, axis=0)
+    if isinstance(layer, _L.Concatenate) and layer.axis in (-1, len(step.shape) - 1):
+        return np.concatenate(inputs)
+    return np.full(width, np.nan)
+
+
+def _constant_units(layer: Any, constant: np.ndarray, kernel: Kernel) -> np.ndarray:
+    """The value of each unit that no varying input reaches, NaN for the others."""
+    folded = _foldable(kernel, constant)
+    fixed = ~kernel.live[~folded].any(0) & (kernel.bias_scale == 0)
+    if not is_elementwise(layer):
+        return np.full(len(fixed), np.nan)
+    values = kernel.bias + _contribution(kernel, constant, folded)
+    return np.where(fixed, values if layer.activation is None else _called(layer.activation, values), np.nan)
+
+
+def _needed(labels: ChannelLabels, kernels: dict[str, Kernel], constants: dict[int, np.ndarray]) -> np.ndarray:
+    """Which labels must stay, found from the outputs backwards until nothing is added."""
+    needed = np.zeros(labels.count, bool)
+    needed[labels.pinned] = True
+    tensors = {tensor for step in labels.weighted for tensor in (step.inputs[0], step.output)}
+    roots = {tensor: labels.of(tensor) for tensor in tensors}
+    before = -1
+    while needed.sum() != before:
+        before = needed.sum()
+        for step in reversed(labels.weighted):
+            made, read = roots[step.output], roots[step.inputs[0]]
+            if not needed[made].any():  # a layer keeps at least one unit
+                needed[made[0]] = True
+            kernel = kernels[step.layer.name]
+            reads = kernel.live[:, needed[made]].any(1) & ~_foldable(kernel, constants[step.inputs[0]])
+            needed[read[reads]] = True
+    return needed
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """What stays of one layer: input and output channels, and the constants that it read."""
+
+    kept_in: np.ndarray
+    kept_out: np.ndarray
+    constant: np.ndarray
+
+    @classmethod
+    def of(cls, step: Step, labels: ChannelLabels, needed: np.ndarray, constants: dict[int, np.ndarray]) -> _Slice:
+        return cls(needed[labels.of(step.inputs[0])], needed[labels.of(step.output)], constants[step.inputs[0]])
+
+
+def _smaller(layer: Any, kept: _Slice | None) -> Any:
+    """The layer with as many units as stay; None where nothing changes."""
+    if kept is None or (kept.kept_in.all() and kept.kept_out.all()):
+        return None
+    config = layer.get_config()
+    for key in ("units", "filters"):
+        if key in config:
+            config[key] = int(kept.kept_out.sum())
+    return layer.__class__.from_config(config)
+
+
+def _fill(old: Any, new: Any, kept: _Slice) -> None:
+    """The surviving slice of each weight; constants of removed inputs go into the bias."""
+    if isinstance(old, _L.BatchNormalization):
+        new.set_weights([w[kept.kept_in] for w in old.get_weights()])
+        return
+    gone = ~kept.kept_in & ~np.isnan(kept.constant)
+    shift = _contribution(kernel_of(old), kept.constant, gone)
+    for source, target in zip(old.weights, new.weights, strict=True):
+        name, value = source.name.split("/")[-1].split(":")[0], source.numpy()
+        if name in ("bias", "bias_loc"):
+            value = (value + shift).astype(value.dtype)
+        if name.startswith("kernel"):
+            value = value[..., kept.kept_in, :][..., kept.kept_out]
+        elif name.startswith("bias"):
+            value = value[kept.kept_out]
+        target.assign(value)
 
 
 def _foldable(kernel: Kernel, constant: np.ndarray) -> np.ndarray:
@@ -234,46 +189,17 @@ def _foldable(kernel: Kernel, constant: np.ndarray) -> np.ndarray:
     return (constant == 0) | (~np.isnan(constant) & certain & kernel.folds)
 
 
-def _folded(kernel: Kernel, constant: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """What constant `inputs` add to each output."""
+def _contribution(kernel: Kernel, constant: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """What the constant `inputs` add to each output."""
     return np.einsum("i,pio->o", np.where(inputs, np.nan_to_num(constant), 0.0), kernel.loc.astype(np.float64))
 
 
-def _is_followed(layer: Any) -> bool:
-    """Dense layers, and convolutions whose last axis is the channels and whose filters read all of them."""
-    return kind_of(layer) is not None and getattr(layer, "groups", 1) == 1 and _is_channels_last(layer)
-
-
-def _is_channels_last(layer: Any) -> bool:
-    return getattr(layer, "data_format", "channels_last") == "channels_last"
-
-
-def _width(step: Step) -> int:
-    return int(step.shape[-1] or 0)
-
-
-def _mixes(layer: Any) -> bool:
-    activation = getattr(layer, "activation", None)
-    return getattr(activation, "__name__", "") in _MIXING_ACTIVATIONS
-
-
-def _apply_activation(layer: Any, values: np.ndarray) -> np.ndarray:
-    function: Callable[..., Any] | None = layer.activation
-    return values if function is None else np.asarray(function(values.astype(np.float32)), np.float64)
-
-
-def _on_channels(layer: Any, step: Step, constant: np.ndarray) -> np.ndarray:
-    """A constant after a layer that treats channels alike: activations map it, pooling and dropout leave it."""
-    if not isinstance(layer, _L.Activation | _L.ReLU | _L.LeakyReLU | _L.ELU):
-        return constant
-    return np.where(
-        np.isnan(constant), np.nan, np.asarray(layer(np.nan_to_num(constant).astype(np.float32)), np.float64)
-    )
+def _called(function: Any, values: np.ndarray) -> np.ndarray:
+    return np.asarray(function(np.nan_to_num(values).astype(np.float32)), np.float64)
 
 
 def _normalized(layer: Any, constant: np.ndarray) -> np.ndarray:
     gamma = layer.gamma.numpy() if layer.scale else 1.0
     beta = layer.beta.numpy() if layer.center else 0.0
-    return (
-        gamma * (constant - layer.moving_mean.numpy()) / np.sqrt(layer.moving_variance.numpy() + layer.epsilon) + beta
-    )
+    deviation = np.sqrt(layer.moving_variance.numpy() + layer.epsilon)
+    return gamma * (constant - layer.moving_mean.numpy()) / deviation + beta

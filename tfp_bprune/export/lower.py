@@ -75,7 +75,7 @@ class DrawnDense(keras.layers.Layer):
 
     def __init__(self, layer: Variational, draw: Draw, sparse: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._draw, self._stream, self._activation = draw, layer.name, layer.activation  # type: ignore[attr-defined]
+        self._draw, self._stream, self._activation = draw, layer.name, layer.activation
         q = layer.kernel_posterior
         loc, variance = q.loc.numpy(), np.square(q.scale.numpy())
         self._pattern = SparseMatrix((loc != 0) | (variance != 0)) if sparse else None

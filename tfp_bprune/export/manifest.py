@@ -37,7 +37,7 @@ def describe(model: Any) -> Json:
 
 def parameters_of(model: Any) -> int:
     """Parameters of the network at its mean: one for each weight, Bayesian or not; no scales, masks or counters."""
-    helpers = ("_rho", "_mask", "noise_step", "kl_schedule", "last_kl")
+    helpers = ("_rho", "_mask", "_prior_loc", "noise_step", "kl_schedule", "last_kl")
     return sum(
         int(np.prod(w.shape))
         for w in model.weights

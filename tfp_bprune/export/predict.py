@@ -15,7 +15,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.export.compact import compact
 from tfp_bprune.export.lower import Draw, Kernels, lower_drawn, lower_mean
 from tfp_bprune.layers import GaussianOutput
-from tfp_bprune.models.convert import adopt, strip
+from tfp_bprune.models.convert import activation_name, adopt, strip
 from tfp_bprune.models.rebuild import check_graph
 from tfp_bprune.types import ExportError, Predictive, Task
 
@@ -79,10 +79,7 @@ def _check(model: Any, predictive: Predictive, samples: int) -> None:
 
 def _ends_in_softmax(model: Any) -> bool:
     last = model.outputs[0]._keras_history.layer
-    return (
-        isinstance(last, keras.layers.Softmax)
-        or getattr(getattr(last, "activation", None), "__name__", "") == "softmax"
-    )
+    return isinstance(last, keras.layers.Softmax) or activation_name(last) == "softmax"
 
 
 def _variables_of(layer: Any) -> list[Any]:

@@ -32,7 +32,7 @@ def kl_divergence(posterior: MaskedNormal, prior: Prior, sample: Any) -> Any:
 
 def exact(posterior: MaskedNormal, prior: NormalPrior) -> Any:
     """The closed form between normals (Kingma and Welling 2014, appendix B, with any prior mean and scale)."""
-    standardized = tf.square(posterior.loc - prior.loc) + tf.square(posterior.scale)
+    standardized = tf.square(posterior.from_prior_loc(posterior.loc) - prior.loc) + tf.square(posterior.scale)
     each = 0.5 * standardized / tf.square(prior.scale) - 0.5 - posterior.log_scale + tf.math.log(prior.scale)
     return _sum_left(each, posterior.mask)
 
@@ -43,7 +43,9 @@ def monte_carlo(posterior: MaskedNormal, prior: Prior, sample: Any) -> Any:
     The entropy of a normal is known, so only log p(w), which has no closed-form mean under the mixture, is estimated:
     unbiased, with less variance than log q(w) - log p(w) and fewer operations.
     """
-    return _sum_left(-_ENTROPY_CONSTANT - posterior.log_scale - prior.log_prob(sample), posterior.mask)
+    return _sum_left(
+        -_ENTROPY_CONSTANT - posterior.log_scale - prior.log_prob(posterior.from_prior_loc(sample)), posterior.mask
+    )
 
 
 def _sum_left(each: Any, mask: Any) -> Any:

@@ -8,7 +8,7 @@ and KL, a KL scaled once by 1/N, stateless noise, and configs of JSON scalars th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.layers import divergence, noise
@@ -19,8 +19,11 @@ from tfp_bprune.types import Json
 DEFAULT_RHO = -5.0
 _PACKAGE = "tfp_bprune"
 
+# The classes that follow are mixed in before a Keras layer; to a type checker they are layers already.
+_LayerPart: Any = keras.layers.Layer if TYPE_CHECKING else object
 
-class Variational:
+
+class Variational(_LayerPart):
     """What all Bayesian layers share; mixed in before a TFP layer class.
 
     Args:
@@ -28,6 +31,8 @@ class Variational:
       rho_init: where rho starts; sigma = softplus(rho).
       bayesian_bias: whether the bias has a distribution too; by default it is an ordinary parameter.
       use_bias: whether there is a bias.
+      own_prior_loc: whether the prior of each weight has a centre of its own, a weight that is not trained and starts
+        at 0; `bayesianize(moped=...)` puts it at the trained weight.
       train_size: N, the training examples of the whole job; `set_train_size` can tell it later.
       seed: with the layer's name it decides the initial values and all noise.
 
@@ -44,6 +49,7 @@ class Variational:
         rho_init: float = DEFAULT_RHO,
         bayesian_bias: bool = False,
         use_bias: bool = True,
+        own_prior_loc: bool = False,
         train_size: int | None = None,
         seed: int = 0,
         **kwargs: Any,
@@ -61,11 +67,12 @@ class Variational:
         self.prior = prior_from(prior)
         self.rho_init, self.seed = float(rho_init), int(seed)
         self.bayesian_bias, self.use_bias = bool(bayesian_bias), bool(use_bias)
+        self.own_prior_loc = bool(own_prior_loc)
         self.train_size = None if train_size is None else int(train_size)
 
     def build(self, input_shape: Any) -> None:
         """Creates kernel, bias, and the three scalars that training keeps in the layer."""
-        super().build(input_shape)  # type: ignore[misc]
+        super().build(input_shape)
         self.bias, self.bias_posterior = None, None
         if self.use_bias and self.bayesian_bias:
             self.bias_posterior = self._masked_normal("bias", (self._outputs,))
@@ -83,7 +90,8 @@ class Variational:
         return self._masked_normal("kernel", shape)
 
     def _masked_normal(self, name: str, shape: Any) -> MaskedNormal:
-        return add_masked_normal(self.add_weight, name, shape, self.rho_init, noise.derive(self.seed, self.name))
+        seed = noise.derive(self.seed, self.name)
+        return add_masked_normal(self.add_weight, name, shape, self.rho_init, seed, self.own_prior_loc)
 
     @property
     def posteriors(self) -> dict[str, MaskedNormal]:
@@ -128,12 +136,13 @@ class Variational:
             "bias_prior",
             "bias_divergence",
         )
-        config = {key: value for key, value in super().get_config().items() if not key.startswith(skipped)}  # type: ignore[misc]
+        config = {key: value for key, value in super().get_config().items() if not key.startswith(skipped)}
         return config | {
             "prior": self.prior.get_config(),
             "rho_init": self.rho_init,
             "bayesian_bias": self.bayesian_bias,
             "use_bias": self.use_bias,
+            "own_prior_loc": self.own_prior_loc,
             "train_size": self.train_size,
             "seed": self.seed,
         }
@@ -144,14 +153,14 @@ class Variational:
         return cls(**config)
 
 
-class _ReparameterizationEstimator:
+class _ReparameterizationEstimator(_LayerPart):
     """One weight draw shared by the whole batch (Kingma and Welling 2014)."""
 
     def _apply_kernel(self, inputs: Any, centred: Any, step: Any) -> Any:
         return self._linear(inputs, self.kernel_posterior.loc + centred)
 
 
-class _FlipoutEstimator:
+class _FlipoutEstimator(_LayerPart):
     """One weight draw whose deviation from the mean is flipped by independent signs for each example.
 
     Wen et al. 2018 (arXiv 1803.04386), eq. 4: x W_mean + ((x * s) dW) * r with s, r in {-1, +1}. Each example sees a

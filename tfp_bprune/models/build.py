@@ -8,11 +8,21 @@ from typing import Any
 from tfp_bprune._keras import keras
 from tfp_bprune.data import Info
 from tfp_bprune.layers import GaussianOutput
+from tfp_bprune.models.lenet import convnet, lenet5, lenet300
 from tfp_bprune.models.mlp import mlp
+from tfp_bprune.models.resnet import resnet18
 from tfp_bprune.models.twins import Twins
+from tfp_bprune.models.vgg import vgg16
 from tfp_bprune.types import BpruneError, Twin
 
-NETWORKS: dict[str, Callable[..., Any]] = {"mlp": mlp}
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "mlp": mlp,
+    "lenet300": lenet300,
+    "lenet5": lenet5,
+    "convnet": convnet,
+    "vgg16": vgg16,
+    "resnet18": resnet18,
+}
 
 
 def build(

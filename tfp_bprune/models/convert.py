@@ -77,7 +77,14 @@ def kind_of(layer: Any) -> str | None:
     return exact.get(type(layer))
 
 
-def _shared_config(layer: Any) -> Json:
+def activation_name(layer: Any) -> str:
+    """Name of a layer's activation as Keras has it; "linear" where there is none."""
+    function = getattr(layer, "activation", None)
+    return "linear" if function is None else getattr(function, "__name__", "unknown").removesuffix("_v2")
+
+
+def shared_config(layer: Any) -> Json:
+    """The arguments that a layer, plain, raw or ours, has in common with its other kinds."""
     config = layer.get_config() if not is_raw(layer) else _raw_config(layer)
     return {key: config[key] for key in ("name", "dtype", "trainable", *_SHARED) if key in config}
 
@@ -91,7 +98,7 @@ def _raw_config(layer: Any) -> Json:
 def _plain_layer(layer: Any) -> Any:
     if not isinstance(layer, Variational):
         return None
-    return getattr(keras.layers, kind_of(layer) or "")(use_bias=layer.use_bias, **_shared_config(layer))
+    return getattr(keras.layers, kind_of(layer) or "")(use_bias=layer.use_bias, **shared_config(layer))
 
 
 def _copy_mean(old: Any, new: Any) -> None:
@@ -113,7 +120,7 @@ def _adopted_layer(layer: Any) -> Any:
         prior=_raw_prior(layer),
         use_bias=layer.bias_posterior is not None,
         bayesian_bias=_has_scale(layer.bias_posterior),
-        **_shared_config(layer),
+        **shared_config(layer),
     )
 
 

@@ -47,6 +47,28 @@ class Twins:
         """A dense layer of `units` outputs."""
         return self._layer("Dense", name, units=units, activation=activation)
 
+    def conv2d(
+        self,
+        filters: int,
+        kernel_size: int,
+        name: str,
+        activation: str | None = None,
+        strides: int = 1,
+        padding: str = "same",
+        use_bias: bool = True,
+    ) -> Any:
+        """A two-dimensional convolution of `filters` outputs."""
+        return self._layer(
+            "Conv2D",
+            name,
+            filters=filters,
+            kernel_size=kernel_size,
+            activation=activation,
+            strides=strides,
+            padding=padding,
+            use_bias=use_bias,
+        )
+
     def dropout(self, name: str) -> Callable[[Any], Any]:
         """Dropout in the dropout twin, nothing in the others."""
         if self.twin != "dropout":
@@ -66,3 +88,14 @@ class Twins:
             seed=self.seed,
             **arguments,
         )
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded, at least 1.
+
+    Raises:
+      BpruneError: width is not positive.
+    """
+    if not width > 0:
+        raise BpruneError(f"width must be positive, got {width}")
+    return max(1, round(channels * width))

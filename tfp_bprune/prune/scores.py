@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 
-def snr(loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def snr(loc: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
     """Signal-to-noise ratio |mu| / sigma (Blundell et al. 2015, section 5.1; Graves 2011); any shape, no unit.
 
     A weight with sigma = 0 is certain: its ratio is infinite, or 0 where mu is 0 too. It is sigma that divides, not
     rho, which is negative for all sigma < 0.69.
     """
-    loc, scale = np.abs(np.asarray(loc, np.float64)), np.asarray(scale, np.float64)
+    loc, scale = np.abs(np.asarray(loc, np.float64)), np.asarray(0.0 if scale is None else scale, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((loc == 0) & (scale == 0), 0.0, loc / scale)
 

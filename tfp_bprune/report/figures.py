@@ -69,7 +69,7 @@ def _quality(axes: Any, rows: list[Json]) -> None:
     other.set_ylabel("NLL (nats per example)")
     other.spines["right"].set_visible(True)
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    axes.legend(handles, [handle.get_label() for handle in handles], loc="best", frameon=False, fontsize=8)
+    axes.legend(handles, [handle.get_label() for handle in handles], loc="center left", frameon=False, fontsize=8)
 
 
 def _histogram(axes: Any, scores: Json, rows: list[Json]) -> None:

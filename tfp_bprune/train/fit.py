@@ -17,7 +17,7 @@ from tfp_bprune.train.callbacks import KLSchedule, RunWriter, StopAtNonFinite, r
 from tfp_bprune.train.distribute import Distributor, OneProcess
 from tfp_bprune.train.loss import negative_log_likelihood, training_metrics
 from tfp_bprune.train.progress import ProgressBar
-from tfp_bprune.train.schedules import kl_schedule
+from tfp_bprune.train.schedules import WARMUP_PART, kl_schedule
 from tfp_bprune.types import Json, RunError, TrainingError
 
 
@@ -28,20 +28,23 @@ class Settings:
     Attributes:
       epochs: passes over the training split.
       learning_rate: Adam's, at the start; a cosine takes it to 0 at the end.
-      kl: "constant" (1/M of the KL a batch), "warmup" or "blundell".
-      warmup_epochs: for "warmup" alone.
+      kl: how much the KL counts at each step: "warmup" (linearly up to 1/M a batch over the first `warmup_part` of all
+        epochs, 1/M from then on), "constant" (1/M throughout) or "blundell".
+      warmup_part: for "warmup" alone, in [0, 1].
     """
 
     epochs: int = 20
     learning_rate: float = 1e-3
-    kl: str = "constant"
-    warmup_epochs: int = 5
+    kl: str = "warmup"
+    warmup_part: float = WARMUP_PART
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or not 0 < self.learning_rate < float("inf"):
             raise TrainingError(
                 f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}"
             )
+        if not 0 <= self.warmup_part <= 1:
+            raise TrainingError(f"warmup_part must be in [0, 1], got {self.warmup_part}")
 
 
 def compile_model(model: Any, data: Splits, settings: Settings, distributor: Distributor | None = None) -> Any:
@@ -127,7 +130,9 @@ def check_shapes(model: Any, data: Splits) -> None:
 
 def _run_epochs(model: Any, data: Splits, settings: Settings, start: int, callbacks: list[Any], progress: bool) -> None:
     if settings.kl != "constant":
-        callbacks.append(KLSchedule(kl_schedule(settings.kl, data.steps, settings.warmup_epochs), data.steps))
+        callbacks.append(
+            KLSchedule(kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part), data.steps)
+        )
     callbacks.append(StopAtNonFinite())
     bar = ProgressBar(settings.epochs, start) if progress else None
     try:

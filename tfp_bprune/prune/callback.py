@@ -1,0 +1,86 @@
+"""Pruning while `model.fit` runs: gradual sparsity, and pruned weights of plain layers kept at 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import keras
+from tfp_bprune.layers import Variational
+from tfp_bprune.models.convert import kind_of
+from tfp_bprune.prune.prune import apply_masks
+from tfp_bprune.prune.schedule import SparsitySchedule
+from tfp_bprune.prune.select import choose_masks
+from tfp_bprune.types import Criterion, Granularity, Json, Scope
+
+
+class KeepPruned(keras.callbacks.Callback):
+    """Sets the kernel entries of plain Keras layers that are 0 when training begins back to 0 after every step.
+
+    For retraining a network pruned by magnitude (Han et al. 2015): an optimizer with momentum moves a weight whose
+    gradient is 0. Bayesian layers need no such help, their masks are part of them.
+    """
+
+    def on_train_begin(self, logs: Json | None = None) -> None:
+        """Notes what is gone."""
+        self._held = [(layer.kernel, layer.kernel.numpy() != 0) for layer in _plain_layers(self.model)]
+
+    def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
+        """Removes it again."""
+        for kernel, mask in self._held:
+            if not mask.all():
+                kernel.assign(np.where(mask, kernel.numpy(), 0))
+
+
+class GradualPruning(keras.callbacks.Callback):
+    """Removes weights or units while training, as a schedule says; what is gone stays gone.
+
+    The masks are weights of the model, so a checkpoint holds them, and a resumed run goes on with them.
+
+    Args:
+      schedule: sparsity by step, counted over the whole training; `prune.schedule.polynomial`.
+      steps_per_epoch: batches an epoch.
+      every: steps between two prunings.
+      criterion, scope, granularity: as in `prune`.
+    """
+
+    def __init__(
+        self,
+        schedule: SparsitySchedule,
+        steps_per_epoch: int,
+        every: int = 100,
+        criterion: Criterion = "snr",
+        scope: Scope = "global",
+        granularity: Granularity = "weight",
+    ) -> None:
+        super().__init__()
+        self.schedule, self.steps_per_epoch, self.every = schedule, steps_per_epoch, every
+        self._ranking: Json = {"criterion": criterion, "scope": scope, "granularity": granularity}
+        self._epoch, self._keep = 0, KeepPruned()
+
+    def set_model(self, model: Any) -> None:
+        """Keras's hook."""
+        super().set_model(model)
+        self._keep.set_model(model)
+
+    def on_train_begin(self, logs: Json | None = None) -> None:
+        """Notes what is gone already."""
+        self._keep.on_train_begin()
+
+    def on_epoch_begin(self, epoch: int, logs: Json | None = None) -> None:
+        """Notes the epoch; Keras counts batches within it."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
+        """Prunes, every so many steps."""
+        step = self._epoch * self.steps_per_epoch + batch + 1
+        if step % self.every == 0 and self.schedule(step) > 0:
+            apply_masks(self.model, choose_masks(self.model, sparsity=self.schedule(step), **self._ranking).masks)
+            self._keep.on_train_begin()
+        self._keep.on_train_batch_end(batch)
+
+
+def _plain_layers(model: Any) -> list[Any]:
+    layers = model._flatten_layers(include_self=False)
+    return [layer for layer in layers if kind_of(layer) and not isinstance(layer, Variational)]

@@ -1,0 +1,137 @@
+"""What to remove from a model: its prunable weights, their scores, and the masks that follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune.layers import Variational
+from tfp_bprune.models.convert import kind_of
+from tfp_bprune.prune import groups, masks
+from tfp_bprune.prune.report import LayerSparsity, Report
+from tfp_bprune.prune.scores import CRITERIA
+from tfp_bprune.types import Criterion, Granularity, PruneError, Scope
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One prunable tensor as arrays; plain Keras layers have no scale."""
+
+    loc: np.ndarray
+    scale: np.ndarray | None
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Masks by tensor name, True for what stays, and the report on them."""
+
+    masks: dict[str, np.ndarray]
+    report: Report
+
+
+def choose_masks(
+    model: Any,
+    sparsity: float | None = None,
+    threshold: float | None = None,
+    criterion: Criterion = "snr",
+    scope: Scope = "global",
+    granularity: Granularity = "weight",
+    include_bias: bool = False,
+    aggregate: groups.Aggregate = "norm",
+) -> Selection:
+    """Decides what to remove; arguments and errors as in `prune`."""
+    if (sparsity is None) == (threshold is None):
+        raise PruneError(f"give either sparsity or threshold, got sparsity={sparsity} and threshold={threshold}")
+    if criterion not in CRITERIA:
+        raise PruneError(f"unknown criterion {criterion!r}: expected one of {', '.join(CRITERIA)}")
+    weights = prunable_weights(model, criterion, include_bias)
+    scores = {name: scored(name, w, criterion) for name, w in weights.items()}
+    before = {name: w.mask for name, w in weights.items()}
+    if granularity == "unit":
+        chosen, lowest, ties = _choose_units(model, weights, sparsity, threshold, criterion, scope, aggregate)
+    elif granularity == "weight":
+        chosen = _choose_weights(scores, before, sparsity, threshold, scope)
+        kept = np.concatenate([scores[name][chosen[name]] for name in chosen])
+        lowest, ties = float(kept.min()) if kept.size else float("inf"), masks.ties(scores, chosen, before, scope)
+    else:
+        raise PruneError(f"granularity must be 'weight' or 'unit', got {granularity!r}")
+    layers = [LayerSparsity(name, m.size, m.size - int(np.count_nonzero(m))) for name, m in chosen.items()]
+    requested = {"sparsity": sparsity} if sparsity is not None else {"threshold": threshold}
+    return Selection(chosen, Report(criterion, scope, granularity, requested, lowest, ties, layers))
+
+
+def _choose_weights(
+    scores: masks.Arrays, before: masks.Arrays, sparsity: float | None, threshold: float | None, scope: Scope
+) -> dict[str, np.ndarray]:
+    if sparsity is not None:
+        return masks.masks_at_sparsity(scores, sparsity, scope, before)
+    return masks.masks_at_threshold(scores, threshold or 0.0, before)
+
+
+def _choose_units(
+    model: Any,
+    weights: dict[str, Weights],
+    sparsity: float | None,
+    threshold: float | None,
+    criterion: Criterion,
+    scope: Scope,
+    aggregate: groups.Aggregate,
+) -> tuple[dict[str, np.ndarray], float, int]:
+    """Masks, the lowest score of a unit that stays, and how many of those that stay have the highest that went."""
+    if scope != "global":
+        raise PruneError(f"units are ranked together: expected scope 'global', got {scope!r}")
+    if sparsity is not None and not 0 <= sparsity < 1:
+        raise PruneError(f"sparsity must be in [0, 1), got {sparsity}")
+    units = groups.units_of(model, {name: w.loc for name, w in weights.items()})
+    locs, before = {n: w.loc for n, w in weights.items()}, {n: w.mask for n, w in weights.items()}
+    scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if criterion == "snr" else None
+    scores = groups.unit_scores(units, locs, scales, before, aggregate)
+    if sparsity is not None:
+        chosen = groups.unit_masks(units, scores, sparsity, before)
+    else:
+        chosen = groups.masks_without_units_below(units, scores, threshold or 0.0, before)
+    stays = np.zeros(units.count, bool)
+    for name, label in units.made.items():
+        stays[label[chosen[name].reshape(-1, len(label)).any(0)]] = True
+    kept, gone = scores[stays & units.removable], scores[~stays & units.removable]
+    tied = int(np.count_nonzero(kept == gone.max())) if gone.size else 0
+    return chosen, float(kept.min()) if kept.size else float("inf"), tied
+
+
+def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: bool = False) -> dict[str, Weights]:
+    """The tensors of `model` that `prune` ranks, by name (`layer/kernel`, `layer/bias`).
+
+    Raises:
+      PruneError: there are none.
+    """
+    found: dict[str, Weights] = {}
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, Variational):
+            for name, q in layer.posteriors.items():
+                if name == "kernel" or include_bias:
+                    found[f"{layer.name}/{name}"] = Weights(q.loc.numpy(), q.scale.numpy(), q.mask.numpy())
+        elif criterion == "magnitude" and kind_of(layer):
+            kernel = layer.kernel.numpy()
+            found[f"{layer.name}/kernel"] = Weights(kernel, None, kernel != 0)
+    if not found:
+        hint = "; plain Keras layers have no sigma, use criterion='magnitude'" if criterion == "snr" else ""
+        raise PruneError(f"model {model.name!r} has nothing to prune: expected Bayesian Dense or Conv layers{hint}")
+    return found
+
+
+def scored(name: str, weights: Weights, criterion: Criterion) -> np.ndarray:
+    """The scores of one tensor.
+
+    Raises:
+      PruneError: a weight is NaN or infinite.
+    """
+    for part in (weights.loc, weights.scale):
+        if part is not None and not np.isfinite(part).all():
+            count = np.count_nonzero(~np.isfinite(part))
+            raise PruneError(
+                f"{name} has {count} weights of {part.size} that are NaN or infinite: expected a trained model; train it anew"
+            )
+    return CRITERIA[criterion](weights.loc, weights.scale)
