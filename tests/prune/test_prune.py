@@ -47,7 +47,6 @@ def weight_seen(layer: Any) -> np.ndarray:
     assert layer.bias_posterior is None
     activation, layer.activation = layer.activation, None
     try:
-        # The zero vector first: Flipout gives every example its own signs but one draw, which 0 inputs cannot show.
         return layer(np.eye(layer.kernel_posterior.shape[0], dtype=np.float32)).numpy() - layer.bias.numpy()
     finally:
         layer.activation = activation

@@ -93,7 +93,7 @@ class Horovod:
         """The first worker's state and epoch: it alone reads the run that is resumed.
 
         Horovod's callback broadcasts after the first batch, too late for a resumed run: the others would have taken
-        that batch with fresh weights, and an epoch too early.
+        that batch with fresh weights, and begun at the first epoch again.
         """
         hvd = importlib.import_module("horovod.tensorflow")
         hvd.broadcast_variables([*model.weights, *optimizer_variables(model)], root_rank=0)
