@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tests.bounds import assert_mean
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.layers import DenseFlipout, DenseReparameterization, NormalPrior, ScaleMixturePrior, variational_layers
 from tfp_bprune.layers.divergence import kl_divergence, scaled

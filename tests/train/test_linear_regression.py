@@ -19,8 +19,8 @@ from tfp_bprune.train import negative_log_likelihood
 EXAMPLES, NOISE = 60, 0.5
 PRIOR = NormalPrior(scale=0.2, loc=0.2)  # strong enough that leaving it out, or counting it twice, shows
 STEPS, RATE = 20_000, 0.003
-# A step's one weight draw gives gradients of mu / sigma and log sigma whose standard deviation is about their curvature.
-# The cosine averages them over the last (12 / (pi^2 RATE))^(1/3) STEPS^(2/3) = 5500 steps or so: an error of 0.013.
+# One weight draw a step gives gradients of mu / sigma and log sigma whose standard deviation is about their curvature.
+# The cosine averages them over the last (12 / (pi^2 RATE))^(1/3) STEPS^(2/3) = 5500 steps or so, which leaves 0.013.
 TOLERANCE = 0.06
 
 
@@ -63,6 +63,6 @@ def test_training_finds_the_best_diagonal_normal(estimator: str) -> None:
     loc, scale = q.loc.numpy()[:, 0], q.scale.numpy()[:, 0]
     best = 1 / np.sqrt(np.diag(precision))
     marginal = np.sqrt(np.diag(np.linalg.inv(precision)))
-    assert (marginal / best)[0] > 1.1  # else the test could not tell the best diagonal normal from the marginals
+    assert (marginal / best).max() > 1.2  # else the test could not tell the best diagonal normal from the marginals
     np.testing.assert_allclose((loc - mean) / best, 0, atol=TOLERANCE)
     np.testing.assert_allclose(scale / best, 1, atol=TOLERANCE)
