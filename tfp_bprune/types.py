@@ -16,6 +16,10 @@ Json = dict[str, Any]
 class BpruneError(ValueError):
     """A request that cannot be met: one line that says what was expected, what came and what to do."""
 
+    # AutoGraph hands on an error raised while a function is traced as its own type only if it is built like this;
+    # else `model.fit` would raise a StagingError in its place.
+    __init__ = Exception.__init__
+
 
 class DataError(BpruneError):
     """A dataset is absent, empty or of a shape that the model does not take."""
