@@ -16,19 +16,8 @@ HELP = "train, prune, export and measure on handwritten digits; no download"
 EXAMPLE = """example:
   tfp-bprune demo --out runs/demo
 """
-_SETTINGS = [
-    "--dataset",
-    "digits",
-    "--hidden",
-    "128",
-    "128",
-    "--epochs",
-    "150",
-    "--learning-rate",
-    "0.003",
-    "--batch-size",
-    "32",
-]
+# Chosen on the validation split. With 1,294 training images the KL has to act from the first step to have its effect.
+_SETTINGS = "--dataset digits --hidden 256 256 --epochs 100 --learning-rate 0.003 --batch-size 32 --kl constant".split()
 
 
 def add_arguments(parser: Parser) -> None:
