@@ -17,7 +17,10 @@ EXAMPLE = """example:
   tfp-bprune demo --out runs/demo
 """
 # Chosen on the validation split. With 1,294 training images the KL has to act from the first step to have its effect.
-_SETTINGS = "--dataset digits --hidden 256 256 --epochs 100 --learning-rate 0.003 --batch-size 32 --kl constant".split()
+_SETTINGS = [
+    "--dataset", "digits", "--hidden", "256", "256", "--epochs", "100",
+    "--learning-rate", "0.003", "--batch-size", "32", "--kl", "constant",
+]  # fmt: skip
 
 
 def add_arguments(parser: Parser) -> None:
