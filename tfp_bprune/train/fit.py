@@ -18,7 +18,7 @@ from tfp_bprune.train.distribute import Distributor, OneProcess
 from tfp_bprune.train.loss import negative_log_likelihood, training_metrics
 from tfp_bprune.train.progress import ProgressBar
 from tfp_bprune.train.schedules import WARMUP_PART, kl_schedule
-from tfp_bprune.types import Json, RunError, TrainingError
+from tfp_bprune.types import DataError, Json, RunError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,6 @@ def check_shapes(model: Any, data: Splits) -> None:
     Raises:
       DataError: naming both shapes.
     """
-    from tfp_bprune.types import DataError
-
     expected = tuple(model.input_shape[1:]) if isinstance(model.input_shape, tuple) else None
     if expected is not None and expected != tuple(data.info.input_shape):
         raise DataError(
