@@ -168,4 +168,4 @@ def _per_output(values: np.ndarray) -> np.ndarray:
 def _ratio(name: str, locs: Arrays, scales: Arrays | None) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.abs(locs[name]) / (scales[name] if scales is not None else 1.0)
-    return np.nan_to_num(ratio, nan=0.0, posinf=float(np.finfo(np.float64).max))
+    return np.nan_to_num(ratio, nan=0.0, posinf=float(np.finfo(np.float32).max))

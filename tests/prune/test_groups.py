@@ -1,0 +1,74 @@
+"""Unit pruning: whole channels go, along the graph, and the smaller network computes the same function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfp_bprune import prune, strip
+from tfp_bprune.data import Info
+from tfp_bprune.export import compact
+from tfp_bprune.models import build
+from tfp_bprune.types import PruneError
+
+CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    ("mlp", (8, 8, 1), {"hidden": (32, 32)}),
+    ("lenet5", (28, 28, 1), {"width": 0.4}),
+    ("vgg16", (32, 32, 3), {"width": 0.0625}),
+    ("resnet18", (32, 32, 3), {"width": 0.0625}),
+]
+
+
+def network(name: str, shape: tuple[int, ...], options: dict[str, Any], twin: Any = "flipout") -> Any:
+    """The network with batch-normalization parameters as training leaves them: none of them 0 or 1."""
+    model = build(name, twin, Info(name, "classification", shape, 10), options=options)
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if hasattr(layer, "moving_mean"):
+            shape_of = layer.gamma.shape
+            layer.set_weights(
+                [random.uniform(0.5, 1.5, shape_of), *random.normal(0, 0.3, (2, *shape_of)), np.ones(shape_of)]
+            )
+    return model
+
+
+@pytest.mark.parametrize(("name", "shape", "options"), CASES)
+@pytest.mark.parametrize("twin", ["flipout", "deterministic"])
+def test_units_go_whole_and_the_smaller_network_is_equal(name: str, shape: Any, options: Any, twin: Any) -> None:
+    model = network(name, shape, options, twin)
+    criterion = "snr" if twin == "flipout" else "magnitude"
+    pruned, report = prune(model, sparsity=0.6, criterion=criterion, granularity="unit")
+    masked = strip(pruned)
+    smaller = compact(masked)
+    x = np.random.default_rng(1).normal(size=(4, *shape)).astype(np.float32)
+    expected = masked(x, training=False).numpy()
+    np.testing.assert_allclose(
+        smaller(x, training=False).numpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+    )
+    assert report.sparsity >= 0.6
+    # Nothing is left that single pruned weights would leave behind: the kernels shrink by what was removed.
+    assert smaller.count_params() <= 0.45 * masked.count_params()
+
+
+def test_unknown_aggregate_and_scope_are_refused() -> None:
+    model = network(*CASES[0])
+    with pytest.raises(PruneError, match="aggregate"):
+        prune(model, sparsity=0.5, granularity="unit", aggregate="median")  # type: ignore[arg-type]
+    with pytest.raises(PruneError, match="scope"):
+        prune(model, sparsity=0.5, granularity="unit", scope="layer")
+    with pytest.raises(PruneError, match="sparsity"):
+        prune(model, sparsity=1.0, granularity="unit")
+
+
+@pytest.mark.parametrize("aggregate", ["norm", "mean", "max"])
+def test_each_aggregate_removes_the_weakest_unit_first(aggregate: Any) -> None:
+    model = network(*CASES[0])
+    kernel = model.get_layer("dense_1").kernel_posterior.loc_variable
+    weak = kernel.numpy()
+    weak[:, 7] *= 1e-3
+    kernel.assign(weak)
+    pruned, _ = prune(model, sparsity=0.01, granularity="unit", aggregate=aggregate)
+    left = pruned.get_layer("dense_1").kernel_posterior.mask.numpy().any(0)
+    assert not left[7]
