@@ -15,10 +15,10 @@ import numpy as np
 
 from tfp_bprune.models.channels import ChannelLabels
 from tfp_bprune.models.graph import graph_of
+from tfp_bprune.prune.masks import Arrays, sparsity_of
 from tfp_bprune.types import PruneError
 
 Aggregate = Literal["norm", "mean", "max"]
-Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def unit_masks(units: Units, scores: np.ndarray, sparsity: float, masks: Arrays)
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
-        if _sparsity(_without(units, order[:middle], masks)) >= sparsity:
+        if sparsity_of(_without(units, order[:middle], masks)) >= sparsity:
             high = middle
         else:
             low = middle + 1
@@ -155,10 +155,6 @@ def _without(units: Units, gone: np.ndarray, masks: Arrays) -> dict[str, np.ndar
     for name in units.made:
         kept[name] = masks[name] & stays[units.made[name]] & stays[units.read[name]][:, None]
     return kept
-
-
-def _sparsity(masks: Arrays) -> float:
-    return 1 - sum(int(np.count_nonzero(m)) for m in masks.values()) / sum(m.size for m in masks.values())
 
 
 def _per_output(values: np.ndarray) -> np.ndarray:

@@ -83,8 +83,8 @@ def _choose_units(
     """Masks, the lowest score of a unit that stays, and how many of those that stay have the highest that went."""
     if scope != "global":
         raise PruneError(f"units are ranked together: expected scope 'global', got {scope!r}")
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise PruneError(f"sparsity must be in [0, 1), got {sparsity}")
+    if sparsity is not None:
+        masks.check_sparsity(sparsity)
     units = groups.units_of(model, {name: w.loc for name, w in weights.items()})
     locs, before = {n: w.loc for n, w in weights.items()}, {n: w.mask for n, w in weights.items()}
     scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if criterion == "snr" else None
