@@ -14,7 +14,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import Variational, noise
-from tfp_bprune.models.convert import kind_of, strip
+from tfp_bprune.models.convert import kind_of
 from tfp_bprune.models.rebuild import rebuild
 
 Kernels = Literal["auto", "dense", "sparse"]
@@ -121,7 +121,7 @@ class DrawnKernel(keras.layers.Layer):
 
 
 def lower_mean(model: Any, kernels: Kernels = "auto") -> Any:
-    """The posterior mean as a Keras model of plain layers, dense layers sparse where `kernels` says so."""
+    """A stripped model with dense layers sparse where `kernels` says so."""
 
     def replace(layer: Any) -> Any:
         if kind_of(layer) != "Dense" or not _is_sparse(layer, layer.kernel.numpy(), kernels):
@@ -129,7 +129,7 @@ def lower_mean(model: Any, kernels: Kernels = "auto") -> Any:
         bias = layer.bias.numpy() if layer.use_bias else None
         return SparseDense(layer.kernel.numpy(), bias, layer.activation, name=layer.name)
 
-    return rebuild(strip(model), replace, lambda old, new: None)
+    return rebuild(model, replace, lambda old, new: None)
 
 
 def lower_drawn(model: Any, draw: Draw, kernels: Kernels = "auto") -> Any:
