@@ -13,7 +13,20 @@ import pytest
 import tfp_bprune
 
 PACKAGE = Path(tfp_bprune.__file__).parent
-STATIONS = ("data", "layers", "models", "train", "prune", "export", "evaluate", "search", "report", "studies", "cli")
+STATIONS = (
+    "augment",
+    "data",
+    "layers",
+    "models",
+    "train",
+    "prune",
+    "export",
+    "evaluate",
+    "search",
+    "report",
+    "studies",
+    "cli",
+)
 SHARED = ("_keras", "_lazy", "types", "runs")
 MODULES = sorted(p.relative_to(PACKAGE.parent) for p in PACKAGE.rglob("*.py"))
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.types import DataError, Task
+from tfp_bprune.augment import augment, check_augmentation, draws
+from tfp_bprune.types import Augmentation, DataError, Task
 
 EMBEDDED = ("digits", "diabetes")
 _EVALUATION_BATCH = 1000
@@ -70,7 +71,8 @@ class Split:
 class Splits:
     """The three splits and how training walks through them.
 
-    `train`, `valid` and `test` are `tf.data.Dataset`s for `model.fit`; `examples("train")` gives the arrays.
+    `train`, `valid` and `test` are `tf.data.Dataset`s for `model.fit`; `examples("train")` gives the arrays. Only what
+    `train` and `epochs` give is augmented.
     """
 
     parts: dict[str, Split]
@@ -79,6 +81,7 @@ class Splits:
     seed: int = 0
     rank: int = 0
     workers: int = 1
+    augmentation: Augmentation = "none"
 
     def examples(self, name: str) -> Split:
         """The arrays of the split `name`: "train", "valid" or "test"."""
@@ -132,10 +135,12 @@ class Splits:
         order = tf.random.experimental.stateless_shuffle(
             tf.range(len(split)), tf.stack([tf.cast(self.seed, tf.int64), epoch])
         )
+        numbers = draws(self.augmentation, len(split), self.seed, epoch)
 
         def batch(i: Any) -> tuple[Any, Any]:
             chosen = order[bounds[i] : bounds[i + 1]][self.rank :: self.workers]
-            return _as_float(tf.gather(x, chosen), tf.gather(y, chosen))
+            images = augment(self.augmentation, tf.gather(x, chosen), tf.gather(numbers, chosen))
+            return _as_float(images, tf.gather(y, chosen))
 
         return tf.data.Dataset.range(steps).map(batch)
 
@@ -150,6 +155,7 @@ def load(
     batch_size: int = 100,
     validation_fraction: float = 0.1,
     seed: int = 0,
+    augmentation: Augmentation = "none",
 ) -> Splits:
     """Loads a dataset as train, validation and test splits.
 
@@ -159,6 +165,7 @@ def load(
       batch_size: examples a training step, of one worker.
       validation_fraction: part of the training split that is held out, in [0, 1).
       seed: decides the validation split and the order of training.
+      augmentation: what training examples go through, anew each epoch: "none", "shift" or "shift_flip".
 
     Raises:
       DataError: the dataset is unknown, absent, not an image classification, or a split would be empty.
@@ -171,7 +178,7 @@ def load(
         train, test, info = _load_embedded(name)
     else:
         train, test, info = _load_tfds(name, _data_dir(data_dir))
-    return from_arrays(train, test, info, batch_size, validation_fraction, seed)
+    return from_arrays(train, test, info, batch_size, validation_fraction, seed, augmentation)
 
 
 def from_arrays(
@@ -181,10 +188,12 @@ def from_arrays(
     batch_size: int = 100,
     validation_fraction: float = 0.1,
     seed: int = 0,
+    augmentation: Augmentation = "none",
 ) -> Splits:
     """Splits made of arrays in memory; arguments and errors as in `load`."""
     if not 0 <= validation_fraction < 1:
         raise DataError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
+    check_augmentation(augmentation, info.input_shape)
     n = len(train[0])
     held_out = round(validation_fraction * n)
     if validation_fraction > 0 and held_out == 0:
@@ -205,7 +214,7 @@ def from_arrays(
         "valid": Split("valid", train[0][valid_rows], train[1][valid_rows]),
         "test": Split("test", *test),
     }
-    return Splits(parts, info, batch_size, seed)
+    return Splits(parts, info, batch_size, seed, augmentation=augmentation)
 
 
 def _with_target_scale(info: Info, y: np.ndarray) -> Info:

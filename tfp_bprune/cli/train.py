@@ -69,6 +69,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--validation-fraction", type=float, default=0.1, help="part of the training split (default: 0.1)"
     )
+    parser.add_argument(
+        "--augmentation",
+        default="none",
+        choices=["none", "shift", "shift_flip"],
+        help="move training images at random, and mirror them (default: none)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory, new or empty")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it")
@@ -104,9 +110,8 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
 
     settings = Settings(request["epochs"], request["learning_rate"], request["kl"])
     distributor = detect()
-    data = load(
-        request["dataset"], request["data_dir"], request["batch_size"], request["validation_fraction"], request["seed"]
-    )
+    ways = ("data_dir", "batch_size", "validation_fraction", "seed", "augmentation")
+    data = load(request["dataset"], **{way: request[way] for way in ways})
     if request["task"] not in (None, data.info.task):
         raise BpruneError(
             f"dataset {request['dataset']!r} is a {data.info.task}: it cannot be trained as {request['task']}"

@@ -152,7 +152,7 @@ def _config(model: Any, data: Splits, settings: Settings, request: Json) -> Json
     info = asdict(data.info)
     config = {
         "request": request,
-        "data": info | {"batch_size": data.batch_size, "seed": data.seed, "train_size": data.train_size},
+        "data": info | {key: getattr(data, key) for key in ("batch_size", "seed", "train_size", "augmentation")},
     }
     return finite(
         json.loads(json.dumps(config | {"settings": asdict(settings), "architecture": store.architecture(model)}))
