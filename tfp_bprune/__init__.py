@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from tfp_bprune.export import export as export
     from tfp_bprune.layers import NormalPrior as NormalPrior
     from tfp_bprune.layers import ScaleMixturePrior as ScaleMixturePrior
+    from tfp_bprune.models import bayesianize as bayesianize
     from tfp_bprune.models import build as build
     from tfp_bprune.models import load_model as load_model
+    from tfp_bprune.models import recalibrate as recalibrate
     from tfp_bprune.models import save_model as save_model
     from tfp_bprune.models import strip as strip
     from tfp_bprune.prune import prune as prune
@@ -28,7 +30,7 @@ __all__ = _attach(
     {
         "data": ("from_arrays", "load"),
         "layers": ("NormalPrior", "ScaleMixturePrior"),
-        "models": ("build", "load_model", "save_model", "strip"),
+        "models": ("bayesianize", "build", "load_model", "recalibrate", "save_model", "strip"),
         "train": ("Settings", "compile_model", "fit"),
         "prune": ("prune",),
         "export": ("export",),

@@ -10,6 +10,7 @@ Predictive = Literal["mean", "sampled"]
 Criterion = Literal["snr", "magnitude"]
 Granularity = Literal["weight", "unit"]
 Scope = Literal["global", "layer"]
+Aggregate = Literal["norm", "mean", "max"]
 Augmentation = Literal["none", "shift", "shift_flip"]
 Json = dict[str, Any]
 

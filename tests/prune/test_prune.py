@@ -261,7 +261,7 @@ def test_a_threshold_above_all_leaves_nothing_and_says_so(mlp: Build) -> None:
 
 def test_models_without_anything_to_prune_are_refused(mlp: Build) -> None:
     with pytest.raises(PruneError, match="plain Keras layers have no sigma, use criterion='magnitude'"):
-        prune(mlp("deterministic"), sparsity=0.5)
+        prune(mlp("deterministic"), sparsity=0.5, criterion="snr")
     flat = keras.Sequential([keras.Input((3, 3)), keras.layers.Flatten()])
     with pytest.raises(PruneError, match="nothing to prune"):
         prune(flat, sparsity=0.5, criterion="magnitude")

@@ -48,9 +48,23 @@ def add_data(parser: Parser) -> None:
 
 
 def add_pruning(parser: Parser) -> None:
-    """`--criterion` and `--scope`."""
+    """`--criterion`, `--scope`, `--granularity` and `--aggregate`."""
     parser.add_argument(
-        "--criterion", choices=["snr", "magnitude"], help="what to rank weights by (default: snr, |mu| / sigma)"
+        "--criterion",
+        choices=["snr", "magnitude"],
+        help="what to rank by (default: snr, |mu| / sigma; magnitude for a network without distributions)",
+    )
+    parser.add_argument(
+        "--granularity",
+        choices=["weight", "unit"],
+        default="weight",
+        help="remove single weights, or whole neurons and filters (default: weight)",
+    )
+    parser.add_argument(
+        "--aggregate",
+        choices=["norm", "mean", "max"],
+        default="norm",
+        help="how a unit's weights make its score (default: norm, ||mu|| / ||sigma||)",
     )
     parser.add_argument(
         "--scope",

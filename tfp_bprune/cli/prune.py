@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfp_bprune.cli.common import Parser, add_json, add_pruning, emit, say
-from tfp_bprune.types import Criterion, Json
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, say
+from tfp_bprune.types import Json
 
 HELP = "remove weights of low signal-to-noise ratio"
 EXAMPLE = """example:
@@ -20,23 +20,38 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--sparsity", type=float, help="fraction of the weights to remove, in [0, 1)")
     parser.add_argument("--threshold", type=float, help="or remove weights that score below this")
     parser.add_argument("--include-bias", action="store_true", help="Bayesian biases are prunable too")
+    parser.add_argument(
+        "--recalibrate",
+        choices=["mean", "sampled"],
+        help="measure batch normalization anew on training data, for the mean or for draws",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the pruned run, a new or empty folder")
     add_pruning(parser)
+    add_data(parser)
     add_json(parser)
 
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    from tfp_bprune.models import load_model, save_model
+    from tfp_bprune.models import load_model, recalibrate, save_model
     from tfp_bprune.prune import prune
     from tfp_bprune.runs import Run
 
     Run.create(arguments.out)  # refuse early
     saved = load_model(arguments.run)
-    criterion: Criterion = arguments.criterion or "snr"
     pruned, report = prune(
-        saved.model, arguments.sparsity, arguments.threshold, criterion, arguments.scope, arguments.include_bias
+        saved.model,
+        arguments.sparsity,
+        arguments.threshold,
+        arguments.criterion,
+        arguments.scope,
+        arguments.include_bias,
+        granularity=arguments.granularity,
+        aggregate=arguments.aggregate,
     )
+    if arguments.recalibrate:
+        train = data_of(saved.config, arguments.data_dir).examples("train")
+        pruned = recalibrate(pruned, train.batches(100), arguments.recalibrate)
     config: Json = {key: saved.config[key] for key in ("request", "data", "settings") if key in saved.config}
     save_model(
         pruned,

@@ -20,7 +20,10 @@ _DEFAULT = [0.0, 0.5, 0.75, 0.9, 0.95, 0.98]
 def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="a run directory; sweep.json, sweep.png and exports/ go into it"
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="a run directory; sweep.json, sweep.png and exports/ go into it (sweep-unit.json for units)",
     )
     parser.add_argument(
         "--sparsity",
@@ -32,6 +35,11 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--samples", type=int, default=30, help="draws of the sampled prediction (default: 30)")
     parser.add_argument("--split", choices=["test", "valid"], default="test", help="what to score on (default: test)")
+    parser.add_argument(
+        "--recalibrate",
+        action="store_true",
+        help="measure batch normalization anew on training data before each export",
+    )
     add_pruning(parser)
     add_data(parser)
     add_json(parser)
@@ -43,8 +51,18 @@ def run(arguments: Any) -> int:
     if not emit(result, arguments.json):
         from tfp_bprune.report import sweep_table
 
-        say(sweep_table(result), f"table: {arguments.run / 'sweep.json'}   picture: {arguments.run / 'sweep.png'}")
+        name = name_of(arguments)
+        say(
+            sweep_table(result),
+            f"table: {arguments.run / name}.json   picture: {arguments.run / name}.png",
+        )
     return 0
+
+
+def name_of(arguments: Any) -> str:
+    """Name of the sweep's files, one for each way of pruning: `sweep`, `sweep-unit`, `sweep-unit-recalibrated`."""
+    parts = ["unit"] * (arguments.granularity == "unit") + ["recalibrated"] * arguments.recalibrate
+    return "-".join(["sweep", *parts])
 
 
 def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
@@ -58,7 +76,8 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
     from tfp_bprune.runs import Run, finite
 
     saved = load_model(path)
-    split = data_of(saved.config, arguments.data_dir).examples(arguments.split)
+    data = data_of(saved.config, arguments.data_dir)
+    split, name = data.examples(arguments.split), name_of(arguments)
     facts = facts_of(saved.config)
     columns = [
         TextColumn("sweep"),
@@ -76,13 +95,18 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
         started = iter(range(len(sparsities)))
         result = finite(
             sweep(
-                saved.model, split, path / "exports", sparsities, arguments.criterion, arguments.scope, arguments.samples,
+                saved.model, split, path / name.replace("sweep", "exports"), sparsities, arguments.criterion, arguments.scope, arguments.samples,
                 facts | {"data": saved.config.get("data"), "request": saved.config.get("request")},
                 on_step=lambda description: progress.update(task, completed=next(started), description=description),
+                granularity=arguments.granularity, aggregate=arguments.aggregate,
+                calibration=data.examples("train").batches(100) if arguments.recalibrate else None,
             )
         )  # fmt: skip
         progress.update(task, completed=len(sparsities), description="")
         title = f"{facts.get('network', 'network')} ({facts.get('twin', '')}) on {facts.get('dataset', 'data')}, {arguments.split} split"
-        files = {"sweep.json": (json.dumps(result, indent=2) + "\n").encode(), "sweep.png": sweep_figure(result, title)}
+        files = {
+            f"{name}.json": (json.dumps(result, indent=2) + "\n").encode(),
+            f"{name}.png": sweep_figure(result, title),
+        }
         run_directory.commit(files)
     return result

@@ -51,6 +51,12 @@ def add_arguments(parser: Parser) -> None:
         choices=["warmup", "constant", "blundell"],
         help="weight of the KL over time (default: warmup to 1/M a batch over the first 40 %% of the epochs)",
     )
+    parser.add_argument(
+        "--kl-weight",
+        type=float,
+        default=1.0,
+        help="a further factor on the KL; below 1 a cold posterior, not the evidence lower bound (default: 1)",
+    )
     parser.add_argument("--prior", default="scale_mixture", choices=["scale_mixture", "normal"])
     parser.add_argument("--prior-pi", type=float, help="probability of the wide part of the mixture (default: 0.5)")
     parser.add_argument(
@@ -108,7 +114,7 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
     from tfp_bprune.train import Settings, fit
     from tfp_bprune.train.distribute import detect
 
-    settings = Settings(request["epochs"], request["learning_rate"], request["kl"])
+    settings = Settings(request["epochs"], request["learning_rate"], request["kl"], kl_weight=request["kl_weight"])
     distributor = detect()
     ways = ("data_dir", "batch_size", "validation_fraction", "seed", "augmentation")
     data = load(request["dataset"], **{way: request[way] for way in ways})

@@ -15,12 +15,12 @@ from tfp_bprune.data import Split
 from tfp_bprune.evaluate.fresh import Reloaded, reload
 from tfp_bprune.evaluate.metrics import of_outputs
 from tfp_bprune.export import export
-from tfp_bprune.layers import variational_layers
+from tfp_bprune.models import recalibrate
 from tfp_bprune.prune import prune
 from tfp_bprune.prune.masks import check_sparsity
 from tfp_bprune.prune.scores import decibel
-from tfp_bprune.prune.select import prunable_weights, scored
-from tfp_bprune.types import Criterion, Json, Predictive, Scope
+from tfp_bprune.prune.select import default_criterion, prunable_weights, scored
+from tfp_bprune.types import Aggregate, Criterion, Granularity, Json, Predictive, Scope
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
 BATCHES = (1, 32, 256)
@@ -37,6 +37,10 @@ def sweep(
     samples: int = 30,
     facts: Json | None = None,
     on_step: Callable[[str], None] = lambda description: None,
+    *,
+    granularity: Granularity = "weight",
+    aggregate: Aggregate = "norm",
+    calibration: Any = None,
 ) -> Json:
     """Prunes, exports and measures `model` at each sparsity.
 
@@ -48,28 +52,35 @@ def sweep(
       samples: draws of the sampled prediction.
       facts: further entries of every manifest; those that are not objects go into every row: network, twin, dataset.
       on_step: told what comes next, once a sparsity.
+      granularity, aggregate: as in `prune`.
+      calibration: training batches on which `recalibrate` measures batch normalization anew before each export.
 
     Returns:
       `{"machine": ..., "rows": [...], "scores": ...}`: a row a sparsity, figures of the mean prediction, those of the
       sampled one with the prefix `sampled_`; and the histogram of scores in dB with the cut of each row.
     """
-    bayesian = any(variational_layers(model)) or any(hasattr(layer, "kernel_posterior") for layer in model.layers)
+    bayesian = default_criterion(model) == "snr"
     for sparsity in sparsities:  # all of them before the exports of an earlier sweep go
         check_sparsity(sparsity)
-    criterion = criterion or ("snr" if bayesian else "magnitude")
+    criterion = criterion or default_criterion(model)
     scalars = {key: value for key, value in (facts or {}).items() if not isinstance(value, dict)}
     shutil.rmtree(exports, ignore_errors=True)
     rows, cuts = [], []
     for sparsity in sparsities:
         on_step(f"{100 * sparsity:g} % removed")
-        pruned, report = prune(model, sparsity=sparsity, criterion=criterion, scope=scope)
+        pruned, report = prune(
+            model, sparsity=sparsity, criterion=criterion, scope=scope, granularity=granularity, aggregate=aggregate
+        )
         kinds: list[Predictive] = ["mean", "sampled"] if bayesian else ["mean"]
         places = [exports / f"{sparsity:g}-{kind}" for kind in kinds]
+        ready = [pruned if calibration is None else recalibrate(pruned, calibration, kind) for kind in kinds]
         manifests = [
-            export(pruned, place, kind, samples, facts=facts) for place, kind in zip(places, kinds, strict=True)
+            export(network, place, kind, samples, facts=facts)
+            for network, place, kind in zip(ready, places, kinds, strict=True)
         ]
         measured = reload(places, split.x, BATCHES)
         row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **scalars}
+        row |= {"granularity": granularity, "recalibrated": calibration is not None}
         row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
         row |= figures(measured[0], manifests[0], split.y)
         if bayesian:

@@ -50,7 +50,7 @@ class GradualPruning(keras.callbacks.Callback):
         schedule: SparsitySchedule,
         steps_per_epoch: int,
         every: int = 100,
-        criterion: Criterion = "snr",
+        criterion: Criterion | None = None,
         scope: Scope = "global",
         granularity: Granularity = "weight",
     ) -> None:
@@ -75,8 +75,9 @@ class GradualPruning(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
         """Prunes, every so many steps."""
         step = self._epoch * self.steps_per_epoch + batch + 1
-        if step % self.every == 0 and self.schedule(step) > 0:
-            apply_masks(self.model, choose_masks(self.model, sparsity=self.schedule(step), **self._ranking).masks)
+        sparsity = self.schedule(step) if step % self.every == 0 else 0.0
+        if sparsity > 0:
+            apply_masks(self.model, choose_masks(self.model, sparsity=sparsity, **self._ranking).masks)
             self._keep.on_train_begin()
         self._keep.on_train_batch_end(batch)
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tfp_bprune.models.channels import ChannelLabels
 from tfp_bprune.models.graph import graph_of
 from tfp_bprune.prune.masks import Arrays, sparsity_of
-from tfp_bprune.types import PruneError
-
-Aggregate = Literal["norm", "mean", "max"]
+from tfp_bprune.types import Aggregate, PruneError
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,16 @@ import numpy as np
 from tfp_bprune.layers import Variational
 from tfp_bprune.models.convert import adopt
 from tfp_bprune.models.rebuild import check_graph, rebuild
-from tfp_bprune.prune.groups import Aggregate
 from tfp_bprune.prune.report import Report
 from tfp_bprune.prune.select import choose_masks
-from tfp_bprune.types import Criterion, Granularity, Scope
+from tfp_bprune.types import Aggregate, Criterion, Granularity, Scope
 
 
 def prune(
     model: Any,
     sparsity: float | None = None,
     threshold: float | None = None,
-    criterion: Criterion = "snr",
+    criterion: Criterion | None = None,
     scope: Scope = "global",
     include_bias: bool = False,
     *,
@@ -30,10 +29,11 @@ def prune(
 
     Args:
       model: a functional or sequential Keras model of this package's layers, of raw tfp.layers (which come back as
-        this package's), or, with criterion "magnitude", of plain Keras layers (whose kernels get zeros).
+        this package's), or, by magnitude, of plain Keras layers (whose kernels get zeros).
       sparsity: fraction of the prunable weights to remove in all, in [0, 1); weights gone before count.
       threshold: or remove what scores below this (an SNR, or a magnitude).
-      criterion: "snr", |mu| / sigma (Blundell et al. 2015, section 5.1), or "magnitude", |mu| (Han et al. 2015).
+      criterion: "snr", |mu| / sigma (Blundell et al. 2015, section 5.1), or "magnitude", |mu| (Han et al. 2015); by
+        default the first, and the second for a model without any Bayesian layer.
       scope: "global" ranks all layers together, "layer" each by itself.
       include_bias: whether Bayesian biases are prunable too, with granularity "weight".
       granularity: "weight", or "unit" for whole neurons and filters, which makes the network smaller and faster and

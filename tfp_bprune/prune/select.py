@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.layers import Variational
-from tfp_bprune.models.convert import kind_of
+from tfp_bprune.models.convert import is_raw, kind_of
 from tfp_bprune.prune import groups, masks
 from tfp_bprune.prune.report import LayerSparsity, Report
 from tfp_bprune.prune.scores import CRITERIA
-from tfp_bprune.types import Criterion, Granularity, PruneError, Scope
+from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,16 @@ def choose_masks(
     model: Any,
     sparsity: float | None = None,
     threshold: float | None = None,
-    criterion: Criterion = "snr",
+    criterion: Criterion | None = None,
     scope: Scope = "global",
     granularity: Granularity = "weight",
     include_bias: bool = False,
-    aggregate: groups.Aggregate = "norm",
+    aggregate: Aggregate = "norm",
 ) -> Selection:
     """Decides what to remove; arguments and errors as in `prune`."""
     if (sparsity is None) == (threshold is None):
         raise PruneError(f"give either sparsity or threshold, got sparsity={sparsity} and threshold={threshold}")
+    criterion = criterion or default_criterion(model)
     if criterion not in CRITERIA:
         raise PruneError(f"unknown criterion {criterion!r}: expected one of {', '.join(CRITERIA)}")
     weights = prunable_weights(model, criterion, include_bias)
@@ -78,7 +79,7 @@ def _choose_units(
     threshold: float | None,
     criterion: Criterion,
     scope: Scope,
-    aggregate: groups.Aggregate,
+    aggregate: Aggregate,
 ) -> tuple[dict[str, np.ndarray], float, int]:
     """Masks, the lowest score of a unit that stays, and how many of those that stay have the highest that went."""
     if scope != "global":
@@ -99,6 +100,12 @@ def _choose_units(
     kept, gone = scores[stays & units.removable], scores[~stays & units.removable]
     tied = int(np.count_nonzero(kept == gone.max())) if gone.size else 0
     return chosen, float(kept.min()) if kept.size else float("inf"), tied
+
+
+def default_criterion(model: Any) -> Criterion:
+    """ "snr" where some weight has a distribution, else "magnitude"."""
+    layers = model._flatten_layers(include_self=False)
+    return "snr" if any(isinstance(layer, Variational) or is_raw(layer) for layer in layers) else "magnitude"
 
 
 def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: bool = False) -> dict[str, Weights]:
