@@ -11,6 +11,8 @@ from tfp_bprune import prune, strip
 from tfp_bprune.data import Info
 from tfp_bprune.export import compact
 from tfp_bprune.models import build
+from tfp_bprune.prune.groups import unit_scores, units_of
+from tfp_bprune.prune.select import prunable_weights
 from tfp_bprune.types import PruneError
 
 CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
@@ -72,3 +74,30 @@ def test_each_aggregate_removes_the_weakest_unit_first(aggregate: Any) -> None:
     pruned, _ = prune(model, sparsity=0.01, granularity="unit", aggregate=aggregate)
     left = pruned.get_layer("dense_1").kernel_posterior.mask.numpy().any(0)
     assert not left[7]
+
+
+def scores_by_hand(model: Any, aggregate: str) -> np.ndarray:
+    """Scores of the units of an mlp's first hidden layer, one unit at a time."""
+    first, second = (model.get_layer(f"dense_{i}").kernel_posterior for i in (1, 2))
+    scores = []
+    for unit in range(first.shape[1]):
+        sides = []
+        for part, q in ((np.s_[:, unit], first), (np.s_[unit, :], second)):
+            mu, sigma = q.loc.numpy()[part].astype(np.float64), q.scale.numpy()[part].astype(np.float64)
+            ratio = np.abs(mu) / sigma
+            norm = np.linalg.norm(mu) / np.linalg.norm(sigma)
+            sides.append({"max": ratio.max(), "mean": ratio.mean(), "norm": norm}[aggregate])
+        scores.append(min(sides))
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("aggregate", ["norm", "mean", "max"])
+def test_a_unit_is_worth_the_weaker_of_its_sides(aggregate: Any) -> None:
+    model = network(*CASES[0])
+    weights = prunable_weights(model)
+    units = units_of(model, {name: w.loc for name, w in weights.items()})
+    locs, masks = ({name: getattr(w, part) for name, w in weights.items()} for part in ("loc", "mask"))
+    scales = {name: w.scale for name, w in weights.items() if w.scale is not None}
+    scores = unit_scores(units, locs, scales, masks, aggregate)
+    expected = scores_by_hand(model, aggregate)
+    np.testing.assert_allclose(scores[units.made["dense_1/kernel"]], expected, rtol=1e-5)

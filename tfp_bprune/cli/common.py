@@ -62,9 +62,9 @@ def add_pruning(parser: Parser) -> None:
     )
     parser.add_argument(
         "--aggregate",
-        choices=["norm", "mean", "max"],
-        default="norm",
-        help="how a unit's weights make its score (default: norm, ||mu|| / ||sigma||)",
+        choices=["max", "mean", "norm"],
+        default="max",
+        help="how a unit's weights make its score (default: max, the best weight of its weaker side)",
     )
     parser.add_argument(
         "--scope",

@@ -39,7 +39,7 @@ def sweep(
     on_step: Callable[[str], None] = lambda description: None,
     *,
     granularity: Granularity = "weight",
-    aggregate: Aggregate = "norm",
+    aggregate: Aggregate = "max",
     calibration: Any = None,
 ) -> Json:
     """Prunes, exports and measures `model` at each sparsity.

@@ -62,49 +62,80 @@ def units_of(model: Any, names: Mapping[str, np.ndarray]) -> Units:
 
 
 def unit_scores(
-    units: Units, locs: Arrays, scales: Arrays | None, masks: Arrays, aggregate: Aggregate = "norm"
+    units: Units, locs: Arrays, scales: Arrays | None, masks: Arrays, aggregate: Aggregate = "max"
 ) -> np.ndarray:
-    """Score of each unit, over the incoming weights that are left; [labels].
+    """Score of each unit, over the weights that are left; [labels].
 
-    With "norm", the group signal-to-noise ratio ||mu|| / ||sigma||: the square root of the signal power over the noise
-    power that the unit's weights pass on for inputs of equal size, so a filter with one strong weight is not judged by
-    its idle ones, nor a large filter by its size. "mean" and "max" are over |mu| / sigma of single weights. Without
-    scales (`magnitude`) the denominator is the root of the number of weights, or 1.
+    A unit is worth no more than the weaker of its two sides, the weights that make it and those that read it: without
+    either it is gone. Each side is scored by
+
+    - "max": the highest |mu| / sigma, the threshold at which pruning by weight would take the last of them. It ranks
+      units of all layers on the scale on which weights are ranked, whatever their number: the default, since it kept
+      most of the accuracy of convolutional networks without retraining;
+    - "mean": the mean of |mu| / sigma;
+    - "norm": ||mu|| / ||sigma||, root of signal power over noise power for inputs of equal size.
+
+    Without scales (`magnitude`) sigma is 1.
 
     Raises:
       PruneError: unknown aggregate.
     """
     if aggregate not in _AGGREGATES:
         raise PruneError(f"unknown aggregate {aggregate!r}: expected one of {', '.join(_AGGREGATES)}")
-    return _AGGREGATES[aggregate](units, locs, scales, masks)
+    sides = [
+        _totals(labels, axis, units.count, locs, scales, masks) for labels, axis in ((units.made, -1), (units.read, -2))
+    ]
+    return np.minimum(*(np.where(side.weights > 0, _AGGREGATES[aggregate](side), np.inf) for side in sides))
 
 
-def _norm(units: Units, locs: Arrays, scales: Arrays | None, masks: Arrays) -> np.ndarray:
-    signal, noise = np.zeros(units.count), np.zeros(units.count)
-    for name, label in units.made.items():
-        power = np.square(scales[name]) if scales is not None else np.ones_like(locs[name])
-        np.add.at(signal, label, _per_output(np.square(locs[name]) * masks[name]))
-        np.add.at(noise, label, _per_output(power * masks[name]))
-    return np.sqrt(np.divide(signal, noise, out=np.where(signal > 0, np.inf, 0.0), where=noise > 0))
+@dataclass(frozen=True)
+class _Totals:
+    """Sums over the weights on one side of each unit, and their best ratio; each [labels].
+
+    `weights` counts all weights, `left` those that are not pruned.
+    """
+
+    signal: np.ndarray
+    noise: np.ndarray
+    ratio: np.ndarray
+    best: np.ndarray
+    weights: np.ndarray
+    left: np.ndarray
 
 
-def _mean(units: Units, locs: Arrays, scales: Arrays | None, masks: Arrays) -> np.ndarray:
-    total, number = np.zeros(units.count), np.zeros(units.count)
-    for name, label in units.made.items():
-        np.add.at(total, label, _per_output(_ratio(name, locs, scales) * masks[name]))
-        np.add.at(number, label, _per_output(masks[name].astype(float)))
-    return np.divide(total, number, out=np.zeros(units.count), where=number > 0)
+def _totals(
+    labels: dict[str, np.ndarray], axis: int, count: int, locs: Arrays, scales: Arrays | None, masks: Arrays
+) -> _Totals:
+    total = _Totals(*(np.zeros(count) for _ in range(6)))
+    for name, label in labels.items():
+        loc, left = _by_channel(locs[name], axis), _by_channel(masks[name], axis)
+        scale = _by_channel(scales[name], axis) if scales is not None else np.ones_like(loc)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.nan_to_num(np.abs(loc) / scale, nan=0.0, posinf=float(np.finfo(np.float32).max)) * left
+        np.add.at(total.signal, label, np.square(loc * left).sum(1, dtype=np.float64))
+        np.add.at(total.noise, label, np.square(scale * left).sum(1, dtype=np.float64))
+        np.add.at(total.ratio, label, ratio.sum(1, dtype=np.float64))
+        np.maximum.at(total.best, label, ratio.max(1))
+        np.add.at(total.weights, label, float(loc.shape[1]))
+        np.add.at(total.left, label, left.sum(1))
+    return total
 
 
-def _max(units: Units, locs: Arrays, scales: Arrays | None, masks: Arrays) -> np.ndarray:
-    best = np.zeros(units.count)
-    for name, label in units.made.items():
-        ratio = _ratio(name, locs, scales) * masks[name]
-        np.maximum.at(best, label, ratio.reshape(-1, ratio.shape[-1]).max(0))
-    return best
+def _by_channel(values: np.ndarray, axis: int) -> np.ndarray:
+    """A kernel [..., in, out] as [channels, weights of each], channels along `axis`."""
+    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
 
 
-_AGGREGATES: dict[str, Callable[..., np.ndarray]] = {"norm": _norm, "mean": _mean, "max": _max}
+def _norm(side: _Totals) -> np.ndarray:
+    certain = np.where(side.signal > 0, np.inf, 0.0)
+    return np.sqrt(np.divide(side.signal, side.noise, out=certain, where=side.noise > 0))
+
+
+def _mean(side: _Totals) -> np.ndarray:
+    return np.divide(side.ratio, side.left, out=np.zeros_like(side.ratio), where=side.left > 0)
+
+
+_AGGREGATES: dict[str, Callable[[_Totals], np.ndarray]] = {"norm": _norm, "mean": _mean, "max": lambda side: side.best}
 
 
 def unit_masks(units: Units, scores: np.ndarray, sparsity: float, masks: Arrays) -> dict[str, np.ndarray]:
@@ -153,13 +184,3 @@ def _without(units: Units, gone: np.ndarray, masks: Arrays) -> dict[str, np.ndar
     for name in units.made:
         kept[name] = masks[name] & stays[units.made[name]] & stays[units.read[name]][:, None]
     return kept
-
-
-def _per_output(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, values.shape[-1]).sum(0, dtype=np.float64)
-
-
-def _ratio(name: str, locs: Arrays, scales: Arrays | None) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.abs(locs[name]) / (scales[name] if scales is not None else 1.0)
-    return np.nan_to_num(ratio, nan=0.0, posinf=float(np.finfo(np.float32).max))

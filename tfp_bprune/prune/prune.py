@@ -23,7 +23,7 @@ def prune(
     include_bias: bool = False,
     *,
     granularity: Granularity = "weight",
-    aggregate: Aggregate = "norm",
+    aggregate: Aggregate = "max",
 ) -> tuple[Any, Report]:
     """Removes the weights of lowest score: mu = 0 and sigma = 0, in every draw, in memory and after reload.
 
@@ -38,7 +38,7 @@ def prune(
       include_bias: whether Bayesian biases are prunable too, with granularity "weight".
       granularity: "weight", or "unit" for whole neurons and filters, which makes the network smaller and faster and
         not only sparser; `sparsity` is then the least fraction of weights to remove.
-      aggregate: how a unit's weights make its score: "norm" (||mu|| / ||sigma||), "mean" or "max".
+      aggregate: how a unit's weights make its score: "max", "mean" or "norm"; see `groups.unit_scores`.
 
     Returns:
       The pruned model, not compiled, and a `Report`. `model` itself stays as it is.

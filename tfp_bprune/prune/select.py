@@ -40,7 +40,7 @@ def choose_masks(
     scope: Scope = "global",
     granularity: Granularity = "weight",
     include_bias: bool = False,
-    aggregate: Aggregate = "norm",
+    aggregate: Aggregate = "max",
 ) -> Selection:
     """Decides what to remove; arguments and errors as in `prune`."""
     if (sparsity is None) == (threshold is None):

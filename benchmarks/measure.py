@@ -1,0 +1,98 @@
+"""What the benchmarks share: training steps to time, rounds in which rivals take turns, and the JSON they write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.data import Info
+from tfp_bprune.evaluate.sweep import machine
+from tfp_bprune.layers import set_train_size
+from tfp_bprune.runs import write_json
+
+Step = Callable[[], Any]
+RESULTS = Path(__file__).parent / "results"
+IMAGES = {
+    "mnist": Info("mnist", "classification", (28, 28, 1), 10, 1 / 126),
+    "cifar10": Info("cifar10", "classification", (32, 32, 3), 10, 1 / 126, -1.0),
+}
+
+
+def dataset_of(network: str) -> str:
+    """The dataset whose images a network is for."""
+    return "cifar10" if network in ("vgg16", "resnet18") else "mnist"
+
+
+def training_step(model: Any, shape: tuple[int, ...], batch: int, train_size: int = 60000) -> Step:
+    """One step of `model.fit`, compiled, on a batch of images of noise; traced and run twice before it is returned."""
+    set_train_size(model, train_size)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.legacy.Adam(1e-4), loss)
+    random = np.random.default_rng(0)
+    x = tf.constant(random.integers(0, 256, (batch, *shape)), tf.float32)
+    batches = iter(tf.data.Dataset.from_tensors((x, tf.constant(random.integers(0, 10, batch)))).repeat())
+    function = model.make_train_function()
+    for _ in range(2):
+        function(batches)
+    # What the step returns is read, so that it has really ended.
+    return lambda: float(function(batches)["loss"])
+
+
+def interleaved(steps: Mapping[str, Step], rounds: int, least_ms: float = 30.0) -> dict[str, np.ndarray]:
+    """Milliseconds a call of each rival, [rounds]; in every round each has one turn of at least `least_ms`."""
+    calls = {name: _calls_within(step, least_ms) for name, step in steps.items()}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds):
+        names = list(steps) if turn % 2 == 0 else list(reversed(steps))
+        for name in names:
+            begin = time.perf_counter()
+            for _ in range(calls[name]):
+                steps[name]()
+            times[name].append((time.perf_counter() - begin) / calls[name] * 1e3)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def _calls_within(step: Step, milliseconds: float) -> int:
+    begin = time.perf_counter()
+    step()
+    return max(1, round(milliseconds / ((time.perf_counter() - begin) * 1e3)))
+
+
+def ratio(times: Mapping[str, np.ndarray], name: str, base: str) -> float:
+    """Median over rounds of the ratio within a round, in which both met the same machine."""
+    return float(np.median(times[name] / times[base]))
+
+
+def parser(description: str | None, name: str) -> argparse.ArgumentParser:
+    """Arguments that every benchmark has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=15, help="turns of each rival (default: 15)")
+    made.add_argument("--json", default=str(RESULTS / f"{name}.json"), help="where the rows go; - for standard output")
+    return made
+
+
+def write(rows: list[dict[str, Any]], target: str) -> None:
+    """Writes the rows with the machine that they were measured on."""
+    result = {"machine": machine() | {"tensorflow": tf.__version__}, "rows": rows}
+    if target == "-":
+        print(json.dumps(result))
+        return
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    write_json(Path(target), result)
+
+
+def markdown(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> str:
+    """Rows as a table; `columns` gives the format of each key."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
+    for row in rows:
+        lines.append(
+            "| " + " | ".join(format(row.get(k, ""), f if k in row else "") for k, f in columns.items()) + " |"
+        )
+    return "\n".join(lines)

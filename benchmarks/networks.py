@@ -1,0 +1,81 @@
+"""What a training step costs: each network in its four twins, at batch 64.
+
+    python benchmarks/networks.py [NETWORK ...]
+
+Parameters are counted, MFLOPs are those of one example's forward pass as TensorFlow's profiler counts them (two a
+multiply-add; drawing random numbers is not among them), milliseconds are medians of rounds in which the four twins
+take turns; the ratio is to the deterministic twin.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import Any
+
+import measure
+import numpy as np
+
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.models import NETWORKS, build
+
+TWINS = ("deterministic", "dropout", "reparameterization", "flipout")
+BATCH = 64
+COLUMNS = {"network": "", "width": "g", "twin": "", "parameters": ",d", "mflops": ",.1f", "ms": ".1f", "ratio": ".2f"}
+
+
+def network(name: str, twin: str, width: float) -> Any:
+    """A twin for the images it is meant for."""
+    options = {"hidden": (500, 500)} if name == "mlp" else {"width": width}
+    return build(name, twin, measure.IMAGES[measure.dataset_of(name)], options=options)  # type: ignore[arg-type]
+
+
+def mflops(model: Any) -> float:
+    """Millions of floating-point operations of one example's forward pass, within a batch."""
+    function = tf.function(lambda x: model(x, training=False))
+    graph = function.get_concrete_function(tf.TensorSpec((BATCH, *model.input_shape[1:]), tf.float32)).graph
+    quiet = tf.compat.v1.profiler.ProfileOptionBuilder(tf.compat.v1.profiler.ProfileOptionBuilder.float_operation())
+    counted = tf.compat.v1.profiler.profile(graph, options=quiet.with_empty_output().build())
+    return counted.total_float_ops / BATCH / 1e6
+
+
+def rows_of(name: str, width: float, rounds: int) -> list[dict[str, Any]]:
+    """The four twins of one network."""
+    models = {twin: network(name, twin, width) for twin in TWINS}
+    flops = {twin: mflops(model) for twin, model in models.items()}
+    steps = {t: measure.training_step(m, m.input_shape[1:], BATCH) for t, m in models.items()}
+    times = measure.interleaved(steps, rounds)
+    return [
+        {
+            "network": name,
+            "width": width,
+            "twin": twin,
+            "parameters": int(sum(np.prod(w.shape) for w in models[twin].trainable_weights)),
+            "mflops": flops[twin],
+            "batch": BATCH,
+            "ms": float(np.median(times[twin])),
+            "ratio": measure.ratio(times, twin, "deterministic"),
+        }
+        for twin in TWINS
+    ]
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = measure.parser(__doc__, "networks")
+    parser.add_argument("networks", nargs="*", default=[*NETWORKS], metavar="NETWORK")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.networks:
+        for width in (1.0, 0.25) if measure.dataset_of(name) == "cifar10" else (1.0,):
+            rows += rows_of(name, width, arguments.rounds)
+            print(measure.markdown(rows[-len(TWINS) :], COLUMNS), file=sys.stderr, flush=True)
+            keras.backend.clear_session()
+            gc.collect()
+    measure.write(rows, arguments.json)
+    if arguments.json != "-":
+        print(measure.markdown(rows, COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
