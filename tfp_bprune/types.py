@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 Task = Literal["classification", "regression"]
-Twin = Literal["flipout", "reparameterization", "deterministic", "dropout"]
+Twin = Literal["flipout", "reparameterization", "local", "deterministic", "dropout"]
+Estimator = Literal["flipout", "reparameterization", "local"]
 Predictive = Literal["mean", "sampled"]
 Criterion = Literal["snr", "magnitude"]
 Granularity = Literal["weight", "unit"]

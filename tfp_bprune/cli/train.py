@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
         "--hidden", type=int, nargs="+", metavar="UNITS", help="widths of an mlp's hidden layers (default: 500 500)"
     )
     parser.add_argument(
-        "--twin", default="flipout", choices=["flipout", "reparameterization", "deterministic", "dropout"]
+        "--twin", default="flipout", choices=["flipout", "reparameterization", "local", "deterministic", "dropout"]
     )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=100, help="of one worker (default: 100)")

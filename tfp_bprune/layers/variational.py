@@ -1,8 +1,9 @@
 """Dense and convolution layers with a distribution over their weights, on TFP's own layer classes.
 
-Eight layers: Dense and Conv1D/2D/3D, each with the Flipout and the Reparameterization estimator. What they add to
-tfp.layers: a mask by which weights can be removed for good, a scale-mixture prior, one weight draw for forward pass
-and KL, a KL scaled once by 1/N, stateless noise, and configs of JSON scalars that survive every Keras format.
+Nine layers: Dense and Conv1D/2D/3D, each with the Flipout and the Reparameterization estimator, and Dense with local
+reparameterization. What they add to tfp.layers: a mask by which weights can be removed for good, a scale-mixture
+prior, one weight draw for forward pass and KL, a KL scaled once by 1/N, stateless noise, configs of JSON scalars that
+survive every Keras format, and training steps at a fraction of the time.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.layers import divergence, noise
+from tfp_bprune.layers.fused import FusedWeights, Moment, Terms
 from tfp_bprune.layers.posterior import MaskedNormal, add_masked_normal
 from tfp_bprune.layers.prior import Prior, prior_from
 from tfp_bprune.types import Json
 
 DEFAULT_RHO = -5.0
+_LEAST_VARIANCE = 1e-24
 _PACKAGE = "tfp_bprune"
 
 # The classes that follow are mixed in before a Keras layer; to a type checker they are layers already.
@@ -78,6 +81,7 @@ class Variational(_LayerPart):
             self.bias_posterior = self._masked_normal("bias", (self._outputs,))
         elif self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self._outputs,), initializer="zeros")
+        self._fused = {name: FusedWeights(q, self.prior) for name, q in self.posteriors.items()}
         self.noise_step = self.add_weight(
             name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
         )
@@ -102,26 +106,27 @@ class Variational(_LayerPart):
     def call(self, inputs: Any, training: Any = None) -> Any:
         """The layer's output under one draw of its weights; inputs [batch, ..., channels]."""
         inputs = tf.convert_to_tensor(inputs, dtype=self.compute_dtype)
+        if training is None:
+            training = keras.backend.learning_phase()
+        training = isinstance(training, bool | int) and bool(training)
         step = self.noise_step.assign_add(1)
-        centred = self.kernel_posterior.sample_centred(self._seed(step, "kernel"))
-        outputs = self._apply_kernel(inputs, centred, step)
-        kl = divergence.kl_divergence(self.kernel_posterior, self.prior, self.kernel_posterior.loc + centred)
+        kernel = self._terms("kernel", self._moment(inputs), step, training)
+        outputs, kl, bias = self._apply_kernel(inputs, kernel, step), kernel.kl, self.bias
         if self.bias_posterior is not None:
-            bias = self.bias_posterior.sample(self._seed(step, "bias"))
-            kl += divergence.kl_divergence(self.bias_posterior, self.prior, bias)
-        else:
-            bias = self.bias
-        self._record(kl, training)
+            drawn = self._terms("bias", "deviation", step, training)
+            bias, kl = drawn.loc + drawn.second, kl + drawn.kl
+        self.last_kl.assign(kl)
+        if self.train_size is not None or training:
+            self.add_loss(divergence.scaled(kl, self.train_size or 0, self.kl_schedule, self.name))
         outputs = outputs if bias is None else self._add_bias(outputs, bias)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _record(self, kl: Any, training: Any) -> None:
-        if training is None:
-            training = keras.backend.learning_phase()
-        self.last_kl.assign(kl)
-        needs_loss = self.train_size is not None or (isinstance(training, bool | int) and training)
-        if needs_loss:
-            self.add_loss(divergence.scaled(kl, self.train_size or 0, self.kl_schedule, self.name))
+    def _moment(self, inputs: Any) -> Moment:
+        """What the estimator needs of the kernel besides its mean."""
+        return "deviation"
+
+    def _terms(self, name: str, moment: Moment, step: Any, training: bool) -> Terms:
+        return self._fused[name].terms(moment, lambda stream: self._seed(step, f"{name}/{stream}"), training)
 
     def _seed(self, step: Any, stream: str) -> Any:
         return noise.seed_pair(step, self.seed, self.name, stream)
@@ -156,8 +161,8 @@ class Variational(_LayerPart):
 class _ReparameterizationEstimator(_LayerPart):
     """One weight draw shared by the whole batch (Kingma and Welling 2014)."""
 
-    def _apply_kernel(self, inputs: Any, centred: Any, step: Any) -> Any:
-        return self._linear(inputs, self.kernel_posterior.loc + centred)
+    def _apply_kernel(self, inputs: Any, kernel: Terms, step: Any) -> Any:
+        return self._linear(inputs, kernel.loc + kernel.second)
 
 
 class _FlipoutEstimator(_LayerPart):
@@ -167,11 +172,11 @@ class _FlipoutEstimator(_LayerPart):
     weight tensor of the right distribution, nearly independent of the other examples'.
     """
 
-    def _apply_kernel(self, inputs: Any, centred: Any, step: Any) -> Any:
-        mean = self._linear(inputs, self.kernel_posterior.loc)
+    def _apply_kernel(self, inputs: Any, kernel: Terms, step: Any) -> Any:
+        mean = self._linear(inputs, kernel.loc)
         sign_in = self._signs(inputs, self._seed(step, "sign_in"))
         sign_out = self._signs(mean, self._seed(step, "sign_out"))
-        return mean + self._linear(inputs * sign_in, centred) * sign_out
+        return mean + self._linear(inputs * sign_in, kernel.second) * sign_out
 
     def _signs(self, like: Any, seed: Any) -> Any:
         """One sign for each example and channel of `like`, broadcast over positions."""
@@ -179,6 +184,27 @@ class _FlipoutEstimator(_LayerPart):
         channel = 1 if getattr(self, "data_format", None) == "channels_first" else rank - 1
         extent = [shape[axis] if axis in (0, channel) else 1 for axis in range(rank)]
         return noise.signs(extent, seed, like.dtype)
+
+
+class _LocalEstimator(_FlipoutEstimator):
+    """Noise on the outputs instead of the weights: x mu + sqrt(x^2 sigma^2) epsilon, independent for each output.
+
+    Kingma et al. 2015 (arXiv 1506.02557), eq. 6. Exact where each output of an example reads weights that no other
+    output of it reads, as in a dense layer on vectors: outputs have the distribution that a weight draw for each
+    example would give. Where positions share the weights (inputs of rank 3 and more) Flipout is used instead.
+    """
+
+    def _moment(self, inputs: Any) -> Moment:
+        return "variance" if len(inputs.shape) == 2 else "deviation"
+
+    def _apply_kernel(self, inputs: Any, kernel: Terms, step: Any) -> Any:
+        if self._moment(inputs) == "deviation":
+            return super()._apply_kernel(inputs, kernel, step)
+        mean = tf.matmul(inputs, kernel.loc)
+        variance = tf.matmul(tf.square(inputs), kernel.second)
+        # The root has no gradient at 0, where a unit has no weight left.
+        scale = tf.sqrt(variance + _LEAST_VARIANCE)
+        return mean + scale * noise.normal(tf.shape(mean), self._seed(step, "outputs"))
 
 
 class _Dense(Variational):
@@ -221,6 +247,11 @@ class DenseReparameterization(_ReparameterizationEstimator, _Dense, tfp.layers.D
 
 
 @_registered
+class DenseLocalReparameterization(_LocalEstimator, _Dense, tfp.layers.DenseLocalReparameterization):
+    """Dense layer, noise drawn for each output: inputs [batch, ..., in], outputs [batch, ..., units]."""
+
+
+@_registered
 class Conv1DFlipout(_FlipoutEstimator, _Conv, tfp.layers.Convolution1DFlipout):
     """1D convolution, Flipout estimator: inputs [batch, steps, channels]."""
 
@@ -253,8 +284,13 @@ class Conv3DReparameterization(_ReparameterizationEstimator, _Conv, tfp.layers.C
 LAYERS: dict[tuple[str, str], type] = {
     (kind, estimator): globals()[kind + suffix]
     for kind in ("Dense", "Conv1D", "Conv2D", "Conv3D")
-    for estimator, suffix in (("flipout", "Flipout"), ("reparameterization", "Reparameterization"))
+    for estimator, suffix in (
+        ("flipout", "Flipout"),
+        ("reparameterization", "Reparameterization"),
+        ("local", "LocalReparameterization" if kind == "Dense" else "Flipout"),
+    )
 }
+"""Layer classes by kind and estimator; "local" is local reparameterization where it is exact and Flipout elsewhere."""
 
 
 def variational_layers(model: Any) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,8 @@ from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.layers.variational import DEFAULT_RHO
 from tfp_bprune.models.convert import kind_of, shared_config
 from tfp_bprune.models.rebuild import check_graph, rebuild
-from tfp_bprune.types import BpruneError, Json
+from tfp_bprune.types import BpruneError, Estimator, Json
 
-Estimator = Literal["flipout", "reparameterization"]
 _SMALLEST_SCALE = 1e-8  # where |w| is 0, sigma = delta |w| would be too, and rho infinite
 _NEVER_BAYESIAN = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.GroupNormalization)
 
@@ -43,7 +42,7 @@ def bayesianize(
 
     Args:
       model: functional or sequential, with nested models or not, trained or not.
-      layers: the estimator, "flipout" or "reparameterization".
+      layers: the estimator, "flipout", "reparameterization" or "local".
       prior: of every weight; the scale mixture by default, and N(w, 1) with `moped`.
       rho_init: where rho starts; sigma = softplus(rho). -5 by default.
       moped: delta: sigma = delta |w|, and the prior is centred at the trained w (Krishnan et al. 2020, "Specifying
@@ -74,7 +73,7 @@ def bayesianize(
         return LAYERS[kind_of(layer) or "", layers](**shared_config(layer), **(options | bias))
 
     if (kind_of(next(iter(chosen.values()))) or "", layers) not in LAYERS:
-        raise BpruneError(f"unknown estimator {layers!r}: expected 'flipout' or 'reparameterization'")
+        raise BpruneError(f"unknown estimator {layers!r}: expected 'flipout', 'reparameterization' or 'local'")
     return rebuild(model, replace, lambda old, new: _copy_weights(old, new, moped))
 
 

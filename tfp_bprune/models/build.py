@@ -38,7 +38,8 @@ def build(
 
     Args:
       name: one of `NETWORKS`.
-      twin: "flipout", "reparameterization", "deterministic" or "dropout".
+      twin: "flipout", "reparameterization", "local" (local reparameterization in dense layers, Flipout in
+        convolutions), "deterministic" or "dropout".
       info: what the network needs to know of the data; `load(...).info`.
       noise: fixed noise standard deviation of a regression, in target units; None learns it.
       options: arguments of the architecture, such as `{"hidden": (500, 500)}`.

@@ -35,7 +35,7 @@ _RAW = {
         ("Conv3D", "Convolution3D"),
     )
     for estimator, name in (("flipout", stem + "Flipout"), ("reparameterization", stem + "Reparameterization"))
-}
+} | {("Dense", "local"): tfp.layers.DenseLocalReparameterization}
 
 
 def strip(model: Any) -> Any:
@@ -113,10 +113,8 @@ def _copy_mean(old: Any, new: Any) -> None:
 def _adopted_layer(layer: Any) -> Any:
     if not is_raw(layer):
         return None
-    estimator = (
-        "flipout" if isinstance(layer, tuple(v for k, v in _RAW.items() if k[1] == "flipout")) else "reparameterization"
-    )
-    return LAYERS[kind_of(layer) or "", estimator](
+    kind, estimator = next(key for key, raw in _RAW.items() if isinstance(layer, raw))
+    return LAYERS[kind, estimator](
         prior=_raw_prior(layer),
         use_bias=layer.bias_posterior is not None,
         bayesian_bias=_has_scale(layer.bias_posterior),

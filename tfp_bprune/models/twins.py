@@ -12,7 +12,7 @@ from typing import Any, get_args
 from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, StatelessDropout, noise
 from tfp_bprune.layers.variational import DEFAULT_RHO
-from tfp_bprune.types import BpruneError, Json, Twin
+from tfp_bprune.types import BpruneError, Estimator, Json, Twin
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Twins:
     """Makes the layers of one twin.
 
     Attributes:
-      twin: "flipout" and "reparameterization" are Bayesian; "deterministic" and "dropout" are ordinary.
+      twin: "flipout", "reparameterization" and "local" are Bayesian; "deterministic" and "dropout" are ordinary.
       prior, rho_init, bayesian_bias, train_size: as in `layers.Variational`.
       dropout_rate: for the dropout twin alone.
       seed: decides initial values and noise of every layer.
@@ -41,7 +41,7 @@ class Twins:
     @property
     def bayesian(self) -> bool:
         """Whether the weights of this twin are distributions."""
-        return self.twin in ("flipout", "reparameterization")
+        return self.twin in get_args(Estimator)
 
     def dense(self, units: int, name: str, activation: str | None = None) -> Any:
         """A dense layer of `units` outputs."""
