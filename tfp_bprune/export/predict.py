@@ -79,6 +79,8 @@ def _check(model: Any, predictive: Predictive, samples: int) -> None:
 
 def _ends_in_softmax(model: Any) -> bool:
     last = model.outputs[0]._keras_history.layer
+    if isinstance(last, keras.Model):
+        return _ends_in_softmax(last)
     return isinstance(last, keras.layers.Softmax) or activation_name(last) == "softmax"
 
 
