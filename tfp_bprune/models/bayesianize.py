@@ -14,7 +14,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, Variational
 from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.layers.variational import DEFAULT_RHO
-from tfp_bprune.models.convert import kind_of, shared_config
+from tfp_bprune.models.convert import kind_of, refuse_equal_names, shared_config
 from tfp_bprune.models.rebuild import calls_of, check_graph, rebuild
 from tfp_bprune.types import BpruneError, Json
 
@@ -55,7 +55,7 @@ def bayesianize(
       strict: refuse a model with weighted layers that cannot be Bayesian, instead of leaving them with a warning.
 
     Raises:
-      BpruneError: nothing to convert, a shared layer, both rho_init and moped, or, if strict,
+      BpruneError: nothing to convert, a shared layer, two layers of one name, both rho_init and moped, or, if strict,
         an unsupported layer.
     """
     if rho_init is not None and moped is not None:
@@ -63,6 +63,7 @@ def bayesianize(
     if moped is not None and not moped > 0:
         raise BpruneError(f"moped must be a positive factor on |w|, got {moped}")
     check_graph(model)
+    refuse_equal_names(model)
     chosen = _choose(model, include, exclude, strict)
     options: Json = {"rho_init": DEFAULT_RHO if rho_init is None else rho_init, "own_prior_loc": moped is not None}
     options |= {"prior": NormalPrior() if prior is None and moped is not None else prior}
