@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tfp_bprune._keras import keras
-from tfp_bprune.data import Splits, load
+from tfp_bprune.data import Info, Splits, load
 from tfp_bprune.layers import DenseFlipout, DenseReparameterization, NormalPrior, StatelessDropout, variational_layers
 from tfp_bprune.models import Twins, build
 from tfp_bprune.types import BpruneError
@@ -31,6 +31,33 @@ def test_a_bayesian_twin_has_one_scale_more_for_each_bayesian_weight(
     bayesian = twin in ("flipout", "reparameterization")
     scales = bayesian * (KERNELS + bayesian_bias * BIASES)
     assert trainable(mlp(twin, bayesian_bias=bayesian_bias)) == KERNELS + BIASES + scales
+
+
+# Trainable parameters at width 1 with 10 classes, and the kernel weights among them.
+PUBLISHED: dict[str, tuple[tuple[int, ...], int, int]] = {
+    # 784-300-100-10 (LeCun et al. 1998); 267K in Han et al. 2015, table 3.
+    "lenet300": ((28, 28, 1), 266_610, 784 * 300 + 300 * 100 + 100 * 10),
+    # Caffe's LeNet; 431K in Han et al. 2015, table 4.
+    "lenet5": ((28, 28, 1), 431_080, 25 * 20 + 25 * 20 * 50 + 4 * 4 * 50 * 500 + 500 * 10),
+    # TensorFlow's tutorial "Deep MNIST for experts".
+    "convnet": ((28, 28, 1), 3_274_634, 25 * 32 + 25 * 32 * 64 + 7 * 7 * 64 * 1024 + 1024 * 10),
+    # Configuration D of Simonyan and Zisserman 2015 in its CIFAR form: 14,714,688 in convolutions with 4,224 biases,
+    # 8,448 in batch normalization, 5,130 in the classifier.
+    "vgg16": ((32, 32, 3), 14_714_688 + 8_448 + 5_130, 14_714_688 - 4_224 + 5_120),
+    # Basic blocks of He et al. 2016 in their CIFAR form: 9,600 in batch normalization, 10 biases in the classifier.
+    "resnet18": ((32, 32, 3), 11_173_962, 11_173_962 - 9_600 - 10),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_networks_have_the_published_size_and_bayesian_ones_a_scale_more_for_each_kernel_weight(name: str) -> None:
+    shape, parameters, kernels = PUBLISHED[name]
+    info = Info(name, "classification", shape, 10)
+    assert trainable(build(name, "deterministic", info)) == parameters
+    bayesian = build(name, "flipout", info)
+    assert trainable(bayesian) == parameters + kernels
+    for layer in variational_layers(bayesian):
+        assert layer.kernel_posterior.rho_variable.shape == layer.kernel_posterior.loc_variable.shape
 
 
 @pytest.mark.parametrize("twin", TWINS)

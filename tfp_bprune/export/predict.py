@@ -15,7 +15,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.export.compact import compact
 from tfp_bprune.export.lower import Draw, Kernels, lower_drawn, lower_mean
 from tfp_bprune.layers import GaussianOutput
-from tfp_bprune.models.convert import activation_name, adopt, strip
+from tfp_bprune.models.convert import activation_name, adopt, refuse_equal_names, strip
 from tfp_bprune.models.rebuild import check_graph
 from tfp_bprune.types import ExportError, Predictive, Task
 
@@ -67,6 +67,7 @@ def task_of(model: Any) -> Task:
 
 def _check(model: Any, predictive: Predictive, samples: int) -> None:
     check_graph(model)
+    refuse_equal_names(model)
     if predictive not in ("mean", "sampled"):
         raise ExportError(f"unknown predictive {predictive!r}: expected 'mean' or 'sampled'")
     if predictive == "sampled" and samples < 2:
@@ -79,6 +80,8 @@ def _check(model: Any, predictive: Predictive, samples: int) -> None:
 
 def _ends_in_softmax(model: Any) -> bool:
     last = model.outputs[0]._keras_history.layer
+    if isinstance(last, keras.Model):
+        return _ends_in_softmax(last)
     return isinstance(last, keras.layers.Softmax) or activation_name(last) == "softmax"
 
 

@@ -14,8 +14,8 @@ from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, Variational
 from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.layers.variational import DEFAULT_RHO
-from tfp_bprune.models.convert import kind_of, shared_config
-from tfp_bprune.models.rebuild import check_graph, rebuild
+from tfp_bprune.models.convert import kind_of, refuse_equal_names, shared_config
+from tfp_bprune.models.rebuild import calls_of, check_graph, rebuild
 from tfp_bprune.types import BpruneError, Estimator, Json
 
 _SMALLEST_SCALE = 1e-8  # where |w| is 0, sigma = delta |w| would be too, and rho infinite
@@ -54,13 +54,15 @@ def bayesianize(
       strict: refuse a model with weighted layers that cannot be Bayesian, instead of leaving them with a warning.
 
     Raises:
-      BpruneError: nothing to convert, a shared layer, both rho_init and moped, or, if strict, an unsupported layer.
+      BpruneError: nothing to convert, a shared layer, two layers of one name, both rho_init and moped, or, if strict,
+        an unsupported layer.
     """
     if rho_init is not None and moped is not None:
         raise BpruneError(f"give either rho_init or moped, got {rho_init} and {moped}: moped decides sigma by itself")
     if moped is not None and not moped > 0:
         raise BpruneError(f"moped must be a positive factor on |w|, got {moped}")
     check_graph(model)
+    refuse_equal_names(model)
     chosen = _choose(model, include, exclude, strict)
     options: Json = {"rho_init": DEFAULT_RHO if rho_init is None else rho_init, "own_prior_loc": moped is not None}
     options |= {"prior": NormalPrior() if prior is None and moped is not None else prior}
@@ -83,9 +85,10 @@ def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: 
     Raises:
       BpruneError: as `bayesianize` says.
     """
+    calls = list(calls_of(model))
     chosen, left = {}, []
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, keras.Model) or not _matches(layer.name, include, exclude):
+    for layer in {id(layer): layer for layer in calls}.values():
+        if not _matches(layer.name, include, exclude):
             continue
         if _convertible(layer):
             chosen[id(layer)] = layer
@@ -95,7 +98,7 @@ def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: 
         raise BpruneError(
             f"model {model.name!r} has no layer to make Bayesian: expected Dense or Conv layers among {list(include)}"
         )
-    _refuse_shared(model, chosen)
+    _refuse_shared(calls, chosen)
     if left and strict:
         raise BpruneError(
             f"layers that cannot be Bayesian: {', '.join(left)}; exclude them, or pass strict=False to leave them as they are"
@@ -117,24 +120,12 @@ def _convertible(layer: Any) -> bool:
     return kind_of(layer) is not None and not isinstance(layer, Variational) and ordinary
 
 
-def _refuse_shared(model: Any, chosen: dict[int, Any]) -> None:
+def _refuse_shared(calls: list[Any], chosen: dict[int, Any]) -> None:
     """A shared layer would draw its weights, and count its KL, once for every call."""
-    calls = Counter(
-        id(node.layer) for owner in _models_of(model) for nodes in owner._nodes_by_depth.values() for node in nodes
-    )
-    nested_calls = {
-        id(layer): calls[id(owner)] for owner in _models_of(model) if owner is not model for layer in owner.layers
-    }
+    times = Counter(map(id, calls))
     for key, layer in chosen.items():
-        if calls[key] > 1 or nested_calls.get(key, 1) > 1:
-            raise BpruneError(
-                f"layer {layer.name!r} is shared (called {max(calls[key], nested_calls.get(key, 1))} times): exclude it"
-            )
-
-
-def _models_of(model: Any) -> list[Any]:
-    nested = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, keras.Model)]
-    return [model, *nested]
+        if times[key] > 1:
+            raise BpruneError(f"layer {layer.name!r} is shared (called {times[key]} times): exclude it")
 
 
 def _copy_weights(old: Any, new: Any, moped: float | None) -> None:

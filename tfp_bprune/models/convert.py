@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,23 @@ def kind_of(layer: Any) -> str | None:
         keras.layers.Conv3D: "Conv3D",
     }
     return exact.get(type(layer))
+
+
+def refuse_equal_names(model: Any) -> None:
+    """Refuses weighted layers of one name, which Keras allows in models nested side by side.
+
+    Noise, masks and reports go by the layer's name.
+
+    Raises:
+      BpruneError: naming them.
+    """
+    layers = {id(layer): layer for layer in model._flatten_layers(include_self=False) if kind_of(layer)}
+    counts = Counter(layer.name for layer in layers.values())
+    repeated = [repr(name) for name, count in counts.items() if count > 1]
+    if repeated:
+        raise BpruneError(
+            f"model {model.name!r} has several layers named {', '.join(repeated)}: expected a name of its own for each"
+        )
 
 
 def activation_name(layer: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfp_bprune._keras import keras
@@ -24,14 +24,14 @@ def rebuild(model: Any, replace: Replace, transfer: Transfer) -> Any:
       BpruneError: the model is subclassed or was never built.
     """
     check_graph(model)
-    pairs: list[tuple[Any, Any, bool]] = []
-    copy = _clone(model, replace, pairs)
+    copies: dict[int, tuple[Any, Any, bool]] = {}
+    copy = _clone(model, replace, copies)
     if not copy.built:
         copy.build(model.input_shape)
-    for old, new, replaced in pairs:
+    for old, new, replaced in copies.values():
         if replaced:
             transfer(old, new)
-        else:
+        elif not isinstance(old, keras.Model):
             new.set_weights(old.get_weights())
     return copy
 
@@ -40,7 +40,7 @@ def check_graph(model: Any) -> None:
     """Refuses models whose layers and connections Keras does not know.
 
     Raises:
-      BpruneError: the model is no Keras model, is subclassed, or was never built.
+      BpruneError: the model, or one nested in it, is no Keras model, is subclassed, or was never built.
     """
     if not isinstance(model, keras.Model):
         raise BpruneError(f"expected a tf_keras model, got {type(model).__module__}.{type(model).__name__}")
@@ -50,14 +50,35 @@ def check_graph(model: Any) -> None:
         )
     if not model.built:
         raise BpruneError(f"model {model.name!r} has no weights yet: build it or call it on a batch first")
-
-
-def _clone(model: Any, replace: Replace, pairs: list[tuple[Any, Any, bool]]) -> Any:
-    def clone_layer(layer: Any) -> Any:
+    for layer in model.layers:
         if isinstance(layer, keras.Model):
-            return _clone(layer, replace, pairs)
+            check_graph(layer)
+
+
+def calls_of(model: Any) -> Iterator[Any]:
+    """The layer of every call that a call of `model` makes, in order, nested models followed.
+
+    A layer called twice comes twice. What a layer holds within it, as `TimeDistributed` does, is not among them:
+    `rebuild` cannot replace it.
+    """
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if isinstance(node.layer, keras.Model):
+                yield from calls_of(node.layer)
+            else:
+                yield node.layer
+
+
+def _clone(model: Any, replace: Replace, copies: dict[int, tuple[Any, Any, bool]]) -> Any:
+    def clone_layer(layer: Any) -> Any:
+        if id(layer) not in copies:  # it may be part of several nested models
+            copies[id(layer)] = (layer, *copied(layer))
+        return copies[id(layer)][1]
+
+    def copied(layer: Any) -> tuple[Any, bool]:
+        if isinstance(layer, keras.Model):
+            return _clone(layer, replace, copies), False
         new = replace(layer)
-        pairs.append((layer, new or layer.__class__.from_config(layer.get_config()), new is not None))
-        return pairs[-1][1]
+        return new or layer.__class__.from_config(layer.get_config()), new is not None
 
     return keras.models.clone_model(model, clone_function=clone_layer)

@@ -39,12 +39,13 @@ def units_of(model: Any, names: Mapping[str, np.ndarray]) -> Units:
     """The units of `model`, as far as kernels in `names` make them.
 
     Raises:
-      PruneError: the graph has nested or shared layers, so that channels cannot be followed.
+      PruneError: the graph has nested models, shared layers or layers of several outputs, so that channels cannot be followed.
     """
     graph = graph_of(model)
     if graph is None:
         raise PruneError(
-            f"model {model.name!r} has nested or shared layers: units cannot be followed; prune it by weight"
+            f"model {model.name!r} has nested models, shared layers or layers of several outputs, through which units "
+            "cannot be followed: prune it by weight"
         )
     labels = ChannelLabels(graph)
     steps = [step for step in labels.weighted if f"{step.layer.name}/kernel" in names]

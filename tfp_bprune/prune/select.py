@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.layers import Variational
-from tfp_bprune.models.convert import is_raw, kind_of
+from tfp_bprune.models.convert import is_raw, kind_of, refuse_equal_names
 from tfp_bprune.prune import groups, masks
 from tfp_bprune.prune.report import LayerSparsity, Report
 from tfp_bprune.prune.scores import CRITERIA
@@ -113,7 +113,9 @@ def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: boo
 
     Raises:
       PruneError: there are none.
+      BpruneError: several layers have one name.
     """
+    refuse_equal_names(model)
     found: dict[str, Weights] = {}
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, Variational):
