@@ -58,7 +58,7 @@ def linear(kind: str, x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.einsum("bhwcij,ijcf->bhwf", windows, kernel)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, "local"])
 @pytest.mark.parametrize(("kind", "shape"), [("Dense", (2, 4)), ("Conv2D", (2, 3, 3, 2))])
 def test_outputs_have_the_exact_mean_and_variance(kind: str, estimator: str, shape: tuple[int, ...]) -> None:
     # For one example x, x W is normal with mean x mu and variance x^2 sigma^2, under either estimator.

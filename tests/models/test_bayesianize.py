@@ -44,7 +44,7 @@ def assert_equal_weights(model: Any, other: Any) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("layers", ["flipout", "reparameterization"])
+@pytest.mark.parametrize("layers", ["flipout", "reparameterization", "local"])
 def test_strip_undoes_it_to_the_last_bit(layers: Any) -> None:
     model = ordinary()
     bayesian = bayesianize(model, layers, train_size=10)
@@ -282,7 +282,7 @@ def trained(mlp: Callable[..., Any], digits: Splits) -> Any:
     return model
 
 
-@pytest.mark.parametrize("layers", ["flipout", "reparameterization"])
+@pytest.mark.parametrize("layers", ["flipout", "reparameterization", "local"])
 @pytest.mark.parametrize("delta", [0.01, 0.05])
 def test_draws_near_a_trained_network_are_as_accurate(trained: Any, digits: Splits, layers: Any, delta: float) -> None:
     x, y = digits.examples("test").x.astype(np.float32), digits.examples("test").y

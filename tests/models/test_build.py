@@ -15,7 +15,7 @@ from tfp_bprune.models import Twins, build
 from tfp_bprune.types import BpruneError
 
 Build = Callable[..., Any]
-TWINS = ("flipout", "reparameterization", "deterministic", "dropout")
+TWINS = ("flipout", "reparameterization", "local", "deterministic", "dropout")
 KERNELS, BIASES = 64 * 12 + 12 * 10, 12 + 10
 
 
@@ -28,7 +28,7 @@ def trainable(model: Any) -> int:
 def test_a_bayesian_twin_has_one_scale_more_for_each_bayesian_weight(
     mlp: Build, twin: str, bayesian_bias: bool
 ) -> None:
-    bayesian = twin in ("flipout", "reparameterization")
+    bayesian = twin in ("flipout", "reparameterization", "local")
     scales = bayesian * (KERNELS + bayesian_bias * BIASES)
     assert trainable(mlp(twin, bayesian_bias=bayesian_bias)) == KERNELS + BIASES + scales
 

@@ -55,7 +55,7 @@ def trained(estimator: str, x: np.ndarray, y: np.ndarray) -> Any:
     return layer
 
 
-@pytest.mark.parametrize("estimator", ["flipout", "reparameterization"])
+@pytest.mark.parametrize("estimator", ["flipout", "reparameterization", "local"])
 def test_training_finds_the_best_diagonal_normal(estimator: str) -> None:
     x, y = data()
     mean, precision = exact_posterior(x, y)

@@ -133,7 +133,7 @@ class Interrupt(keras.callbacks.Callback):
             raise InterruptedError
 
 
-@pytest.mark.parametrize("twin", ["flipout", "reparameterization", "deterministic", "dropout"])
+@pytest.mark.parametrize("twin", ["flipout", "reparameterization", "local", "deterministic", "dropout"])
 def test_all_twins_continue_to_the_same_bits(mlp: Build, digits: Splits, tmp_path: Path, twin: str) -> None:
     settings, options = Settings(epochs=4, learning_rate=0.01, kl="blundell"), {"bayesian_bias": True, "seed": 3}
     fit(mlp(twin, **options), digits, settings, out=tmp_path / "whole", progress=False)
