@@ -30,11 +30,16 @@ def dataset_of(network: str) -> str:
     return "cifar10" if network in ("vgg16", "resnet18") else "mnist"
 
 
-def training_step(model: Any, shape: tuple[int, ...], batch: int, train_size: int = 60000) -> Step:
-    """One step of `model.fit`, compiled, on a batch of images of noise; traced and run twice before it is returned."""
+def training_step(
+    model: Any, shape: tuple[int, ...], batch: int, train_size: int = 60000, optimizer: Any = None
+) -> Step:
+    """One step of `model.fit`, compiled, on a batch of images of noise; traced and run twice before it is returned.
+
+    The optimizer is the one that `compile_model` chooses, unless another is given.
+    """
     set_train_size(model, train_size)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.legacy.Adam(1e-4), loss)
+    model.compile(optimizer or keras.optimizers.legacy.Adam(1e-4), loss)
     random = np.random.default_rng(0)
     x = tf.constant(random.integers(0, 256, (batch, *shape)), tf.float32)
     batches = iter(tf.data.Dataset.from_tensors((x, tf.constant(random.integers(0, 10, batch)))).repeat())
