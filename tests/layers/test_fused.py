@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from tests.bounds import FALSE_ALARM, assert_mean
 from tfp_bprune._keras import tf
-from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, noise
-from tfp_bprune.layers.fused import _PARTS, _SMALLEST_BLOCK, FusedWeights, _parts_of
+from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, divergence, noise
+from tfp_bprune.layers.fused import terms
 from tfp_bprune.layers.posterior import MaskedNormal, rho_of
 
-ROWS, COLUMNS = 16, 4096  # 8 blocks of 2 rows
+ROWS, COLUMNS = 4, 4096
 PI, NARROW = 0.25, math.exp(-6)
 
 
@@ -29,11 +27,10 @@ def posterior(loc: float, scale: float, shape: tuple[int, int] = (ROWS, COLUMNS)
 
 def kl_gradients(q: MaskedNormal, prior: Any, steps: int, moment: Any = "variance") -> tuple[np.ndarray, np.ndarray]:
     """KLs [steps] and their gradients [steps, 2, rows], of mean and rho, averaged over columns."""
-    fused = FusedWeights(q, prior)
 
     def one(step: Any) -> Any:
         with tf.GradientTape() as tape:
-            kl = fused.terms(moment, lambda stream: noise.seed_pair(step, 7, stream), training=True).kl
+            kl = terms(q, prior, moment, lambda stream: noise.seed_pair(step, 7, stream)).kl
         gradients = tape.gradient(kl, [q.loc_variable, q.rho_variable])
         return kl, tf.stack([tf.reduce_mean(g, axis=1) for g in gradients])
 
@@ -62,28 +59,46 @@ def test_the_mean_gradient_of_the_mixture_kl_is_the_quadratures(loc: float, scal
     steps, (exact, std) = 40, quadrature(loc, scale)
     kls, gradients = kl_gradients(posterior(loc, scale), ScaleMixturePrior(PI, 1.0, NARROW), steps, moment)
     found = np.array([kls.mean() / (ROWS * COLUMNS), *gradients.mean((0, 2))])
-    # Each step sees one block of all weights alike, so that only its own draws vary.
-    bound = stats.norm.isf(FALSE_ALARM / 6) * std / math.sqrt(steps * ROWS * COLUMNS / _PARTS)
+    bound = stats.norm.isf(FALSE_ALARM / 6) * std / math.sqrt(steps * ROWS * COLUMNS)
     # Beside the chance: float32, and the pool's distance of 1e-5 from a normal, in units of a draw's deviation.
     assert np.all(np.abs(found - exact) <= bound + 1e-4 * (np.abs(exact) + std))
 
 
-def test_every_row_gets_the_kl_equally_often_and_its_whole_pull_on_average() -> None:
-    loc, scale, steps = 0.3, 0.2, 2000
-    _, gradients = kl_gradients(posterior(loc, scale), NormalPrior(0.5), steps)
-    pull = loc / 0.5**2  # exact, so that a step's gradient is 0 or _PARTS times this
-    hit = gradients[:, 0] > 0
-    np.testing.assert_allclose(gradients[:, 0][hit], _PARTS * pull, rtol=1e-5)
-    assert (hit.sum(1) == ROWS // _PARTS).all()
-    low, high = stats.binom.ppf([FALSE_ALARM / (2 * ROWS), 1 - FALSE_ALARM / (2 * ROWS)], steps, 1 / _PARTS)
-    assert ((hit.sum(0) >= low) & (hit.sum(0) <= high)).all()
+def test_the_kl_of_a_normal_prior_has_the_closed_forms_value_and_gradient() -> None:
+    loc, scale, width = 0.3, 0.2, 0.5
+    kls, gradients = kl_gradients(posterior(loc, scale), NormalPrior(width), 1)
+    each = 0.5 * (loc**2 + scale**2) / width**2 - 0.5 - math.log(scale / width)
+    slope = 1 - math.exp(-scale)
+    np.testing.assert_allclose(kls, ROWS * COLUMNS * each, rtol=1e-4)
+    np.testing.assert_allclose(gradients[0, 0], loc / width**2, rtol=1e-4)
+    np.testing.assert_allclose(gradients[0, 1], slope * (scale / width**2 - 1 / scale), rtol=1e-4)
 
 
-def test_away_from_training_the_kl_is_whole() -> None:
-    q, prior = posterior(0.3, 0.2), NormalPrior(0.5)
-    terms = FusedWeights(q, prior).terms("variance", lambda stream: noise.seed_pair(1, stream), training=False)
-    each = 0.5 * (0.3**2 + 0.2**2) / 0.25 - 0.5 - math.log(0.2 / 0.5)
-    assert float(terms.kl) == pytest.approx(ROWS * COLUMNS * each, rel=1e-4)
+@pytest.mark.parametrize("prior", [NormalPrior(0.5, 0.1), ScaleMixturePrior()])
+@pytest.mark.parametrize("moment", ["variance", "deviation"])
+def test_the_gradient_written_by_hand_is_the_one_tensorflow_derives(prior: Any, moment: Any) -> None:
+    random = np.random.default_rng(1)
+    variables = [random.normal(size=(6, 5)), random.uniform(-30, 2, (6, 5)), random.random((6, 5)) < 0.7]
+    loc, rho, mask = (
+        tf.Variable(v, dtype=t) for v, t in zip(variables, (tf.float32, tf.float32, tf.bool), strict=True)
+    )
+    q = MaskedNormal(loc, rho, mask, tf.Variable(random.normal(size=(6, 5)), dtype=tf.float32))
+    weights = [tf.constant(random.normal(size=(6, 5)), tf.float32) for _ in range(2)]
+    seed = noise.seed_pair(1, "stream")
+    epsilon = noise.normal([6, 5], seed)
+    with tf.GradientTape(persistent=True) as tape:
+        ours = terms(q, prior, moment, lambda stream: seed)
+        second = q.scale * epsilon if moment == "deviation" else tf.square(q.scale)
+        plain = (q.loc, second, divergence.kl_divergence(q, prior, q.loc + q.scale * epsilon))
+        losses = [
+            tf.reduce_sum(weights[0] * a) + tf.reduce_sum(weights[1] * b) + 0.7 * c
+            for a, b, c in (plain, (ours.loc, ours.second, ours.kl))
+        ]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    for variable in (loc, rho):
+        expected, found = (tape.gradient(loss, variable) for loss in losses)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        assert (found.numpy()[~mask.numpy()] == 0).all()
 
 
 @pytest.mark.parametrize("estimator", ["flipout", "reparameterization", "local"])
@@ -109,15 +124,6 @@ def test_the_mean_gradient_of_the_expected_square_has_the_closed_form(estimator:
     of_rho = 2 * np.log1p(np.exp(rho)) / (1 + np.exp(-rho)) * (x**2).sum(0)[:, None]
     # The deviation is estimated from as many draws: 20,000 are enough for the normal approximation.
     assert_mean(gradients, np.stack([of_loc, of_rho]), gradients.std(0))
-
-
-@settings(derandomize=True, deadline=None)
-@given(rows=st.integers(1, 5000), columns=st.integers(1, 5000))
-def test_blocks_are_equal_and_worth_their_effort(rows: int, columns: int) -> None:
-    parts = _parts_of(rows, columns)
-    assert rows % parts == 0
-    assert 1 <= parts <= _PARTS
-    assert parts == 1 or rows // parts * columns >= _SMALLEST_BLOCK
 
 
 @pytest.mark.parametrize("shape", [[1000, 100], [3, 2**18]])

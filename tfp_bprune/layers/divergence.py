@@ -48,6 +48,18 @@ def monte_carlo(posterior: MaskedNormal, prior: Prior, sample: Any) -> Any:
     )
 
 
+def pulls(posterior: MaskedNormal, prior: Prior, loc: Any, scale: Any, epsilon: Any) -> tuple[Any, Any]:
+    """Derivatives of `kl_divergence` at the draw loc + scale * epsilon by loc and by scale, weight by weight.
+
+    Without the part of -log sigma, whose derivative by scale has no bound; `posterior.log_scale_slope` gives that by rho.
+    """
+    if isinstance(prior, NormalPrior):
+        precision = 1 / tf.square(prior.scale)
+        return precision * (posterior.from_prior_loc(loc) - prior.loc), precision * scale
+    pull = prior.pull(posterior.from_prior_loc(loc + scale * epsilon))
+    return pull, pull * epsilon
+
+
 def _sum_left(each: Any, mask: Any) -> Any:
     return tf.reduce_sum(tf.where(mask, each, 0.0))
 

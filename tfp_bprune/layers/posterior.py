@@ -36,6 +36,11 @@ def rho_of(scale: np.ndarray | float) -> np.ndarray:
     return np.where(scale > 30, scale, np.log(np.expm1(np.minimum(scale, 30)))).astype(np.float32)
 
 
+def log_scale_slope(rho: Any) -> Any:
+    """Derivative of `log_scale_of`: sigmoid(rho) / softplus(rho), and 1 where both underflow."""
+    return tf.where(rho < _LOG_SOFTPLUS_IS_RHO_BELOW, 1.0, tf.math.sigmoid(rho) / scale_of(rho))
+
+
 class MaskedNormal:
     """Independent normals over one weight tensor, some of them removed.
 

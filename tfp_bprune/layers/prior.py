@@ -98,9 +98,17 @@ class ScaleMixturePrior(tfp.distributions.Distribution):
     def _log_prob(self, w: Any) -> Any:
         square = tf.square(w)
         wide = math.log(self.pi / self.scale1) - _HALF_LOG_TWO_PI - square * (0.5 / self.scale1**2)
-        narrow = math.log((1 - self.pi) / self.scale2) - _HALF_LOG_TWO_PI - square * (0.5 / self.scale2**2)
-        high, low = tf.maximum(wide, narrow), tf.minimum(wide, narrow)
-        return high + tf.math.log1p(tf.exp(low - high))
+        return wide + tf.math.softplus(self._log_odds(square))  # log(a + b) = log a + log(1 + b / a)
+
+    def pull(self, w: Any) -> Any:
+        """-d log p / d w: w over the mean of 1 / scale^2 under the parts' probabilities given w."""
+        wide, narrow = 1 / self.scale1**2, 1 / self.scale2**2
+        return w * (wide + (narrow - wide) * tf.math.sigmoid(self._log_odds(tf.square(w))))
+
+    def _log_odds(self, square: Any) -> Any:
+        """Logarithm of the narrow part's density over the wide part's, at w^2."""
+        constant = math.log((1 - self.pi) / self.scale2) - math.log(self.pi / self.scale1)
+        return constant - square * (0.5 / self.scale2**2 - 0.5 / self.scale1**2)
 
     def _sample_n(self, n: Any, seed: Any = None) -> Any:
         which, value = tfp.random.split_seed(seed, n=2, salt="ScaleMixturePrior")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.layers import divergence, noise
-from tfp_bprune.layers.fused import FusedWeights, Moment, Terms
+from tfp_bprune.layers.fused import Moment, Terms, terms
 from tfp_bprune.layers.posterior import MaskedNormal, add_masked_normal
 from tfp_bprune.layers.prior import Prior, prior_from
 from tfp_bprune.types import Json
@@ -81,7 +81,6 @@ class Variational(_LayerPart):
             self.bias_posterior = self._masked_normal("bias", (self._outputs,))
         elif self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(self._outputs,), initializer="zeros")
-        self._fused = {name: FusedWeights(q, self.prior) for name, q in self.posteriors.items()}
         self.noise_step = self.add_weight(
             name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
         )
@@ -110,10 +109,10 @@ class Variational(_LayerPart):
             training = keras.backend.learning_phase()
         training = isinstance(training, bool | int) and bool(training)
         step = self.noise_step.assign_add(1)
-        kernel = self._terms("kernel", self._moment(inputs), step, training)
+        kernel = self._terms("kernel", self._moment(inputs), step)
         outputs, kl, bias = self._apply_kernel(inputs, kernel, step), kernel.kl, self.bias
         if self.bias_posterior is not None:
-            drawn = self._terms("bias", "deviation", step, training)
+            drawn = self._terms("bias", "deviation", step)
             bias, kl = drawn.loc + drawn.second, kl + drawn.kl
         self.last_kl.assign(kl)
         if self.train_size is not None or training:
@@ -125,8 +124,8 @@ class Variational(_LayerPart):
         """What the estimator needs of the kernel besides its mean."""
         return "deviation"
 
-    def _terms(self, name: str, moment: Moment, step: Any, training: bool) -> Terms:
-        return self._fused[name].terms(moment, lambda stream: self._seed(step, f"{name}/{stream}"), training)
+    def _terms(self, name: str, moment: Moment, step: Any) -> Terms:
+        return terms(self.posteriors[name], self.prior, moment, lambda stream: self._seed(step, f"{name}/{stream}"))
 
     def _seed(self, step: Any, stream: str) -> Any:
         return noise.seed_pair(step, self.seed, self.name, stream)
