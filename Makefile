@@ -8,7 +8,7 @@ UV_VERSION := 0.13.8
 TF_NEWEST := 2.21.0
 export MPLBACKEND := Agg
 
-.PHONY: help setup setup-test demo test test-slow test-newest check wheel clean
+.PHONY: help setup setup-test demo test test-slow test-newest check bench wheel clean
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -51,6 +51,10 @@ check: $(VENV)/.setup-test        ## format, lint, types, and the tests that nee
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow and not horovod" tests/test_architecture.py tests/test_runs.py tests/layers tests/prune
+
+bench: $(VENV)/.setup-test        ## the benchmarks that need no data, into benchmarks/results: minutes on a quiet machine
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/networks.py
 
 wheel: $(VENV)/.setup-test        ## the wheel, into dist/
 	$(BIN)/uv build --quiet --wheel

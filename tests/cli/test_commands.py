@@ -93,6 +93,24 @@ def test_prune_of_a_plain_network(answer: Answer, plain_run: Path, tmp_path: Pat
     assert answer(*words)["sparsity"] == 0.5
 
 
+def test_prune_by_unit_with_batch_normalization_measured_anew(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
+    words = ["prune", tiny_run, "--sparsity", 0.5, "--granularity", "unit", "--aggregate", "norm"]
+    result = answer(*words, "--recalibrate", "mean", "--out", tmp_path / "out")
+    mask = load_model(tmp_path / "out").model.get_layer("dense_1").kernel_posterior.mask.numpy()
+    assert (mask.all(0) | ~mask.any(0)).all()  # whole neurons
+    assert result["sparsity"] >= 0.5
+    assert result["granularity"] == "unit"
+
+
+def test_a_sweep_by_unit_has_files_of_its_own(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    words = ["sweep", path, "--sparsity", 0.5, "--samples", 2, "--granularity", "unit", "--recalibrate"]
+    (row,) = answer(*words)["rows"]
+    assert (row["granularity"], row["recalibrated"]) == ("unit", True)
+    assert {"sweep-unit-recalibrated.json", "sweep-unit-recalibrated.png"} <= set(Run.open(path).verify())
+    assert not (path / "sweep.json").exists()
+
+
 def test_sweep_measures_a_row_a_sparsity(swept: dict[str, Any]) -> None:
     rows = swept["rows"]
     assert [row["requested"] for row in rows] == [0.0, 0.9]
