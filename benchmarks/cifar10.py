@@ -26,7 +26,7 @@ from tfp_bprune.prune import KeepPruned
 from tfp_bprune.runs import Run
 
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
-EPOCHS, RETRAINING_EPOCHS, BATCH, WIDTH = 15, 2, 64, 0.25
+EPOCHS, BATCH, WIDTH = 15, 64, 0.25
 # Twins by name, with the weight of the KL: 1 is the evidence lower bound, 0.1 a cold posterior.
 TWINS = {"cold": ("flipout", 0.1), "deterministic": ("deterministic", 1.0)}
 COLUMNS = {
@@ -51,9 +51,9 @@ def trained(network: str, label: str, data: Splits, runs: Path) -> Any:
     return bp.load_model(path).model
 
 
-def retrained(model: Any, data: Splits, weight: float) -> Any:
+def retrained(model: Any, data: Splits, weight: float, epochs: int) -> Any:
     """The model after a short training in which what is pruned stays pruned."""
-    settings = bp.Settings(RETRAINING_EPOCHS, 5e-4, kl="constant", kl_weight=weight)
+    settings = bp.Settings(epochs, 5e-4, kl="constant", kl_weight=weight)
     bp.fit(model, data, settings, callbacks=[KeepPruned()])
     return model
 
@@ -69,7 +69,7 @@ def scores(model: Any, data: Splits, smaller: bool) -> dict[str, Any]:
     return of_outputs(outputs, test.y) | {"parameters": int(served.count_params())}
 
 
-def rows_of(network: str, label: str, data: Splits, runs: Path) -> list[dict[str, Any]]:
+def rows_of(network: str, label: str, data: Splits, runs: Path, retraining: int) -> list[dict[str, Any]]:
     """All rows of one trained network."""
     model, rows = trained(network, label, data, runs), []
     calibration = data.examples("train").batches(100)
@@ -89,8 +89,9 @@ def rows_of(network: str, label: str, data: Splits, runs: Path) -> list[dict[str
         pruned, report = bp.prune(model, sparsity, granularity="unit")
         recalibrated = bp.recalibrate(pruned, calibration)
         add(recalibrated, ", recalibrated", report)
-        retrained(recalibrated, data, TWINS[label][1])
-        add(bp.recalibrate(recalibrated, calibration), ", retrained", report)
+        if retraining:
+            retrained(recalibrated, data, TWINS[label][1], retraining)
+            add(bp.recalibrate(recalibrated, calibration), ", retrained", report)
     return rows
 
 
@@ -126,13 +127,14 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=["vgg16", "resnet18"], metavar="NETWORK")
     parser.add_argument("--data-dir", help="TensorFlow Datasets' folder")
     parser.add_argument("--runs", type=Path, default=Path("runs/cifar10"), help="where trained networks are kept")
+    parser.add_argument("--retraining-epochs", type=int, default=2, help="after units were removed (default: 2)")
     parser.add_argument("--json", default=str(measure.RESULTS / "cifar10.json"))
     arguments = parser.parse_args()
     data = bp.load("cifar10", arguments.data_dir, BATCH, augmentation="shift_flip")
     rows: list[dict[str, Any]] = []
     for network in arguments.networks:
         for label in TWINS:
-            rows += rows_of(network, label, data, arguments.runs)
+            rows += rows_of(network, label, data, arguments.runs, arguments.retraining_epochs)
             measure.write(rows, arguments.json)
     picture(rows, Path(arguments.json).with_suffix(".png"))
     print(measure.markdown(rows, COLUMNS))

@@ -84,7 +84,8 @@ def test_prune_wants_one_request(refused: Refused, tiny_run: Path, tmp_path: Pat
 
 
 def test_a_plain_network_has_no_signal_to_noise(refused: Refused, plain_run: Path, tmp_path: Path) -> None:
-    assert "use criterion='magnitude'" in refused("prune", plain_run, "--sparsity", 0.5, "--out", tmp_path / "out")
+    words = ["prune", plain_run, "--sparsity", 0.5, "--criterion", "snr", "--out", tmp_path / "out"]
+    assert "use criterion='magnitude'" in refused(*words)
 
 
 def arguments_of(command: str, path: Path, out: Path) -> list[object]:
