@@ -116,6 +116,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
                     label=method.replace("cold", "Bayesian").replace("deterministic", "plain"),
                 )
             axes.set(xlabel="weights removed (%)", ylabel="test accuracy", title=f"{network}, by {granularity}")
+            axes.set_xlim(-3, 100)
             axes.grid(alpha=0.25)
             axes.legend(frameon=False, fontsize=8, loc="lower left")
     figure.savefig(path)
