@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import tensorflow_probability as tfp
     import tf_keras as keras
 
-__all__ = ["keras", "settle", "tf", "tfp"]
+__all__ = ["keras", "quietly", "settle", "tf", "tfp"]
 
 _NOTICES = (
     b"absl::InitializeLog",
@@ -28,6 +28,9 @@ _NOTICES = (
     b"computation_placer",
     b"oneDNN custom operations",
     b"TF-TRT",
+    b"XLA service",
+    b"StreamExecutor device",
+    b"Compiled cluster using XLA",
 )
 _MODULES = {"tf": "tensorflow", "tfp": "tensorflow_probability", "keras": "tf_keras"}
 
@@ -61,7 +64,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settle()
-    with _without_startup_notices():
+    with quietly():
         importlib.import_module("tensorflow")  # first: the others would load it later, out of reach
         module = importlib.import_module(_MODULES[name])
     globals()[name] = module
@@ -69,8 +72,8 @@ def __getattr__(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _without_startup_notices() -> Iterator[None]:
-    """Drops the lines that TensorFlow's libraries print while they load, before any log level applies."""
+def quietly() -> Iterator[None]:
+    """Drops the lines that TensorFlow's libraries print when they start, which heed no log level."""
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
         yield
         return

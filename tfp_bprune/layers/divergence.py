@@ -25,27 +25,28 @@ def kl_divergence(posterior: MaskedNormal, prior: Prior, sample: Any) -> Any:
     Returns:
       A scalar, an unbiased estimate at least.
     """
-    if isinstance(prior, NormalPrior):
-        return exact(posterior, prior)
-    return monte_carlo(posterior, prior, sample)
+    return tf.reduce_sum(of_each_weight(posterior, prior, sample))
+
+
+def of_each_weight(posterior: MaskedNormal, prior: Prior, sample: Any) -> Any:
+    """The terms of `kl_divergence`, of the shape of the weight tensor; 0 where pruned."""
+    each = exact(posterior, prior) if isinstance(prior, NormalPrior) else monte_carlo(posterior, prior, sample)
+    return tf.where(posterior.mask, each, 0.0)
 
 
 def exact(posterior: MaskedNormal, prior: NormalPrior) -> Any:
-    """The closed form between normals (Kingma and Welling 2014, appendix B, with any prior mean and scale)."""
+    """Of each weight: the closed form between normals (Kingma and Welling 2014, appendix B, with any prior mean and scale)."""
     standardized = tf.square(posterior.from_prior_loc(posterior.loc) - prior.loc) + tf.square(posterior.scale)
-    each = 0.5 * standardized / tf.square(prior.scale) - 0.5 - posterior.log_scale + tf.math.log(prior.scale)
-    return _sum_left(each, posterior.mask)
+    return 0.5 * standardized / tf.square(prior.scale) - 0.5 - posterior.log_scale + tf.math.log(prior.scale)
 
 
 def monte_carlo(posterior: MaskedNormal, prior: Prior, sample: Any) -> Any:
-    """E_q[log q] in closed form minus log p at `sample` (Blundell et al. 2015, eq. 2, one draw).
+    """Of each weight: E_q[log q] in closed form minus log p at `sample` (Blundell et al. 2015, eq. 2, one draw).
 
     The entropy of a normal is known, so only log p(w), which has no closed-form mean under the mixture, is estimated:
     unbiased, with less variance than log q(w) - log p(w) and fewer operations.
     """
-    return _sum_left(
-        -_ENTROPY_CONSTANT - posterior.log_scale - prior.log_prob(posterior.from_prior_loc(sample)), posterior.mask
-    )
+    return -_ENTROPY_CONSTANT - posterior.log_scale - prior.log_prob(posterior.from_prior_loc(sample))
 
 
 def pulls(posterior: MaskedNormal, prior: Prior, loc: Any, scale: Any, epsilon: Any) -> tuple[Any, Any]:
@@ -58,10 +59,6 @@ def pulls(posterior: MaskedNormal, prior: Prior, loc: Any, scale: Any, epsilon: 
         return precision * (posterior.from_prior_loc(loc) - prior.loc), precision * scale
     pull = prior.pull(posterior.from_prior_loc(loc + scale * epsilon))
     return pull, pull * epsilon
-
-
-def _sum_left(each: Any, mask: Any) -> Any:
-    return tf.reduce_sum(tf.where(mask, each, 0.0))
 
 
 def scaled(kl: Any, train_size: int, schedule: Any, layer_name: str) -> Any:

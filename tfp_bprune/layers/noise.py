@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from tfp_bprune._keras import keras, tf
 
 _process_rank = 0
-_POOL, _WINDOW = 2**20, 2**19
+_POOL, _WINDOW, _GRID = 2**20, 2**19, 16
 
 
 def set_rank(rank: int) -> None:
@@ -41,48 +42,68 @@ def normal(shape: Any, seed: Any) -> Any:
 
     On a CPU drawing so many normals costs more than the products of a layer. There they are the sum of two windows, at
     independent random places, of a pool of 2^20 normals in random order, over the root of 2. Every number so made has
-    mean 0, variance 1 and a normal distribution to within 1e-5; all numbers of a call together are one of 2^40 vectors.
+    mean 0, variance 1 and a normal distribution to within 1e-5; all numbers of a call together are one of 2^32 vectors.
 
     Args:
       shape: static, or a vector; more numbers than half of the pool are put together from several pairs of windows, or
         drawn one by one where the shape is not known beforehand.
       seed: stateless seed [2].
     """
-    static = tf.get_static_value(tf.convert_to_tensor(shape, tf.int32)) if not isinstance(shape, list) else shape
-    if not _pool_pays():
+    known = shape if isinstance(shape, list) else tf.get_static_value(tf.convert_to_tensor(shape, tf.int32))
+    if not pool_pays():
         return tf.random.stateless_normal(shape, seed)
-    if static is not None:
-        count = math.prod(int(side) for side in static)
-        sizes = [min(_WINDOW, count - start) for start in range(0, count, _WINDOW)]
-        drawn = [_windows(size, seed, i) for i, size in enumerate(sizes)]
-        return tf.reshape(tf.concat(drawn, 0) if len(drawn) != 1 else drawn[0], shape)
+    if known is not None:
+        sides = [int(side) for side in known]
+        return from_windows(windows(math.prod(sides), seed), sides)
     count = tf.reduce_prod(shape)
     return tf.cond(
         count <= _WINDOW,
-        lambda: tf.reshape(_windows(count, seed, 0), shape),
+        lambda: tf.reshape(sum(_pair(_places(2, seed), count)), shape),
         lambda: tf.random.stateless_normal(shape, seed),
     )
 
 
-def _windows(count: Any, seed: Any, number: int) -> Any:
-    pool, pair = _pool(), tf.cast(seed, tf.int64) + tf.constant([0, number << 40], tf.int64)
-    first, second = tf.unstack(tf.random.stateless_uniform([2], pair, 0, _POOL, dtype=tf.int32))
-    return (tf.slice(pool, [first], [count]) + tf.slice(pool, [second], [count])) * math.sqrt(0.5)
+def windows(count: int, seed: Any) -> list[Any]:
+    """The windows of which `from_windows` makes `count` normals: views of the pool, nothing is computed yet."""
+    places = _places(2 * -(-count // _WINDOW), seed)
+    # A slice that begins and ends on the grid is not copied.
+    sizes = [_GRID * -(-min(_WINDOW, count - start) // _GRID) for start in range(0, count, _WINDOW)]
+    return [view for i, size in enumerate(sizes) for view in _pair(places[2 * i : 2 * i + 2], size)]
+
+
+def from_windows(views: list[Any], shape: Sequence[int]) -> Any:
+    """Standard normals of a static `shape` from its `windows`."""
+    sums = [first + second for first, second in zip(views[::2], views[1::2], strict=True)]
+    return tf.reshape((sums[0] if len(sums) == 1 else tf.concat(sums, 0))[: math.prod(shape)], shape)
+
+
+def _places(count: int, seed: Any) -> list[Any]:
+    """Starts of `count` windows, each [1]."""
+    starts = _GRID * tf.random.stateless_uniform([count], seed, 0, _POOL // _GRID, dtype=tf.int32)
+    return tf.split(starts, count)
+
+
+def _pair(places: list[Any], count: Any) -> list[Any]:
+    return [tf.slice(_pool(), place, tf.reshape(count, [1])) for place in places]
 
 
 @lru_cache(maxsize=1)
 def _pool() -> Any:
-    """Normal quantiles in random order, and the first half of them again, so that no window meets an end."""
+    """Normal quantiles over the root of 2, in random order, and half of them again, so that no window meets an end.
+
+    Windows start on a grid, so a number meets only every 16th place: those hold all quantiles, for each of the 16.
+    """
     from scipy.special import ndtri
 
-    values = ndtri((np.arange(_POOL) + 0.5) / _POOL)
-    values = np.random.default_rng(0).permutation(values / values.std())
+    values = ndtri((np.arange(_POOL // _GRID) + 0.5) * _GRID / _POOL)
+    columns = np.repeat(values[:, None] / values.std() * math.sqrt(0.5), _GRID, 1)
+    pool = np.random.default_rng(0).permuted(columns, axis=0).ravel()
     with tf.init_scope():
-        return tf.constant(np.concatenate([values, values[:_WINDOW]]), tf.float32)
+        return tf.constant(np.concatenate([pool, pool[:_WINDOW]]), tf.float32)
 
 
-def _pool_pays() -> bool:
-    """Not on a GPU, and not in a SavedModel, which would hold the pool many times."""
+def pool_pays() -> bool:
+    """Whether normals come from the pool: not on a GPU, and not in a SavedModel, which would hold the pool many times."""
     saving = keras.src.saving.legacy.saved_model.utils.in_tf_saved_model_scope()
     return not saving and not tf.config.list_logical_devices("GPU")
 

@@ -109,10 +109,10 @@ class Variational(_LayerPart):
             training = keras.backend.learning_phase()
         training = isinstance(training, bool | int) and bool(training)
         step = self.noise_step.assign_add(1)
-        kernel = self._terms("kernel", self._moment(inputs), step)
+        kernel = self._terms("kernel", self._moment(inputs), step, training)
         outputs, kl, bias = self._apply_kernel(inputs, kernel, step), kernel.kl, self.bias
         if self.bias_posterior is not None:
-            drawn = self._terms("bias", "deviation", step)
+            drawn = self._terms("bias", "deviation", step, training)
             bias, kl = drawn.loc + drawn.second, kl + drawn.kl
         self.last_kl.assign(kl)
         if self.train_size is not None or training:
@@ -124,8 +124,11 @@ class Variational(_LayerPart):
         """What the estimator needs of the kernel besides its mean."""
         return "deviation"
 
-    def _terms(self, name: str, moment: Moment, step: Any) -> Terms:
-        return terms(self.posteriors[name], self.prior, moment, lambda stream: self._seed(step, f"{name}/{stream}"))
+    def _terms(self, name: str, moment: Moment, step: Any, training: bool) -> Terms:
+        def seeds(stream: str) -> Any:
+            return self._seed(step, f"{name}/{stream}")
+
+        return terms(self.posteriors[name], self.prior, moment, seeds, every_value=not training)
 
     def _seed(self, step: Any, stream: str) -> Any:
         return noise.seed_pair(step, self.seed, self.name, stream)

@@ -25,6 +25,11 @@ class KLSchedule(keras.callbacks.Callback):
     def __init__(self, schedule: Schedule, steps_per_epoch: int) -> None:
         super().__init__()
         self.schedule, self.steps_per_epoch, self._epoch = schedule, steps_per_epoch, 0
+        self._set: float | None = None
+
+    def on_train_begin(self, logs: Json | None = None) -> None:
+        """Forgets what was set before this training."""
+        self._set = None
 
     def on_epoch_begin(self, epoch: int, logs: Json | None = None) -> None:
         """Notes the epoch; Keras counts batches within it."""
@@ -33,6 +38,9 @@ class KLSchedule(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Json | None = None) -> None:
         """Sets the factor of this step in every Bayesian layer."""
         factor = self.schedule(self._epoch * self.steps_per_epoch + batch)
+        if factor == self._set:
+            return
+        self._set = factor
         for layer in variational_layers(self.model):
             layer.kl_schedule.assign(factor)
 
