@@ -5,7 +5,8 @@
 `plain` is the Keras network with Keras's Adam, as most people write it; `plain_legacy_adam` the same with the older
 Adam that `compile_model` uses here because it takes less than half the time. Ratios are to each of the two. The
 networks of tfp.layers use Keras's Adam; `mixture` is the scale mixture as `MixtureSameFamily`, one draw for the KL,
-`mixture_fused` the same with this package's log density.
+`mixture_fused` the same with this package's log density. `peak_mib` is the resident memory of a process that does
+nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import measure
 import networks
 import numpy as np
+import peak_memory
 
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.layers import ScaleMixturePrior
@@ -31,7 +33,9 @@ COLUMNS = {
     "ms": ".1f",
     "ratio": ".2f",
     "ratio_legacy_adam": ".2f",
+    "peak_mib": ",.0f",
 }
+CASES = (("mlp", 1, 100), ("mlp", 1, 1000), ("lenet5", 1, 64), ("vgg16", 0.25, 64), ("vgg16", 1, 64))
 
 
 def of_tfp(layer: type, divergence: Callable[..., Any]) -> Any:
@@ -97,15 +101,23 @@ def rows_of(network: str, width: float, batch: int, rounds: int) -> list[dict[st
             "ratio": measure.ratio(times, name, "plain"),
             "ratio_legacy_adam": measure.ratio(times, name, "plain_legacy_adam"),
         }
+        | _memory(network, name.replace("plain_legacy_adam", "deterministic"), width, batch)
         for name in steps
     ]
+
+
+def _memory(network: str, twin: str, width: float, batch: int) -> dict[str, float]:
+    """Of the one case where weights and activations outweigh TensorFlow itself."""
+    if (network, width) != ("vgg16", 1):
+        return {}
+    return {"peak_mib": peak_memory.of_process(network, twin, width, batch)}
 
 
 def main() -> None:
     """Measures and writes."""
     arguments = measure.parser(__doc__, "train_step").parse_args()
     rows = []
-    for network, width, batch in (("mlp", 1, 100), ("mlp", 1, 1000), ("lenet5", 1, 64), ("vgg16", 0.25, 64)):
+    for network, width, batch in CASES:
         rows += rows_of(network, width, batch, arguments.rounds)
         print(f"{network}, batch {batch}: done", file=sys.stderr)
         keras.backend.clear_session()

@@ -193,19 +193,31 @@ def test_pooled_numbers_are_standard_normal(shape: list[int], static: bool) -> N
     assert stats.kstest(values.ravel()[:100_000], "norm").pvalue > FALSE_ALARM
 
 
-def test_every_place_of_a_window_gets_standard_normal_numbers() -> None:
+@pytest.mark.parametrize("kind", ["normal", "signs"])
+def test_every_place_of_a_window_has_mean_0_and_variance_1(kind: str) -> None:
     # Windows start on a grid of 16, so that each place of them meets a sixteenth of the pool.
-    steps = 4000
-    draw = tf.function(
-        lambda: tf.map_fn(
-            lambda step: noise.normal([32], noise.seed_pair(step, "pool")),
-            tf.range(steps),
-            fn_output_signature=tf.float32,
-        )
-    )
-    values = draw().numpy()
+    def one(step: Any) -> Any:
+        seed = noise.seed_pair(step, kind)
+        return noise.normal([32], seed) if kind == "normal" else noise.signs([32], seed, tf.float32)
+
+    loop = tf.function(lambda: tf.map_fn(one, tf.range(4000), fn_output_signature=tf.float32))
+    values = loop().numpy()
     assert_mean(values, 0, 1)
-    assert_normal_variance(values, 0, 1)
+    if kind == "normal":
+        assert_normal_variance(values, 0, 1)
+    else:
+        assert set(np.unique(values)) == {-1.0, 1.0}
+        assert_mean(values[:, 1:] * values[:, :-1], 0, 1)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_pooled_signs_are_independent_over_examples_and_channels(static: bool) -> None:
+    shape = [1000, 784]
+    draw = tf.function(lambda s: noise.signs(shape if static else s, noise.seed_pair(3, "signs"), tf.float32))
+    values = draw(tf.constant(shape)).numpy()
+    assert_mean(values, 0, 1)
+    assert_mean((values[1:] * values[:-1]).ravel(), 0, 1)
+    assert_mean((values[:, 1:] * values[:, :-1]).ravel(), 0, 1)
 
 
 def test_pooled_numbers_follow_from_their_seed_and_differ_between_seeds() -> None:

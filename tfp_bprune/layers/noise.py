@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from tfp_bprune._keras import keras, tf
 
 _process_rank = 0
-_POOL, _WINDOW, _GRID = 2**20, 2**19, 16
+_POOL, _GRID = 2**20, 16
 
 
 def set_rank(rank: int) -> None:
@@ -45,36 +45,56 @@ def normal(shape: Any, seed: Any) -> Any:
     mean 0, variance 1 and a normal distribution to within 1e-5; all numbers of a call together are one of 2^32 vectors.
 
     Args:
-      shape: static, or a vector; more numbers than half of the pool are put together from several pairs of windows, or
+      shape: static, or a vector; more numbers than the pool's are put together from several pairs of windows, or
         drawn one by one where the shape is not known beforehand.
       seed: stateless seed [2].
     """
-    known = shape if isinstance(shape, list) else tf.get_static_value(tf.convert_to_tensor(shape, tf.int32))
     if not pool_pays():
         return tf.random.stateless_normal(shape, seed)
+    return _of_windows(shape, seed, tf.add, lambda: tf.random.stateless_normal(shape, seed))
+
+
+def signs(shape: Any, seed: Any, dtype: Any) -> Any:
+    """Independent -1 and +1 with equal probability, of `shape`; arguments as in `normal`.
+
+    From the pool they are the signs of two windows multiplied: it holds no 0.
+    """
+
+    def drawn() -> Any:
+        return tf.cast(2 * tf.random.stateless_uniform(shape, seed, minval=0, maxval=2, dtype=tf.int32) - 1, dtype)
+
+    if not pool_pays():
+        return drawn()
+    return _of_windows(shape, seed, lambda first, second: tf.cast(tf.sign(first * second), dtype), drawn)
+
+
+def _of_windows(shape: Any, seed: Any, combine: Callable[[Any, Any], Any], one_by_one: Callable[[], Any]) -> Any:
+    known = tf.get_static_value(tf.convert_to_tensor(shape, tf.int32))
     if known is not None:
         sides = [int(side) for side in known]
-        return from_windows(windows(math.prod(sides), seed), sides)
+        return _combined(windows(math.prod(sides), seed), sides, combine)
     count = tf.reduce_prod(shape)
     return tf.cond(
-        count <= _WINDOW,
-        lambda: tf.reshape(sum(_pair(_places(2, seed), count)), shape),
-        lambda: tf.random.stateless_normal(shape, seed),
+        count <= _POOL, lambda: tf.reshape(combine(*_pair(_places(2, seed), count)), shape), lambda: one_by_one()
     )
 
 
 def windows(count: int, seed: Any) -> list[Any]:
     """The windows of which `from_windows` makes `count` normals: views of the pool, nothing is computed yet."""
-    places = _places(2 * -(-count // _WINDOW), seed)
+    places = _places(2 * -(-count // _POOL), seed)
     # A slice that begins and ends on the grid is not copied.
-    sizes = [_GRID * -(-min(_WINDOW, count - start) // _GRID) for start in range(0, count, _WINDOW)]
+    sizes = [_GRID * -(-min(_POOL, count - start) // _GRID) for start in range(0, count, _POOL)]
     return [view for i, size in enumerate(sizes) for view in _pair(places[2 * i : 2 * i + 2], size)]
 
 
 def from_windows(views: list[Any], shape: Sequence[int]) -> Any:
     """Standard normals of a static `shape` from its `windows`."""
-    sums = [first + second for first, second in zip(views[::2], views[1::2], strict=True)]
-    return tf.reshape((sums[0] if len(sums) == 1 else tf.concat(sums, 0))[: math.prod(shape)], shape)
+    return _combined(views, shape, tf.add)
+
+
+def _combined(views: list[Any], shape: Sequence[int], combine: Callable[[Any, Any], Any]) -> Any:
+    parts = [combine(first, second) for first, second in zip(views[::2], views[1::2], strict=True)]
+    return tf.reshape((parts[0] if len(parts) == 1 else tf.concat(parts, 0))[: math.prod(shape)], shape)
 
 
 def _places(count: int, seed: Any) -> list[Any]:
@@ -89,7 +109,7 @@ def _pair(places: list[Any], count: Any) -> list[Any]:
 
 @lru_cache(maxsize=1)
 def _pool() -> Any:
-    """Normal quantiles over the root of 2, in random order, and half of them again, so that no window meets an end.
+    """Normal quantiles over the root of 2, in random order, and all of them again, so that no window meets an end.
 
     Windows start on a grid, so a number meets only every 16th place: those hold all quantiles, for each of the 16.
     """
@@ -99,16 +119,10 @@ def _pool() -> Any:
     columns = np.repeat(values[:, None] / values.std() * math.sqrt(0.5), _GRID, 1)
     pool = np.random.default_rng(0).permuted(columns, axis=0).ravel()
     with tf.init_scope():
-        return tf.constant(np.concatenate([pool, pool[:_WINDOW]]), tf.float32)
+        return tf.constant(np.concatenate([pool, pool]), tf.float32)
 
 
 def pool_pays() -> bool:
-    """Whether normals come from the pool: not on a GPU, and not in a SavedModel, which would hold the pool many times."""
+    """Whether noise comes from the pool: not on a GPU, and not in a SavedModel, which would hold the pool many times."""
     saving = keras.src.saving.legacy.saved_model.utils.in_tf_saved_model_scope()
     return not saving and not tf.config.list_logical_devices("GPU")
-
-
-def signs(shape: Any, seed: Any, dtype: Any) -> Any:
-    """Independent -1 and +1 with equal probability, of `shape`."""
-    bits = tf.random.stateless_uniform(shape, seed, minval=0, maxval=2, dtype=tf.int32)
-    return tf.cast(2 * bits - 1, dtype)
