@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def numbered(n: int, batch_size: int = 4, validation_fraction: float = 0.0, seed
 
 def epoch_of(data: Splits, epoch: int) -> list[np.ndarray]:
     """The targets of each batch of one epoch."""
-    return [y.numpy() for _, y in data.epochs(epoch).take(data.steps)]
+    return [batch[1].numpy() for batch in data.epochs(epoch).take(data.steps)]
 
 
 def test_digits() -> None:
@@ -136,6 +137,34 @@ def test_every_example_comes_once_an_epoch_in_near_equal_batches(n: int, batch: 
     # A worker without examples would average the others' gradients with a zero.
     assert min(map(min, sizes)) >= 1
     assert max(map(max, sizes)) <= max(batch, 2)
+    assert [data.shard(rank, workers).seen("train") for rank in range(workers)] == [
+        sum(map(len, batches)) for batches in shards
+    ]
+
+
+@settings(max_examples=10)
+@given(n=st.integers(3, 50), batch=st.integers(1, 12), workers=st.integers(2, 3))
+def test_the_mean_of_the_workers_weighted_means_is_the_mean_of_the_global_batch(
+    n: int, batch: int, workers: int
+) -> None:
+    data = numbered(n, batch)
+    shards = [data.shard(rank, workers) for rank in range(workers)]
+    for parts in zip(*(shard.epochs().take(shard.steps) for shard in shards), strict=True):
+        means = [np.mean(y.numpy() * weight.numpy()) for _, y, weight in parts]
+        together = np.concatenate([y.numpy() for _, y, _ in parts])
+        np.testing.assert_allclose(np.mean(means), together.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("valid", "workers"), [(7, 2), (2001, 2), (2000, 3), (1, 2)])
+def test_workers_share_the_validation_split_in_equally_many_batches(valid: int, workers: int) -> None:
+    data = replace(numbered(30), parts=numbered(30).parts | {"valid": numbered(valid).examples("train")})
+    shards = [data.shard(rank, workers) for rank in range(workers)]
+    batches = [[y.numpy() for _, y in shard.valid] for shard in shards]
+    assert len(set(map(len, batches))) == 1
+    assert [sum(map(len, mine)) for mine in batches] == [shard.seen("valid") for shard in shards]
+    together = sorted(y for mine in batches for y in np.concatenate(mine))
+    everything = sorted(data.examples("valid").y)
+    assert together == (everything if valid >= workers else sorted(everything * workers))
 
 
 def test_the_order_of_an_epoch_follows_from_seed_and_epoch_alone() -> None:

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from tfp_bprune.models import save_model as save_model
     from tfp_bprune.models import strip as strip
     from tfp_bprune.prune import prune as prune
+    from tfp_bprune.train import Horovod as Horovod
     from tfp_bprune.train import Settings as Settings
     from tfp_bprune.train import compile_model as compile_model
+    from tfp_bprune.train import distribute as distribute
+    from tfp_bprune.train import distributed_callbacks as distributed_callbacks
     from tfp_bprune.train import fit as fit
     from tfp_bprune.types import BpruneError as BpruneError
 
@@ -31,7 +34,7 @@ __all__ = _attach(
         "data": ("from_arrays", "load"),
         "layers": ("NormalPrior", "ScaleMixturePrior"),
         "models": ("bayesianize", "build", "load_model", "recalibrate", "save_model", "strip"),
-        "train": ("Settings", "compile_model", "fit"),
+        "train": ("Horovod", "Settings", "compile_model", "distribute", "distributed_callbacks", "fit"),
         "prune": ("prune",),
         "export": ("export",),
         "evaluate": ("reload", "sweep"),

@@ -72,7 +72,7 @@ class Splits:
     """The three splits and how training walks through them.
 
     `train`, `valid` and `test` are `tf.data.Dataset`s for `model.fit`; `examples("train")` gives the arrays. Only what
-    `train` and `epochs` give is augmented.
+    `train` and `epochs` give is augmented. After `shard` they hold one worker's examples.
     """
 
     parts: dict[str, Split]
@@ -98,6 +98,26 @@ class Splits:
         # Never so many that a worker would be left without an example in some batch.
         return min(-(-self.train_size // (self.batch_size * self.workers)), self.train_size // self.workers)
 
+    def seen(self, name: str) -> int:
+        """How many examples of the split "train" or "valid" this worker sees in an epoch."""
+        if name == "valid":
+            return len(self._valid)
+        sizes = np.diff(self._bounds)
+        return int(sum(len(range(self.rank, size, self.workers)) for size in sizes))
+
+    @property
+    def _bounds(self) -> np.ndarray:
+        """Where the global batches of an epoch begin and end [steps + 1]; their sizes differ by one at most, so no small
+        last batch weighs more than others."""
+        return np.arange(self.steps + 1, dtype=np.int64) * self.train_size // self.steps
+
+    @property
+    def _valid(self) -> Split:
+        """This worker's part of the validation split; all of it, where there is not one example for each."""
+        split = self.parts["valid"]
+        mine = slice(self.rank, None, self.workers if len(split) >= self.workers else None)
+        return Split(split.name, split.x[mine], split.y[mine]) if mine.step else split
+
     @property
     def train(self) -> tf.data.Dataset:
         """One epoch of shuffled batches; every pass over it is shuffled anew."""
@@ -106,8 +126,10 @@ class Splits:
 
     @property
     def valid(self) -> tf.data.Dataset:
-        """The validation split, in order."""
-        return self.parts["valid"].batches()
+        """The validation split, in order; of several workers each has a part, in as many batches as the others."""
+        mine = self._valid
+        batches = -(-len(self.parts["valid"]) // (_EVALUATION_BATCH * self.workers))
+        return mine.batches(_EVALUATION_BATCH if mine is self.parts["valid"] else -(-len(mine) // batches))
 
     @property
     def test(self) -> tf.data.Dataset:
@@ -128,19 +150,25 @@ class Splits:
         return replace(self, rank=rank, workers=workers)
 
     def _epoch(self, epoch: Any) -> tf.data.Dataset:
-        """Batches of one epoch. Their sizes differ by one at most, so no small last batch weighs more than others."""
+        """Batches of one epoch: (x, y), and of several workers (x, y, weight), by which the mean of the workers' means
+        is the mean over the global batch although one worker's part may be larger by one example."""
         split, steps = self.parts["train"], self.steps
         x, y = tf.constant(split.x), tf.constant(split.y)
-        bounds = tf.constant(np.arange(steps + 1, dtype=np.int64) * len(split) // steps)
+        bounds = tf.constant(self._bounds)
         order = tf.random.experimental.stateless_shuffle(
             tf.range(len(split)), tf.stack([tf.cast(self.seed, tf.int64), epoch])
         )
         numbers = draws(self.augmentation, len(split), self.seed, epoch)
 
-        def batch(i: Any) -> tuple[Any, Any]:
-            chosen = order[bounds[i] : bounds[i + 1]][self.rank :: self.workers]
+        def batch(i: Any) -> tuple[Any, ...]:
+            everyone = order[bounds[i] : bounds[i + 1]]
+            chosen = everyone[self.rank :: self.workers]
             images = augment(self.augmentation, tf.gather(x, chosen), tf.gather(numbers, chosen))
-            return _as_float(images, tf.gather(y, chosen))
+            mine = _as_float(images, tf.gather(y, chosen))
+            if self.workers == 1:
+                return mine
+            weight = self.workers * tf.size(chosen) / tf.size(everyone)
+            return *mine, tf.fill([tf.size(chosen)], tf.cast(weight, tf.float32))
 
         return tf.data.Dataset.range(steps).map(batch)
 

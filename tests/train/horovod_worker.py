@@ -1,12 +1,14 @@
 """One of several workers: trains, then checks on every rank that the weights agree and the noise does not.
 
 Started by `horovodrun`; arguments: a folder for runs, and "interrupt" or "continue" to stop within the third epoch or
-to go on from there. Each rank prints one JSON object into its own file.
+to go on from there, or "killed" to be killed while the third checkpoint is written. Each rank prints one JSON object into its own file.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,18 @@ class Interrupt(keras.callbacks.Callback):
             raise InterruptedError
 
 
+def die_in_third_checkpoint() -> None:
+    """From now on this process is killed where the third checkpoint would get its name, its content being written."""
+    replace = os.replace
+
+    def killed(source: Any, target: Any) -> None:
+        if str(target).endswith("epoch-00003.safetensors"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = killed
+
+
 def main(folder: Path, mode: str) -> None:
     """Trains in `mode` and writes what this rank saw."""
     workers = Horovod()
@@ -39,6 +53,8 @@ def main(folder: Path, mode: str) -> None:
     settings = Settings(epochs=4, learning_rate=0.01)
     out = folder / ("parts" if mode != "whole" else "whole")
     stops = [Interrupt()] if mode == "interrupt" else []
+    if mode == "killed" and workers.rank == 0:
+        die_in_third_checkpoint()
     try:
         fit(
             model,

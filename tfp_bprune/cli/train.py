@@ -16,6 +16,9 @@ EXAMPLE = """example:
 """
 
 
+_SETTINGS = ("epochs", "learning_rate", "kl", "kl_weight", "scaling", "scaling_warmup")
+
+
 def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     add_data(parser)
@@ -81,6 +84,25 @@ def add_arguments(parser: Parser) -> None:
         choices=["none", "shift", "shift_flip"],
         help="move training images at random, and mirror them (default: none)",
     )
+    parser.add_argument(
+        "--scaling",
+        default="root",
+        choices=["none", "root", "linear"],
+        help="of the learning rate with the number of workers (default: root, its square root)",
+    )
+    parser.add_argument(
+        "--scaling-warmup",
+        type=int,
+        default=5,
+        metavar="EPOCHS",
+        help="over which that factor rises from 1 (default: 5)",
+    )
+    parser.add_argument(
+        "--compression",
+        default="none",
+        choices=["none", "fp16"],
+        help="of the gradients that workers send each other (default: none)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory, new or empty")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it")
@@ -114,8 +136,8 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
     from tfp_bprune.train import Settings, fit
     from tfp_bprune.train.distribute import detect
 
-    settings = Settings(request["epochs"], request["learning_rate"], request["kl"], kl_weight=request["kl_weight"])
-    distributor = detect()
+    settings = Settings(**{name: request[name] for name in _SETTINGS})
+    distributor = detect(request["compression"])
     ways = ("data_dir", "batch_size", "validation_fraction", "seed", "augmentation")
     data = load(request["dataset"], **{way: request[way] for way in ways})
     if request["task"] not in (None, data.info.task):

@@ -64,10 +64,12 @@ class MaskedNormal:
     Attributes:
       loc_variable, rho_variable, mask: variables of one shape; the mask is boolean and not trainable.
       prior_loc: where the prior is centred, of the same shape and not trainable; None for 0.
+      changes: how often `keep_only` has changed the mask.
     """
 
     def __init__(self, loc: Any, rho: Any, mask: Any, prior_loc: Any = None) -> None:
         self.loc_variable, self.rho_variable, self.mask, self.prior_loc = loc, rho, mask, prior_loc
+        self.changes = 0
 
     @property
     def shape(self) -> Any:
@@ -93,6 +95,13 @@ class MaskedNormal:
     def distribution(self) -> Any:
         """The normal as TFP's layers name it (`layer.kernel_posterior.distribution`)."""
         return tfp.distributions.Normal(self.loc, self.scale)
+
+    def keep_only(self, mask: np.ndarray) -> None:
+        """Removes the weights whose mask is False."""
+        self.mask.assign(mask)
+        # The mask alone decides; the mean is zeroed besides so that a reader of the raw variable is not misled.
+        self.loc_variable.assign(self.loc)
+        self.changes += 1
 
     def from_prior_loc(self, w: Any) -> Any:
         """w minus the prior's centre, for weights w of this shape."""

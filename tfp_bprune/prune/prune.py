@@ -68,7 +68,4 @@ def _apply(layer: Any, part: str, mask: np.ndarray) -> None:
     if not isinstance(layer, Variational):
         layer.kernel.assign(np.where(mask, layer.kernel.numpy(), 0))
         return
-    posterior = layer.posteriors[part]
-    posterior.mask.assign(mask)
-    # The mask alone decides; the mean is zeroed besides so that a reader of the raw variable is not misled.
-    posterior.loc_variable.assign(posterior.loc)
+    layer.posteriors[part].keep_only(mask)

@@ -67,12 +67,30 @@ class StopAtNonFinite(keras.callbacks.Callback):
         return "the KLs of all layers are finite, so the likelihood is not; check the inputs for NaN, or lower the learning rate"
 
 
+class History(keras.callbacks.Callback):
+    """Adds a row to the history after each epoch.
+
+    Args:
+      rows: the history so far, one object an epoch.
+    """
+
+    def __init__(self, rows: list[Json]) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
+        """Adds the epoch's metrics and the KL of each layer."""
+        row: Json = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
+        row |= {f"kl/{layer.name}": float(layer.last_kl.numpy()) for layer in variational_layers(self.model)}
+        self.rows.append(row)
+
+
 class RunWriter(keras.callbacks.Callback):
     """After each epoch commits a checkpoint (weights, optimizer, noise steps) and the history to a run, atomically.
 
     Args:
       run: the run, locked by the caller.
-      rows: the history so far, one object an epoch.
+      rows: the history, which has the epoch's row already.
     """
 
     def __init__(self, run: Run, rows: list[Json]) -> None:
@@ -81,9 +99,6 @@ class RunWriter(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
         """Writes the new checkpoint, then the manifest that names it, then drops the one before."""
-        row: Json = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
-        row |= {f"kl/{layer.name}": float(layer.last_kl.numpy()) for layer in variational_layers(self.model)}
-        self.rows.append(row)
         name = checkpoint_name(epoch + 1)
         older = [file for file in self.run.manifest["files"] if file.startswith(f"{WEIGHTS}/epoch-") and file != name]
         files = {name: tensors_to_bytes(checkpoint(self.model)), METRICS: rows_to_bytes(self.rows)}

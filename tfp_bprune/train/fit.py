@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,11 +15,11 @@ from tfp_bprune.data import Splits
 from tfp_bprune.layers import set_train_size
 from tfp_bprune.models import store
 from tfp_bprune.runs import CONFIG, Run, finite
-from tfp_bprune.train.callbacks import KLSchedule, RunWriter, StopAtNonFinite, restore
-from tfp_bprune.train.distribute import Distributor, OneProcess
+from tfp_bprune.train.callbacks import History, KLSchedule, RunWriter, StopAtNonFinite, checkpoint, restore
+from tfp_bprune.train.distribute import Committed, Distributor, OneProcess
 from tfp_bprune.train.loss import negative_log_likelihood, training_metrics
 from tfp_bprune.train.progress import ProgressBar
-from tfp_bprune.train.schedules import WARMUP_PART, kl_schedule
+from tfp_bprune.train.schedules import WARMUP_PART, ScaledCosine, Scaling, kl_schedule, scale_for
 from tfp_bprune.types import DataError, Json, RunError, TrainingError
 
 
@@ -31,6 +33,9 @@ class Settings:
       kl: how much the KL counts at each step: "warmup" (linearly up to 1/M a batch over the first `warmup_part` of all
         epochs, 1/M from then on), "constant" (1/M throughout) or "blundell".
       warmup_part: for "warmup" alone, in [0, 1].
+      scaling: what the learning rate is multiplied by with W workers: W ("linear", Goyal et al. 2017, arXiv 1706.02677,
+        found for SGD), its root ("root", Malladi et al. 2022, arXiv 2205.10287, derived for Adam) or 1 ("none").
+      scaling_warmup: epochs over which that factor rises from 1.
       kl_weight: a further factor on the KL throughout. 1 is the evidence lower bound; below 1 the posterior is "cold"
         (Wenzel et al. 2020, arXiv 2002.02405), which large convolutional networks need to fit small datasets.
     """
@@ -40,6 +45,8 @@ class Settings:
     kl: str = "warmup"
     warmup_part: float = WARMUP_PART
     kl_weight: float = 1.0
+    scaling: Scaling = "root"
+    scaling_warmup: int = 5
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or not 0 < self.learning_rate < float("inf"):
@@ -50,15 +57,22 @@ class Settings:
             raise TrainingError(f"warmup_part must be in [0, 1], got {self.warmup_part}")
         if not 0 <= self.kl_weight < float("inf"):
             raise TrainingError(f"kl_weight must be at least 0, got {self.kl_weight}")
+        if self.scaling_warmup < 0:
+            raise TrainingError(f"scaling_warmup must be at least 0, got {self.scaling_warmup}")
 
 
 def compile_model(model: Any, data: Splits, settings: Settings, distributor: Distributor | None = None) -> Any:
     """Compiles `model` for the evidence lower bound on `data`: likelihood, metrics, Adam with cosine decay, and N."""
     set_train_size(model, data.train_size)
-    decay = keras.optimizers.schedules.CosineDecay(settings.learning_rate, settings.epochs * data.steps)
+    distributor = distributor or OneProcess()
+    rate = ScaledCosine(
+        settings.learning_rate,
+        settings.epochs * data.steps,
+        scale_for(settings.scaling, distributor.size),
+        settings.scaling_warmup * data.steps,
+    )
     # The older Adam does the same in less than half the time on a CPU.
-    optimizer = keras.optimizers.legacy.Adam(decay)
-    optimizer = (distributor or OneProcess()).wrap(optimizer)
+    optimizer = distributor.wrap(keras.optimizers.legacy.Adam(rate))
     task = data.info.task
     model.compile(optimizer, negative_log_likelihood(task), metrics=training_metrics(task))
     return model
@@ -100,22 +114,40 @@ def fit(
       DataError: examples do not have the shape that the model takes.
     """
     settings, distributor = settings or Settings(), distributor or OneProcess()
-    data = distributor.shard(data)
     check_shapes(model, data)
-    compile_model(model, data, settings, distributor)
-    config = _config(model, data, settings, request or {})
-    with _open(out if distributor.rank == 0 else None, resume, config, data) as run:
-        rows = _resume(model, run) if run is not None else []
-        writers = [RunWriter(run, rows)] if run is not None else []
-        _run_epochs(
-            model,
-            data,
-            settings,
-            distributor.start(model, len(rows)),
-            [*distributor.callbacks(), *writers, *callbacks],
-            progress and distributor.rank == 0,
-        )
-        return rows if run is not None else _rows(model.history)
+
+    def attempt(committed: Committed) -> list[Json]:
+        mine = distributor.shard(data)
+        compile_model(model, mine, settings, distributor)
+        config, going_on = _config(model, mine, settings, request or {}), committed.arrays is not None
+        if progress and (distributor.size > 1 or distributor.attempts_again):
+            _announce(distributor, mine)
+        with _open(out if distributor.rank == 0 else None, resume or going_on, config, mine) as run:
+            rows = _restart(model, mine, run, committed)
+            rows = distributor.start(model, rows)
+            further = [*distributor.callbacks(mine), History(rows)]
+            further += [RunWriter(run, rows)] if run is not None else []
+            further += [*callbacks, *([_Commit(committed, rows)] if distributor.attempts_again else [])]
+            _run_epochs(model, mine, settings, len(rows), further, progress and distributor.rank == 0)
+            return rows
+
+    return distributor.launch(attempt)
+
+
+class _Commit(keras.callbacks.Callback):
+    def __init__(self, committed: Committed, rows: list[Json]) -> None:
+        super().__init__()
+        self._committed, self._rows = committed, rows
+
+    def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
+        self._committed.commit(checkpoint(self.model), self._rows)
+
+
+def _announce(distributor: Distributor, data: Splits) -> None:
+    """A line on standard error from each worker, so that what a log holds can be told apart."""
+    who = f"rank {distributor.rank} of {distributor.size} workers on {socket.gethostname()}"
+    share = f"{data.seen('train'):,} of {data.train_size:,} training examples an epoch"
+    print(f"{who}: {share}", file=sys.stderr, flush=True)
 
 
 def check_shapes(model: Any, data: Splits) -> None:
@@ -190,17 +222,14 @@ def _check_same(run: Run, config: Json) -> None:
             )
 
 
-def _resume(model: Any, run: Run) -> list[Json]:
-    """Puts the model where the run's last checkpoint left it and returns the history up to there."""
-    name = run.manifest.get("checkpoint")
-    if name is None:
-        return []
-    arrays = run.read_tensors(name)
-    store.set_weights(model, arrays)
-    restore(model, arrays)
-    return run.read_rows()
-
-
-def _rows(history: Any) -> list[Json]:
-    keys = history.history
-    return [{"epoch": epoch + 1, **{key: float(keys[key][i]) for key in keys}} for i, epoch in enumerate(history.epoch)]
+def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) -> list[Json]:
+    """Puts the model where the last commit, or else the run's last checkpoint, left it; the history up to there."""
+    arrays, rows = committed.arrays, list(committed.rows)
+    if arrays is None and run is not None and run.manifest.get("checkpoint") is not None:
+        arrays, rows = run.read_tensors(run.manifest["checkpoint"]), run.read_rows()
+    if arrays is not None:
+        store.set_weights(model, arrays)
+        restore(model, arrays)
+        # The learning rate follows the part of the training that is done, also where other workers took other steps.
+        model.optimizer.iterations.assign(len(rows) * data.steps)
+    return rows
