@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +18,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.data import Info
 from tfp_bprune.evaluate.sweep import machine
 from tfp_bprune.layers import set_train_size
-from tfp_bprune.runs import write_json
+from tfp_bprune.runs import write_atomically, write_json
 
 Step = Callable[[], Any]
 RESULTS = Path(__file__).parent / "results"
@@ -91,6 +94,21 @@ def write(rows: list[dict[str, Any]], target: str) -> None:
         return
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(target), result)
+
+
+def draw(figure: Any, path: Path) -> None:
+    """Writes a matplotlib figure, atomically."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    write_atomically(path, content.getvalue())
+
+
+def with_package() -> dict[str, str]:
+    """The environment in which another process of this Python finds what this one imports."""
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
 
 
 def markdown(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> str:

@@ -1,0 +1,197 @@
+"""Throughput of one worker and of two, one core each: weak scaling of Bayesian networks and their plain twins.
+
+    python benchmarks/scaling.py            # needs Horovod; starts its two workers itself
+
+In every round the first worker trains alone while the second waits, then both train with gradients exchanged, then both
+train without: efficiency is throughput(2) / (2 throughput(1)), and the third turn tells what of the loss is the exchange's
+and what comes from two processes on one memory. The last rows are of the exchange alone, and of pruned weights: gathering
+what survives, exchanging only that, and putting it back, against exchanging everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import measure
+import networks
+import numpy as np
+
+from tfp_bprune._keras import keras, tf
+
+CASES = (("mlp", 1, 100), ("lenet5", 1, 64), ("vgg16", 0.25, 64), ("resnet18", 0.25, 64))
+TWINS = ("deterministic", "flipout")
+SIZES = (2**10, 2**14, 2**17, 2**20, 2**22)
+COLUMNS = {
+    "network": "",
+    "twin": "",
+    "batch": "d",
+    "parameters": ",d",
+    "one_ms": ".1f",
+    "two_ms": ".1f",
+    "efficiency": ".3f",
+    "efficiency_fp16": ".3f",
+    "without_exchange": ".3f",
+}
+
+
+class Workers:
+    """This worker of the two, and how both take turns."""
+
+    def __init__(self) -> None:
+        import horovod.tensorflow as hvd
+
+        from tfp_bprune.train import Horovod
+
+        self.hvd, self.plain, self.half = hvd, Horovod(), Horovod("fp16")
+        self.rank = self.plain.rank
+
+    def together(self, call: Callable[[], Any], times: int, alone: bool = False) -> float:
+        """Milliseconds a call, of the slower worker; with `alone` the second waits meanwhile."""
+        self.hvd.allgather_object(None)
+        begin = time.perf_counter()
+        if not alone or self.rank == 0:
+            for _ in range(times):
+                call()
+        spent = (time.perf_counter() - begin) / times * 1e3
+        return max(self.hvd.allgather_object(spent))
+
+
+def network_row(workers: Workers, network: str, width: float, batch: int, twin: str, rounds: int) -> dict[str, Any]:
+    """One network's turns."""
+    wraps = {"one": lambda o: o, "two": workers.plain.wrap, "fp16": workers.half.wrap}
+    steps = {}
+    for name, wrap in wraps.items():
+        model = networks.network(network, twin, width)
+        optimizer = wrap(keras.optimizers.legacy.Adam(1e-4))
+        steps[name] = measure.training_step(model, model.input_shape[1:], batch, optimizer=optimizer)
+    parameters = int(sum(np.prod(w.shape) for w in model.trainable_weights))
+    took = workers.together(steps["one"], 3)
+    times, turns = max(2, round(150 / took)), []
+    for _ in range(rounds):
+        alone = workers.together(steps["one"], times, alone=True)
+        turns.append([alone, *(workers.together(steps[name], times) for name in ("two", "fp16", "one"))])
+    alone, two, half, apart = np.array(turns).T
+    return {
+        "network": network,
+        "width": width,
+        "twin": twin,
+        "batch": batch,
+        "parameters": parameters,
+        "one_ms": float(np.median(alone)),
+        "two_ms": float(np.median(two)),
+        "efficiency": float(np.median(alone / two)),
+        "efficiency_fp16": float(np.median(alone / half)),
+        "without_exchange": float(np.median(alone / apart)),
+    }
+
+
+def exchange_rows(workers: Workers, rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds of one all-reduce by its size."""
+    rows = []
+    for count in SIZES:
+        values = tf.random.normal([count])
+        reduce = tf.function(lambda v=values: workers.hvd.allreduce(v, name="measured"))
+        reduce()
+        took = [workers.together(lambda r=reduce: r().numpy(), 10) for _ in range(rounds)]
+        rows.append({"exchange": "all", "numbers": count, "ms": float(np.median(took))})
+    return rows
+
+
+def survivors_rows(workers: Workers, rounds: int) -> list[dict[str, Any]]:
+    """Milliseconds of exchanging the gradients of an mlp 95 % of whose weights are gone, whole and in part."""
+    shapes = [(784, 500), (500, 500), (500, 10)] * 2  # means and scales
+    gradients = [tf.random.normal(shape) for shape in shapes]
+    kept = [
+        tf.constant(np.flatnonzero(np.random.default_rng(i % 3).random(s).ravel() < 0.05)) for i, s in enumerate(shapes)
+    ]
+
+    def everything() -> list[Any]:
+        return [workers.hvd.allreduce(g, name=f"whole{i}") for i, g in enumerate(gradients)]
+
+    def survivors() -> list[Any]:
+        parts = [tf.gather(tf.reshape(g, [-1]), places) for g, places in zip(gradients, kept, strict=True)]
+        sums = [workers.hvd.allreduce(part, name=f"part{i}") for i, part in enumerate(parts)]
+        return [
+            tf.reshape(tf.scatter_nd(places[:, None], s, [np.prod(shape)]), shape)
+            for s, places, shape in zip(sums, kept, shapes, strict=True)
+        ]
+
+    calls = {"all weights": tf.function(everything), "survivors (5 %)": tf.function(survivors)}
+    for call in calls.values():
+        call()
+    took = {
+        name: np.median([workers.together(lambda c=call: c()[0].numpy(), 10) for _ in range(rounds)])
+        for name, call in calls.items()
+    }
+    return [{"exchange": name, "numbers": 1_294_000, "ms": float(ms)} for name, ms in took.items()]
+
+
+def work(path: Path, rounds: int) -> None:
+    """What each of the two workers does; the first writes the rows."""
+    os.sched_setaffinity(0, {int(os.environ["HOROVOD_LOCAL_RANK"])})  # before TensorFlow starts its threads
+    workers = Workers()
+    rows: list[dict[str, Any]] = []
+    for network, width, batch in CASES:
+        for twin in TWINS:
+            rows.append(network_row(workers, network, width, batch, twin, rounds))
+            if workers.rank == 0:
+                print(measure.markdown(rows[-1:], COLUMNS).splitlines()[-1], file=sys.stderr, flush=True)
+    rows += exchange_rows(workers, rounds) + survivors_rows(workers, rounds)
+    if workers.rank == 0:
+        path.write_text(json.dumps(rows))
+
+
+def figure(rows: list[dict[str, Any]]) -> Any:
+    """Efficiency of each network and its twin."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = made.subplots()
+    names = [network for network, _, _ in CASES]
+    for offset, (twin, label, colour) in enumerate(
+        (("deterministic", "plain", "#56b4e9"), ("flipout", "Bayesian", "#d55e00"))
+    ):
+        heights = [row["efficiency"] for row in rows if row.get("twin") == twin]
+        places = np.arange(len(names)) + 0.36 * (offset - 0.5)
+        axes.bar(places, heights, 0.34, label=label, color=colour)
+        for place, height in zip(places, heights, strict=True):
+            axes.text(place, height, f"{height:.2f}", ha="center", va="bottom", fontsize=8)
+    axes.set_xticks(range(len(names)), [f"{n}\n(width {w:g}, batch {b})" for n, w, b in CASES], fontsize=8)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_ylim(0, 1.15)
+    axes.set_ylabel("throughput(2) / (2 throughput(1))")
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    return made
+
+
+def main() -> None:
+    """Starts the workers, writes and draws."""
+    parser = measure.parser(__doc__, "scaling")
+    parser.add_argument("--worker", type=Path, help="used by this program for its workers")
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker, arguments.rounds)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "rows.json"
+        horovodrun = Path(sys.executable).with_name("horovodrun")
+        words = [horovodrun, "-np", "2", "-H", "localhost:2", sys.executable, __file__, "--worker", found]
+        subprocess.run([*map(str, words), "--rounds", str(arguments.rounds)], check=True, env=measure.with_package())
+        rows = json.loads(found.read_text())
+    measure.write(rows, arguments.json)
+    if arguments.json != "-":
+        measure.draw(figure(rows), Path(arguments.json).with_suffix(".png"))
+        print(measure.markdown([row for row in rows if "network" in row], COLUMNS))
+
+
+if __name__ == "__main__":
+    main()

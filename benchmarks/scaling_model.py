@@ -1,0 +1,205 @@
+"""A model of larger jobs: step time = compute + what of the exchange of gradients does not hide behind it.
+
+    python benchmarks/scaling_model.py      # reads results/scaling.json and results/networks.json
+
+Ring all-reduce of n bytes over p workers, sent in m messages (Patarasuk and Yuan 2009, doi 10.1016/j.jpdc.2008.09.002):
+
+    exchange(p) = m 2 (p - 1) a + 2 (p - 1) / p n / b
+
+with the latency a and the bandwidth b of a link. In nodes of g workers the hierarchical form sums within the node, sends
+the node's g parts of n / g over the network side by side, and spreads within the node:
+
+    exchange(p) = m 2 (g - 1) a_in + 2 (g - 1) / g n / b_in  +  m 2 (p / g - 1) a_out + 2 (p / g - 1) / (p / g) n / b_out
+
+    step(p) = compute + visible exchange(p),    efficiency(p) = compute / step(p)
+
+Measured here, two processes on one machine: a, b and `visible`, the part of the exchange that does not hide. Measured here
+too: the compute of a step of VGG-16 and ResNet-18. Published: the speed-ups at 2 to 8 workers that the form is checked
+against. Assumed: the links of the clusters below. Everything else is predicted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+
+WORKERS = tuple(2**i for i in range(3, 13))
+BYTES, FUSION = 4, 64 * 2**20  # of a number; Horovod's fusion buffer
+# Sharma and Jennings 2020 (arXiv 2005.11619), speed-ups on a Cray XC40, read off the plot of their repository to +-.05.
+PUBLISHED = {"Bayesian": {2: 1.8, 4: 3.3, 6: 4.7, 8: 6.1}, "plain": {2: 1.8, 4: 3.55, 6: 5.1, 8: 6.6}}
+COLUMNS = {"network": "", "twin": "", "cluster": "", "change": "", **{str(p): ".2f" for p in WORKERS}}
+
+
+@dataclass(frozen=True)
+class Link:
+    """Seconds a message waits, and bytes a second."""
+
+    latency: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Workers of one speed, some in each node."""
+
+    name: str
+    inside: Link
+    outside: Link
+    per_node: int
+    speed: float
+    """Of a worker, in multiples of the two cores that compute was measured on."""
+
+
+ETHERNET = Link(25e-6, 10e9 / 8)
+CLUSTERS = (
+    Cluster("CPU nodes, 10 Gb/s Ethernet", Link(1e-6, 10e9), ETHERNET, 1, 1),
+    Cluster("8 accelerators a node, 200 Gb/s", Link(5e-6, 200e9), Link(5e-6, 200e9 / 8), 8, 200),
+)
+
+
+def ring(size: float, workers: int, link: Link, messages: int) -> float:
+    """Seconds of a ring all-reduce."""
+    return messages * 2 * (workers - 1) * link.latency + 2 * (workers - 1) / workers * size / link.bandwidth
+
+
+def exchange(size: float, workers: int, cluster: Cluster, messages: int) -> float:
+    """Seconds of the hierarchical all-reduce; of the plain ring where a node has one worker."""
+    group = min(cluster.per_node, workers)
+    inside = ring(size, group, cluster.inside, messages)
+    return inside + ring(size, workers // group, cluster.outside, messages)
+
+
+def calibrate(rows: list[dict[str, Any]]) -> tuple[Link, float]:
+    """The link between two processes of this machine, and the visible part of the exchange.
+
+    For two workers exchange = 2 a + n / b: a line through the times of the all-reduces, fitted to relative errors.
+    """
+    alone = [(row["numbers"] * BYTES, row["ms"] / 1e3) for row in rows if row.get("exchange") == "all"]
+    sizes, seconds = np.array(alone).T
+    (latency, inverse), *_ = np.linalg.lstsq(
+        np.stack([2 / seconds, sizes / seconds], 1), np.ones(len(alone)), rcond=None
+    )
+    link = Link(float(latency), float(1 / inverse))
+    visible = []
+    for row in (r for r in rows if "network" in r):
+        paid = row["one_ms"] * (1 / row["efficiency"] - 1 / row["without_exchange"]) / 1e3
+        visible.append(paid / ring(row["parameters"] * BYTES, 2, link, messages=1))
+    return link, float(np.clip(np.median(visible), 0, 1))
+
+
+def published_rows() -> list[dict[str, Any]]:
+    """The form's two coefficients, from the published speed-ups at 2 and 8 workers, and what it then says of 4 and 6."""
+    rows = []
+    for kind, speedups in PUBLISHED.items():
+        paid = {p: p / s - 1 for p, s in speedups.items()}  # visible exchange over compute
+        latency, bandwidth = np.linalg.solve([[p - 1, 2 * (p - 1) / p] for p in (2, 8)], [paid[p] for p in (2, 8)])
+        ring_alone = {p: 1 / (1 + paid[2] * 2 * (p - 1) / p) for p in speedups}
+        for p, speedup in speedups.items():
+            both = 1 / (1 + latency * (p - 1) + bandwidth * 2 * (p - 1) / p)
+            rows.append(
+                {
+                    "published": kind,
+                    "workers": p,
+                    "efficiency": speedup / p,
+                    "model": float(both),
+                    "bandwidth_alone": ring_alone[p],
+                }
+            )
+    return rows
+
+
+def predicted_rows(compute: dict[tuple[str, str], tuple[float, int]], visible: float) -> list[dict[str, Any]]:
+    """Efficiencies for `WORKERS` of each network, cluster, and change to the exchange."""
+    rows = []
+    for (network, twin), (seconds, parameters) in compute.items():
+        for cluster in CLUSTERS:
+            size, tensors = parameters * BYTES, 60 if network == "resnet18" else 32
+            fused = max(1, math.ceil(size / FUSION))
+            changes = {
+                "as it is": (size, fused, 1),
+                "fp16": (size / 2, fused, 1),
+                "no fusion": (size, tensors, 1),
+                "batch x 4": (size, fused, 4),
+            }
+            for change, (sent, messages, batch) in changes.items():
+                work = batch * seconds / cluster.speed
+                efficiency = {str(p): work / (work + visible * exchange(sent, p, cluster, messages)) for p in WORKERS}
+                rows.append({"network": network, "twin": twin, "cluster": cluster.name, "change": change} | efficiency)
+    return rows
+
+
+def measured_compute() -> dict[tuple[str, str], tuple[float, int]]:
+    """Seconds a step at batch 64 and parameters, of the whole networks, by network and twin."""
+    rows = json.loads((measure.RESULTS / "networks.json").read_text())["rows"]
+    return {
+        (row["network"], row["twin"]): (row["ms"] / 1e3, row["parameters"])
+        for row in rows
+        if row["network"] in ("vgg16", "resnet18") and row["width"] == 1 and row["twin"] in ("deterministic", "flipout")
+    }
+
+
+def figure(published: list[dict[str, Any]], predicted: list[dict[str, Any]]) -> Any:
+    """Left the check against published figures, right what is predicted."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = made.subplots(1, 2)
+    for kind, colour in (("Bayesian", "#d55e00"), ("plain", "#56b4e9")):
+        rows = [row for row in published if row["published"] == kind]
+        workers = [row["workers"] for row in rows]
+        left.plot(workers, [row["model"] for row in rows], color=colour, label=f"{kind}, model")
+        left.errorbar(
+            workers,
+            [row["efficiency"] for row in rows],
+            [0.05 / p for p in workers],
+            fmt="o",
+            color=colour,
+            label=f"{kind}, published",
+        )
+    left.set_title("the form, fitted at 2 and 8 workers", fontsize=10)
+    for network, style in (("vgg16", "-"), ("resnet18", "--")):
+        for cluster, colour in zip(CLUSTERS, ("#009e73", "#cc79a7"), strict=True):
+            [row] = [
+                r
+                for r in predicted
+                if (r["network"], r["twin"], r["cluster"], r["change"])
+                == (network, "flipout", cluster.name, "as it is")
+            ]
+            right.plot(WORKERS, [row[str(p)] for p in WORKERS], style, color=colour, label=f"{network}, {cluster.name}")
+    right.set_xscale("log", base=2)
+    right.set_title("predicted, Flipout, batch 64 a worker", fontsize=10)
+    for axes in (left, right):
+        axes.set_ylim(0, 1.05)
+        axes.set_xlabel("workers")
+        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("efficiency")
+    return made
+
+
+def main() -> None:
+    """Calibrates, checks, predicts, writes and draws."""
+    arguments = measure.parser(__doc__, "scaling_model").parse_args()
+    link, visible = calibrate(json.loads((measure.RESULTS / "scaling.json").read_text())["rows"])
+    print(
+        f"measured link: {link.latency * 1e6:.0f} us, {link.bandwidth / 1e9:.2f} GB/s; visible part {visible:.2f}",
+        file=sys.stderr,
+    )
+    published, predicted = published_rows(), predicted_rows(measured_compute(), visible)
+    calibration = {"latency_s": link.latency, "bandwidth_bytes_per_s": link.bandwidth, "visible": visible}
+    measure.write([calibration, *published, *predicted], arguments.json)
+    if arguments.json != "-":
+        measure.draw(figure(published, predicted), Path(arguments.json).with_suffix(".png"))
+        check = {"published": "", "workers": "d", "efficiency": ".3f", "model": ".3f", "bandwidth_alone": ".3f"}
+        print(measure.markdown(published, check), measure.markdown(predicted, COLUMNS), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
