@@ -26,7 +26,15 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 
-CASES = (("mlp", 1, 100), ("lenet5", 1, 64), ("vgg16", 0.25, 64), ("resnet18", 0.25, 64))
+CASES = (
+    ("mlp", 1, 100),
+    ("lenet5", 1, 64),
+    ("lenet5", 1, 512),
+    ("vgg16", 0.25, 64),
+    ("vgg16", 0.25, 256),
+    ("resnet18", 0.25, 64),
+    ("resnet18", 0.25, 256),
+)
 TWINS = ("deterministic", "flipout")
 SIZES = (2**10, 2**14, 2**17, 2**20, 2**22)
 COLUMNS = {
@@ -37,7 +45,6 @@ COLUMNS = {
     "one_ms": ".1f",
     "two_ms": ".1f",
     "efficiency": ".3f",
-    "efficiency_fp16": ".3f",
     "without_exchange": ".3f",
 }
 
@@ -50,7 +57,7 @@ class Workers:
 
         from tfp_bprune.train import Horovod
 
-        self.hvd, self.plain, self.half = hvd, Horovod(), Horovod("fp16")
+        self.hvd, self.plain = hvd, Horovod()
         self.rank = self.plain.rank
 
     def together(self, call: Callable[[], Any], times: int, alone: bool = False) -> float:
@@ -66,7 +73,7 @@ class Workers:
 
 def network_row(workers: Workers, network: str, width: float, batch: int, twin: str, rounds: int) -> dict[str, Any]:
     """One network's turns."""
-    wraps = {"one": lambda o: o, "two": workers.plain.wrap, "fp16": workers.half.wrap}
+    wraps = {"one": lambda o: o, "two": workers.plain.wrap}
     steps = {}
     for name, wrap in wraps.items():
         model = networks.network(network, twin, width)
@@ -77,8 +84,8 @@ def network_row(workers: Workers, network: str, width: float, batch: int, twin: 
     times, turns = max(2, round(150 / took)), []
     for _ in range(rounds):
         alone = workers.together(steps["one"], times, alone=True)
-        turns.append([alone, *(workers.together(steps[name], times) for name in ("two", "fp16", "one"))])
-    alone, two, half, apart = np.array(turns).T
+        turns.append([alone, *(workers.together(steps[name], times) for name in ("two", "one"))])
+    alone, two, apart = np.array(turns).T
     return {
         "network": network,
         "width": width,
@@ -88,20 +95,22 @@ def network_row(workers: Workers, network: str, width: float, batch: int, twin: 
         "one_ms": float(np.median(alone)),
         "two_ms": float(np.median(two)),
         "efficiency": float(np.median(alone / two)),
-        "efficiency_fp16": float(np.median(alone / half)),
         "without_exchange": float(np.median(alone / apart)),
     }
 
 
 def exchange_rows(workers: Workers, rounds: int) -> list[dict[str, Any]]:
-    """Milliseconds of one all-reduce by its size."""
+    """Milliseconds of one all-reduce by its size, as it is and compressed."""
     rows = []
-    for count in SIZES:
-        values = tf.random.normal([count])
-        reduce = tf.function(lambda v=values: workers.hvd.allreduce(v, name="measured"))
-        reduce()
-        took = [workers.together(lambda r=reduce: r().numpy(), 10) for _ in range(rounds)]
-        rows.append({"exchange": "all", "numbers": count, "ms": float(np.median(took))})
+    for kind, name in (("all", "none"), ("all, fp16", "fp16")):
+        for count in SIZES:
+            values, way = tf.random.normal([count]), getattr(workers.hvd.Compression, name)
+            reduce = tf.function(
+                lambda v=values, w=way, n=f"{name}{count}": workers.hvd.allreduce(v, name=n, compression=w)
+            )
+            reduce()
+            took = [workers.together(lambda r=reduce: r().numpy(), 10) for _ in range(rounds)]
+            rows.append({"exchange": kind, "numbers": count, "ms": float(np.median(took))})
     return rows
 
 
@@ -153,9 +162,9 @@ def figure(rows: list[dict[str, Any]]) -> Any:
     """Efficiency of each network and its twin."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(7, 3.4), layout="constrained")
+    made = Figure(figsize=(9, 3.6), layout="constrained")
     axes = made.subplots()
-    names = [network for network, _, _ in CASES]
+    names = [f"{n}\n(width {w:g},\nbatch {b})" for n, w, b in CASES]
     for offset, (twin, label, colour) in enumerate(
         (("deterministic", "plain", "#56b4e9"), ("flipout", "Bayesian", "#d55e00"))
     ):
@@ -164,7 +173,7 @@ def figure(rows: list[dict[str, Any]]) -> Any:
         axes.bar(places, heights, 0.34, label=label, color=colour)
         for place, height in zip(places, heights, strict=True):
             axes.text(place, height, f"{height:.2f}", ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(names)), [f"{n}\n(width {w:g}, batch {b})" for n, w, b in CASES], fontsize=8)
+    axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_ylim(0, 1.15)
     axes.set_ylabel("throughput(2) / (2 throughput(1))")

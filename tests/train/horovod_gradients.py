@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import tf
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.data import load
 from tfp_bprune.layers import set_train_size, variational_layers
 from tfp_bprune.models import build
 from tfp_bprune.prune import prune
-from tfp_bprune.train import Horovod, Settings, fit
+from tfp_bprune.train import Horovod, Settings, distribute, distributed_callbacks, fit
 from tfp_bprune.train.loss import negative_log_likelihood
 from tfp_bprune.train.workers import SameMasks
 from tfp_bprune.types import TrainingError
@@ -57,6 +57,11 @@ def main(folder: Path) -> None:
             worst, *(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(averaged, alone, strict=True))
         )
     result = {"gradient": worst, "kl": [kl, kl_alone], "sizes": sorted(sizes)}
+
+    model.compile(distribute(keras.optimizers.legacy.Adam(1e-3), "fp16"), negative_log_likelihood("classification"))
+    model.fit(mine.train, epochs=2, callbacks=distributed_callbacks(mine, 1e-3, warmup_epochs=1), verbose=0)
+    everyone = hvd.allgather(model.trainable_weights[0][None]).numpy()
+    result["equal"] = bool((everyone[0] == everyone[1]).all())
 
     pruned, _ = prune(model, sparsity=0.5)
     rows = fit(pruned, data, Settings(epochs=2), distributor=workers, progress=False)

@@ -110,6 +110,7 @@ def test_two_workers_take_the_gradient_of_one_process_on_both_batches(tmp_path: 
     assert any(size % 2 for size in first["sizes"])  # a global batch that cannot be halved was among them
     for said in (first, second):
         assert said["gradient"] < 1e-5
+        assert said["equal"]
         assert said["kl"][0] == pytest.approx(said["kl"][1], rel=1e-6)
         assert said["masks"] == "the masks of rank 1 differ from rank 0's: prune every worker's model alike"
     assert first["kept"] == second["kept"] < 1024

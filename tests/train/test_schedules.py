@@ -8,10 +8,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.train import KLSchedule, schedules
-from tfp_bprune.train.schedules import kl_schedule
+from tfp_bprune.train.schedules import ScaledCosine, kl_schedule, scale_for
 from tfp_bprune.types import TrainingError
 
 
@@ -66,3 +66,20 @@ def test_the_callback_scales_the_divergence_of_every_step() -> None:
     callback = KLSchedule(kl_schedule("warmup", steps_per_epoch=1, epochs=5, warmup_part=0.8), steps_per_epoch=1)
     model.fit(x, x[:, :2], batch_size=6, epochs=5, callbacks=[callback, record], verbose=0)
     np.testing.assert_allclose(losses, np.array([0.25, 0.5, 0.75, 1, 1]) * float(layer.last_kl) / 6, rtol=1e-5)
+
+
+def test_the_learning_rate_rises_to_that_of_all_workers_and_falls_with_a_cosine() -> None:
+    rate, alone = ScaledCosine(0.1, 100, scale=2, warmup=10), ScaledCosine(0.1, 100)
+    steps = np.array([0, 5, 10, 50, 100])
+    cosine = 0.05 * (1 + np.cos(np.pi * steps / 100))
+    np.testing.assert_allclose([float(alone(tf.constant(step))) for step in steps], cosine, atol=1e-8)
+    found = [float(rate(tf.constant(step))) for step in steps]
+    np.testing.assert_allclose(found, cosine * [1, 1.5, 2, 2, 2], atol=1e-8)
+    again = ScaledCosine.from_config(rate.get_config())
+    assert float(again(tf.constant(5))) == found[1]
+
+
+def test_workers_scale_the_learning_rate_as_asked() -> None:
+    assert [scale_for(rule, 4) for rule in ("none", "root", "linear")] == [1, 2, 4]
+    with pytest.raises(TrainingError, match="unknown learning-rate scaling 'cubic'"):
+        scale_for("cubic", 4)  # type: ignore[arg-type]

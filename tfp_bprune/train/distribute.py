@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.data import Splits
 from tfp_bprune.layers import noise
 from tfp_bprune.train.callbacks import optimizer_variables
@@ -97,7 +97,8 @@ class Horovod:
       compression: "fp16" sends gradients as half-precision numbers.
 
     Raises:
-      TrainingError: Horovod is not installed, or the compression is unknown.
+      TrainingError: Horovod is not installed, the compression is unknown, or there are GPUs and TensorFlow uses them
+        already.
     """
 
     attempts_again = False
@@ -115,7 +116,20 @@ class Horovod:
         self._compression = getattr(self._hvd.Compression, compression)
         self._use_keras_2()
         self._hvd.init()
+        self._take_one_gpu()
         self._join()
+
+    def _take_one_gpu(self) -> None:
+        """Of several GPUs of a host each worker sees the one of its local rank."""
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            return
+        try:
+            tf.config.set_visible_devices(gpus[self._hvd.local_rank() % len(gpus)], "GPU")
+        except RuntimeError as error:
+            raise TrainingError(
+                "TensorFlow has started already: make Horovod() before anything else of it runs"
+            ) from error
 
     def _join(self) -> None:
         self.rank, self.size = self._hvd.rank(), self._hvd.size()
