@@ -17,6 +17,8 @@ from tfp_bprune.layers.posterior import MaskedNormal, compiled_scale_of, rho_of,
 
 # Small tensors go through TensorFlow operation by operation, large ones through XLA.
 SMALL, LARGE = (4, 4096), (4, 2**15)
+# More normals than the pool holds.
+HUGE = (5, 2**18)
 PI, NARROW = 0.25, math.exp(-6)
 
 
@@ -134,7 +136,7 @@ def test_the_kl_of_a_block_is_that_of_all_weights_on_average() -> None:
     assert bound < 0.1 * exact
 
 
-@pytest.mark.parametrize("shape", [SMALL, LARGE])
+@pytest.mark.parametrize("shape", [SMALL, LARGE, HUGE])
 def test_a_training_step_estimates_the_kl_from_a_block_and_an_evaluation_sums_all(shape: tuple[int, int]) -> None:
     q = posterior(0.01, 0.1, shape)
     seeds = [noise.seed_pair(1, "stream"), noise.seed_pair(2, "stream")]
@@ -180,7 +182,7 @@ def test_the_mean_gradient_of_the_expected_square_has_the_closed_form(estimator:
     assert_mean(gradients, np.stack([of_loc, of_rho]), gradients.std(0))
 
 
-@pytest.mark.parametrize("shape", [[1000, 100], [3, 2**18]])
+@pytest.mark.parametrize("shape", [[1000, 100], [5, 2**18]])
 @pytest.mark.parametrize("static", [True, False])
 def test_pooled_numbers_are_standard_normal(shape: list[int], static: bool) -> None:
     draw = tf.function(lambda s: noise.normal(shape if static else s, noise.seed_pair(3, "pool")))

@@ -149,7 +149,13 @@ def _compiled(prior: str, moment: Moment, shape: tuple[int, ...]) -> _Passes:
         given = prior_from(json.loads(prior))
     parts = partial(_forward, moment, shape, compiled_scale_of), partial(_backward, given, moment)
     compiled = (tf.function(part, jit_compile=True, autograph=False) for part in parts)
-    return _Passes(partial(noise.windows, math.prod(shape)), *compiled)
+    return _Passes(partial(_drawn_for, shape), *compiled)
+
+
+def _drawn_for(shape: tuple[int, ...], seed: Any) -> list[Any]:
+    """Windows of the pool, or, of so many numbers that several pairs are needed, the normals: XLA joins pairs slowly."""
+    views = noise.windows(math.prod(shape), seed)
+    return views if len(views) == 2 else [noise.from_windows(views, shape)]
 
 
 @lru_cache(maxsize=1)

@@ -147,7 +147,9 @@ class Horovod:
 
     def wrap(self, optimizer: Any) -> Any:
         """The optimizer behind a ring all-reduce of the gradients, which averages them."""
-        return self._keras.DistributedOptimizer(optimizer, compression=self._compression)
+        # On CPUs nothing is free to exchange the first gradients while the last are computed: all go together.
+        groups = 0 if tf.config.list_physical_devices("GPU") else 1
+        return self._keras.DistributedOptimizer(optimizer, compression=self._compression, num_groups=groups)
 
     def start(self, model: Any, rows: list[Json]) -> list[Json]:
         """The first worker's state and history: it alone reads the run that is resumed.
