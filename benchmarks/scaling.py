@@ -177,7 +177,7 @@ def figure(rows: list[dict[str, Any]]) -> Any:
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_ylim(0, 1.15)
     axes.set_ylabel("throughput(2) / (2 throughput(1))")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper left", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     return made
 

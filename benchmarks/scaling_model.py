@@ -174,6 +174,8 @@ def figure(published: list[dict[str, Any]], predicted: list[dict[str, Any]]) -> 
             ]
             right.plot(WORKERS, [row[str(p)] for p in WORKERS], style, color=colour, label=f"{network}, {cluster.name}")
     right.set_xscale("log", base=2)
+    right.set_xticks(WORKERS, [str(p) for p in WORKERS], fontsize=8)
+    left.set_xticks([*PUBLISHED["plain"]])
     right.set_title("predicted, Flipout, batch 64 a worker", fontsize=10)
     for axes in (left, right):
         axes.set_ylim(0, 1.05)
