@@ -128,8 +128,8 @@ def test_3_an_epoch_of_all_workers_counts_the_divergence_once(workers: int) -> N
     for rank in range(workers):
         shard = data.shard(rank, workers)
         model = compile_model(network(prior="normal"), shard, Settings(epochs=1, learning_rate=1e-12))
-        for batch, labels in shard.train:
-            logs = model.train_on_batch(batch, labels, reset_metrics=True, return_dict=True)
+        for batch, labels, *weights in shard.train:
+            logs = model.train_on_batch(batch, labels, *weights, reset_metrics=True, return_dict=True)
             # A step's loss is a mean over its examples, of all workers: times their number it is a sum.
             total += (logs["loss"] - logs["nll"]) * len(labels)
             batches += 1
