@@ -52,7 +52,7 @@ def data(augmentation: Any, seed: int = 0) -> Splits:
 
 def seen(splits: Splits, epoch: int) -> dict[int, np.ndarray]:
     batches = splits.epochs(epoch).take(splits.steps)
-    return {int(label): image.numpy() for x, y in batches for image, label in zip(x, y, strict=True)}
+    return {int(label): image.numpy() for x, y, *_ in batches for image, label in zip(x, y, strict=True)}
 
 
 def test_the_moves_follow_from_seed_and_epoch_and_not_from_the_workers() -> None:
