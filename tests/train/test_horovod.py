@@ -120,7 +120,8 @@ def test_two_workers_take_the_gradient_of_one_process_on_both_batches(tmp_path: 
 LONG = ["-m", "tfp_bprune.cli.main", "train", "--hidden", "16", "--epochs", "150"]
 
 
-def test_an_elastic_job_goes_on_without_a_killed_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_elastic_job_goes_on_without_a_killed_worker(tmp_path: Path, rank: int) -> None:
     discover = tmp_path / "discover.sh"
     # A host that lost a worker is not used again, hence two names of this one.
     discover.write_text("#!/bin/sh\necho localhost:1\necho 127.0.0.1:1\n")
@@ -128,7 +129,7 @@ def test_an_elastic_job_goes_on_without_a_killed_worker(tmp_path: Path) -> None:
     elastic = ["--min-np", 1, "--max-np", 2, "--host-discovery-script", discover, "--network-interface", "lo"]
     words = [*command(*elastic), *LONG, "--out", str(tmp_path / "run")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()) as job:
-        kill(1, tmp_path / "run")
+        kill(rank, tmp_path / "run")
         output, _ = job.communicate(timeout=120)
     assert job.returncode == 0, output
     assert "rank 0 of 1 workers" in output

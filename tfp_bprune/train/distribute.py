@@ -186,13 +186,20 @@ class ElasticHorovod(Horovod):
         """Calls `attempt` again, from the last commit, each time the workers have changed."""
         elastic = importlib.import_module("horovod.tensorflow.elastic")
         common = importlib.import_module("horovod.common.elastic")
+        exceptions = importlib.import_module("horovod.common.exceptions")
         state = common.ObjectState(bcast_object=self._hvd.broadcast_object, get_rank=self._hvd.rank, rows=[])
         committed = _ElasticallyCommitted(state)
 
         def entered(state: Any) -> Result:
             self._join()
             committed.rows = list(state.rows)
-            return attempt(committed)
+            try:
+                return attempt(committed)
+            except tf.errors.UnknownError as error:
+                # Horovod's own wrapper knows only some of its operations, and takes an error of others for the end.
+                if "Horovod" in str(error):
+                    raise exceptions.HorovodInternalError(str(error)) from error
+                raise
 
         return elastic.run(entered)(state)
 
