@@ -119,7 +119,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
             axes.set_xlim(-3, 100)
             axes.grid(alpha=0.25)
             axes.legend(frameon=False, fontsize=8, loc="lower left")
-    figure.savefig(path)
+    measure.draw(figure, path)
 
 
 def main() -> None:

@@ -21,6 +21,17 @@ _SETTINGS = ("epochs", "learning_rate", "kl", "kl_weight", "scaling", "scaling_w
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
+    _add_network(parser)
+    _add_training(parser)
+    _add_distributions(parser)
+    _add_examples(parser)
+    _add_workers(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory, new or empty")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it")
+
+
+def _add_network(parser: Parser) -> None:
     add_data(parser)
     add_json(parser)
     parser.add_argument(
@@ -43,6 +54,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--twin", default="flipout", choices=["flipout", "reparameterization", "local", "deterministic", "dropout"]
     )
+
+
+def _add_training(parser: Parser) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=100, help="of one worker (default: 100)")
     parser.add_argument(
@@ -60,6 +74,9 @@ def add_arguments(parser: Parser) -> None:
         default=1.0,
         help="a further factor on the KL; below 1 a cold posterior, not the evidence lower bound (default: 1)",
     )
+
+
+def _add_distributions(parser: Parser) -> None:
     parser.add_argument("--prior", default="scale_mixture", choices=["scale_mixture", "normal"])
     parser.add_argument("--prior-pi", type=float, help="probability of the wide part of the mixture (default: 0.5)")
     parser.add_argument(
@@ -75,6 +92,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--bayesian-bias", action="store_true", help="biases get a distribution too")
     parser.add_argument("--dropout-rate", type=float, default=0.5, help="of the dropout twin (default: 0.5)")
     parser.add_argument("--noise", type=float, help="fixed noise standard deviation of a regression (default: learned)")
+
+
+def _add_examples(parser: Parser) -> None:
     parser.add_argument(
         "--validation-fraction", type=float, default=0.1, help="part of the training split (default: 0.1)"
     )
@@ -84,6 +104,9 @@ def add_arguments(parser: Parser) -> None:
         choices=["none", "shift", "shift_flip"],
         help="move training images at random, and mirror them (default: none)",
     )
+
+
+def _add_workers(parser: Parser) -> None:
     parser.add_argument(
         "--scaling",
         default="root",
@@ -103,9 +126,6 @@ def add_arguments(parser: Parser) -> None:
         choices=["none", "fp16"],
         help="of the gradients that workers send each other (default: none)",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory, new or empty")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it")
 
 
 def run(arguments: Any) -> int:

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Any, Literal
 
 from tfp_bprune._keras import quietly, tf
@@ -158,7 +158,7 @@ def _drawn_for(shape: tuple[int, ...], seed: Any) -> list[Any]:
     return views if len(views) == 2 else [noise.from_windows(views, shape)]
 
 
-@lru_cache(maxsize=1)
+@cache
 def _start_xla() -> None:
     """Has XLA say now, where nobody hears it, what it says of itself when first used."""
     with quietly():
