@@ -25,7 +25,7 @@ $(VENV)/.setup: $(BIN)/uv pyproject.toml uv.lock
 
 $(VENV)/.setup-test: $(BIN)/uv pyproject.toml uv.lock
 	@echo "setting up, Horovod's build included: a few minutes the first time"
-	$(UV) sync --quiet --frozen --inexact --extra horovod --extra dev
+	$(UV) sync --quiet --frozen --inexact --extra horovod --extra formats --extra dev
 	@touch $@ $(VENV)/.setup
 
 setup: $(VENV)/.setup             ## the package and what it needs, into .venv
@@ -43,7 +43,7 @@ test-slow: $(VENV)/.setup-test    ## the slow checks on real data; TFDS_DATA_DIR
 
 test-newest: $(BIN)/uv            ## the fast tests but Horovod's on the newest TensorFlow, in an environment of its own
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-newest
-	$(BIN)/uv pip install --quiet --no-config --python .venv-newest/bin/python -e '.[dev]' tensorflow==$(TF_NEWEST) tf-keras==$(TF_NEWEST)
+	$(BIN)/uv pip install --quiet --no-config --python .venv-newest/bin/python -e '.[dev,formats]' tensorflow==$(TF_NEWEST) tf-keras==$(TF_NEWEST)
 	.venv-newest/bin/python -m pytest -m "not slow and not horovod"
 
 check: $(VENV)/.setup-test        ## format, lint, types, and the tests that need no training
