@@ -1,0 +1,53 @@
+"""Small networks with what converters meet: dense layers, convolutions, residual additions, batch normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import keras
+from tfp_bprune.layers import Conv2DFlipout, DenseFlipout
+
+L = keras.layers
+
+
+def mlp() -> Any:
+    """Bayesian, three layers."""
+    return keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), DenseFlipout(40, activation="relu"), DenseFlipout(4)])
+
+
+def lenet() -> Any:
+    """Bayesian, two convolutions with pooling."""
+    layers = [
+        Conv2DFlipout(6, 3, padding="same", activation="relu"),
+        L.MaxPooling2D(2),
+        Conv2DFlipout(8, 3, activation="tanh"),
+        L.AveragePooling2D(2),
+        L.Flatten(),
+        DenseFlipout(4),
+    ]
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers])
+
+
+def residual() -> Any:
+    """Bayesian, one block of a residual network."""
+    inputs = keras.Input((8, 8, 1))
+    x = L.ReLU()(L.BatchNormalization()(Conv2DFlipout(6, 3, padding="same", use_bias=False)(inputs)))
+    y = L.BatchNormalization()(Conv2DFlipout(6, 3, padding="same", strides=2)(x))
+    x = L.ReLU()(L.Add()([y, Conv2DFlipout(6, 1, strides=2)(x)]))
+    return keras.Model(inputs, DenseFlipout(4)(L.GlobalAveragePooling2D()(x)))
+
+
+NETWORKS: dict[str, Callable[[], Any]] = {"mlp": mlp, "lenet": lenet, "residual": residual}
+
+
+def settled(model: Any) -> Any:
+    """`model` with moving statistics away from where they begin."""
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, L.BatchNormalization):
+            layer.moving_mean.assign(rng.normal(size=layer.moving_mean.shape))
+            layer.moving_variance.assign(rng.uniform(0.5, 2, layer.moving_variance.shape))
+    return model
