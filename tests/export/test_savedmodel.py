@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from tfp_bprune._keras import tf
 from tfp_bprune.evaluate.fresh import check_export
 from tfp_bprune.export import Predictor, describe, export, savedmodel
+from tfp_bprune.export.savedmodel import format_of
 from tfp_bprune.models import load_model
 from tfp_bprune.prune import prune
 from tfp_bprune.runs import Run
@@ -159,6 +161,43 @@ def test_a_place_that_cannot_take_it_is_one_clear_error(pruned: Any, tmp_path: P
     (tmp_path / "file").write_text("x")
     with pytest.raises(ExportError, match=r"cannot write .*choose a folder that can be written"):
         export(pruned, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize(("file_format", "file"), [("onnx", "model.onnx"), ("litert", "model.tflite")])
+def test_other_formats_have_the_same_folder(pruned: Any, tmp_path: Path, file_format: Any, file: str) -> None:
+    manifest = export(pruned, tmp_path / "out", format=file_format)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {file, "manifest.json"}
+    assert manifest == check_export(tmp_path / "out")
+    assert (manifest["export_format"], set(manifest["files"])) == (file_format, {file})
+    content = (tmp_path / "out" / file).read_bytes()
+    assert (manifest["bytes"], manifest["bytes_gzip"]) == (len(content), len(gzip.compress(content, 6)))
+    assert b"tfp_bprune" not in content
+
+
+def test_a_savedmodel_says_its_format_too(exports: dict[str, Path]) -> None:
+    manifest = check_export(exports["mean"])
+    assert manifest["export_format"] == format_of(manifest) == format_of({}) == "savedmodel"
+    assert 0 < manifest["bytes_gzip"] < manifest["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "pickle"}, r"unknown format 'pickle': expected one of 'savedmodel', 'onnx', 'litert'"),
+        (
+            {"format": "litert", "kernels": "sparse"},
+            r"LiteRT has no sparse products: expected kernels 'auto' or 'dense'",
+        ),
+        ({"format": "onnx", "float16": True}, r"float16 is for the format 'litert', got 'onnx'"),
+        ({"format": "litert", "predictive": "sampled"}, r"LiteRT has no StatelessRandom"),
+    ],
+)
+def test_formats_refuse_what_they_cannot_hold(
+    pruned: Any, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(pruned, tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dead_units_make_an_export_smaller(tiny_model: Any, exports: dict[str, Path], tmp_path: Path) -> None:

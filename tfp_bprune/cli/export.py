@@ -1,4 +1,4 @@
-"""`tfp-bprune export`: a run as a SavedModel."""
+"""`tfp-bprune export`: a run as a SavedModel, an ONNX or a LiteRT file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 from tfp_bprune.cli.common import Parser, add_json, emit, facts_of, say
 
-HELP = "write a run as a SavedModel that needs TensorFlow alone"
+HELP = "write a run as a SavedModel that needs TensorFlow alone, or as an ONNX or LiteRT file"
 EXAMPLE = """example:
   tfp-bprune export runs/mnist-95 --out served/mnist
   tfp-bprune export runs/mnist-95 --predictive sampled --samples 30 --out served/mnist-sampled
+  tfp-bprune export runs/mnist-95 --format litert --out served/mnist-litert
 """
 
 
@@ -31,6 +32,13 @@ def add_arguments(parser: Parser) -> None:
         default="auto",
         help="how dense layers are stored (default: auto)",
     )
+    parser.add_argument(
+        "--format",
+        choices=["savedmodel", "onnx", "litert"],
+        default="savedmodel",
+        help="what to write; onnx and litert need the extra `formats` (default: savedmodel)",
+    )
+    parser.add_argument("--float16", action="store_true", help="weights in half the bytes (litert)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     add_json(parser)
 
@@ -50,6 +58,8 @@ def run(arguments: Any) -> int:
         arguments.samples,
         seed=arguments.seed,
         kernels=arguments.kernels,
+        format=arguments.format,
+        float16=arguments.float16,
         facts=facts,
     )
     if not emit({"export": str(arguments.out), **manifest}, arguments.json):

@@ -1,12 +1,16 @@
-"""`export`: a SavedModel that any process with TensorFlow alone can load and any TensorFlow Serving can serve.
+"""`export`: a SavedModel that any process with TensorFlow alone can load and any TensorFlow Serving can serve, or
+the same predictions as an ONNX or LiteRT file.
 
 PATH/
-  1/               the SavedModel, in a numbered version folder
+  1/               the SavedModel, in a numbered version folder,
+  model.onnx       or the ONNX file,
+  model.tflite     or the LiteRT file
   manifest.json    what it is, and size and SHA-256 of every file
 """
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import shutil
@@ -17,14 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import tf
+from tfp_bprune.export.formats import TITLES
+from tfp_bprune.export.litert import to_litert
 from tfp_bprune.export.lower import Kernels
 from tfp_bprune.export.manifest import describe
+from tfp_bprune.export.onnx import to_onnx
 from tfp_bprune.export.predict import DEFAULT_SAMPLES, Predictor
 from tfp_bprune.models.convert import adopt
-from tfp_bprune.runs import Run
-from tfp_bprune.types import ExportError, Json, Predictive
+from tfp_bprune.runs import Run, write_atomically
+from tfp_bprune.types import ExportError, Format, Json, Predictive
 
 VERSION = "1"
+FILES: dict[Format, str] = {"savedmodel": VERSION, "onnx": "model.onnx", "litert": "model.tflite"}
 
 
 def export(
@@ -35,11 +43,13 @@ def export(
     *,
     seed: int = 0,
     kernels: Kernels = "auto",
+    format: Format = "savedmodel",
+    float16: bool = False,
     facts: Json | None = None,
 ) -> Json:
-    """Writes `model` as a SavedModel with no TFP object and no Python of this package in it.
+    """Writes `model` as a SavedModel, or an ONNX or LiteRT file, with no TFP object and no Python of this package in it.
 
-    Its `serving_default` signature takes `inputs` [batch, ...] and gives the outputs that `export.predict` lists.
+    Its signature (`serving_default`) takes `inputs` [batch, ...] and gives the outputs that `export.predict` lists.
     Units that pruning left dead are removed; outputs stay equal to within float32 rounding.
 
     Args:
@@ -48,11 +58,14 @@ def export(
       predictive: "mean" or "sampled".
       samples: draws, when sampled.
       seed: of the draws.
-      kernels: "auto", "dense" or "sparse" dense layers.
+      kernels: "auto", "dense" or "sparse" dense layers; "sparse" is for SavedModels alone, LiteRT files store pruned
+        kernels sparse by themselves.
+      format: "savedmodel", "onnx" or "litert"; the last two need the extra `formats` and a predictive without draws.
+      float16: weights in half the bytes, in a LiteRT file.
       facts: further entries of the manifest, such as the data's fingerprint.
 
     Returns:
-      The manifest.
+      The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out.
 
     Raises:
       ExportError: `path` exists or cannot be written, or the model cannot be exported as asked.
@@ -60,22 +73,63 @@ def export(
     path = Path(path)
     if path.exists():
         raise ExportError(f"{path} already exists: choose another folder, an export never overwrites")
-    predictor = Predictor(model, predictive, samples, seed, kernels)
-    about = {"kind": "export", "network": model.name, "task": predictor.task, "predictive": predictive}
+    _check_format(format, kernels, float16)
+    predictor = Predictor(model, predictive, samples, seed, kernels if format == "savedmodel" else "dense")
+    about = {
+        "kind": "export",
+        "export_format": format,
+        "network": model.name,
+        "task": predictor.task,
+        "predictive": predictive,
+    }
     if predictive == "sampled":
         about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
     about |= {"input_shape": list(model.input_shape[1:]), **describe(adopt(model)), **(facts or {})}
+    if float16:
+        about["float16"] = True
     with _aside(path) as folder:
-        with _quiet():
-            tf.saved_model.save(predictor, str(folder / VERSION), signatures={"serving_default": predictor.predict})
+        served = folder / FILES[format]
+        _write(predictor, served, format, float16)
         run = Run(folder)
-        run.record(bytes=bytes_of(folder / VERSION), **about)
+        run.record(bytes=bytes_of(served), bytes_gzip=bytes_of(served, compressed=True), **about)
         return run.manifest
 
 
-def bytes_of(folder: Path) -> int:
-    """Size on disk of all files below `folder`, in bytes."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def bytes_of(path: Path, compressed: bool = False) -> int:
+    """Size on disk of a file or of all files below a folder, in bytes; `compressed` each by gzip."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(len(gzip.compress(f.read_bytes(), 6)) if compressed else f.stat().st_size for f in files)
+
+
+def format_of(manifest: Json) -> Format:
+    """The format of an export; the key `format` is the manifest's own version."""
+    file_format = manifest.get("export_format", "savedmodel")
+    _check_known(file_format)
+    return file_format
+
+
+def _check_format(file_format: Format, kernels: Kernels, float16: bool) -> None:
+    _check_known(file_format)
+    if file_format != "savedmodel" and kernels == "sparse":
+        raise ExportError(
+            f"{TITLES[file_format]} has no sparse products: expected kernels 'auto' or 'dense', got 'sparse'"
+        )
+    if float16 and file_format != "litert":
+        raise ExportError(f"float16 is for the format 'litert', got {file_format!r}: leave it out")
+
+
+def _check_known(file_format: str) -> None:
+    if file_format not in FILES:
+        raise ExportError(f"unknown format {file_format!r}: expected one of {', '.join(map(repr, FILES))}")
+
+
+def _write(predictor: Predictor, target: Path, file_format: Format, float16: bool) -> None:
+    """Writes the predictor in its format; `target` is inside a folder that is renamed when all is there."""
+    if file_format == "savedmodel":
+        with _quiet():
+            tf.saved_model.save(predictor, str(target), signatures={"serving_default": predictor.predict})
+        return
+    write_atomically(target, to_onnx(predictor) if file_format == "onnx" else to_litert(predictor, float16))
 
 
 @contextmanager
