@@ -24,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--rounds", type=int, default=50, help="rounds in which every export has its turn (default: 50)"
     )
+    parser.add_argument("--threads", type=int, help="of each runtime (default: one a core)")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
     add_json(parser)
 
@@ -35,20 +36,24 @@ def run(arguments: Any) -> int:
 
     from tfp_bprune.evaluate.fresh import check_export, reload
     from tfp_bprune.evaluate.sweep import machine
+    from tfp_bprune.export.savedmodel import format_of
     from tfp_bprune.report.tables import human_bytes
     from tfp_bprune.types import BpruneError
 
     if min(arguments.batch) < 1 or arguments.rounds < 1:
         raise BpruneError(f"--batch and --rounds must be positive, got {arguments.batch} and {arguments.rounds}")
+    if arguments.threads is not None and arguments.threads < 1:
+        raise BpruneError(f"--threads must be positive, got {arguments.threads}")
     manifests = [check_export(path) for path in arguments.exports]
     shape = manifests[0]["input_shape"]
     x = np.random.default_rng(arguments.seed).uniform(0, 255, (max(arguments.batch), *shape)).astype(np.float32)
-    measured = reload(arguments.exports, x, arguments.batch, arguments.rounds)
+    measured = reload(arguments.exports, x, arguments.batch, arguments.rounds, arguments.threads)
     rows = []
     for path, manifest, result in zip(arguments.exports, manifests, measured, strict=True):
         for batch, times in result.latency_ms.items():
             row = {
                 "export": str(path),
+                "format": format_of(manifest),
                 "predictive": manifest["predictive"],
                 "sparsity": manifest["sparsity"],
                 "bytes": manifest["bytes"],
@@ -61,9 +66,9 @@ def run(arguments: Any) -> int:
             }
             rows.append(row | speed)
     if not emit({"machine": machine(), "rows": rows}, arguments.json):
-        table = Table("export", "predictive", "bytes", "batch", "median ms", "p95 ms", "examples / s")
+        table = Table("export", "format", "predictive", "bytes", "batch", "median ms", "p95 ms", "examples / s")
         for row in rows:
-            cells = (row["export"], row["predictive"], human_bytes(row["bytes"]), str(row["batch"]))
+            cells = (row["export"], row["format"], row["predictive"], human_bytes(row["bytes"]), str(row["batch"]))
             table.add_row(*cells, f"{row['latency_ms']:.3f}", f"{row['p95_ms']:.3f}", f"{row['throughput']:.0f}")
         say(table)
     return 0

@@ -1,4 +1,4 @@
-"""Exported models in a fresh process, as whoever serves them has them: TensorFlow, the folder, and nothing of ours."""
+"""Exported models in a fresh process, as whoever serves them has them: a runtime, the folder, and nothing of ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfp_bprune.export.savedmodel import VERSION
+from tfp_bprune.export.formats import RUNTIMES, require
+from tfp_bprune.export.savedmodel import FILES, format_of
 from tfp_bprune.runs import Run
 from tfp_bprune.types import DataError, ExportError, Json
 
@@ -35,12 +36,23 @@ class Reloaded:
 
 
 def reload(
-    exports: Sequence[str | os.PathLike[str]], x: np.ndarray, batches: Sequence[int] = (), rounds: int = _ROUNDS
+    exports: Sequence[str | os.PathLike[str]],
+    x: np.ndarray,
+    batches: Sequence[int] = (),
+    rounds: int = _ROUNDS,
+    threads: int | None = None,
 ) -> list[Reloaded]:
-    """Loads exports together in one fresh process, predicts `x` [n, ...] and times them interleaved.
+    """Loads exports of any format together in one fresh process, predicts `x` [n, ...] and times them interleaved.
+
+    Args:
+      exports: folders written by `export`.
+      x: examples.
+      batches: sizes to time.
+      rounds: of timing, in which every export has its turn.
+      threads: of each runtime; by default one a core that this process may use.
 
     Raises:
-      ExportError: an export is missing, damaged, or fails to run.
+      ExportError: an export is missing, damaged, or fails to run, or its runtime is not installed.
       DataError: `x` is empty or of another shape than an export takes.
     """
     manifests = [check_export(path) for path in exports]
@@ -53,11 +65,12 @@ def reload(
         place = Path(folder)
         np.save(place / "inputs.npy", x.astype(np.float32))
         request: Json = {
-            "models": [str(Path(path) / VERSION) for path in exports],
+            "models": [_served(Path(path), manifest) for path, manifest in zip(exports, manifests, strict=True)],
             "inputs": str(place / "inputs.npy"),
             "outputs": [str(place / f"{i}.npz") for i in range(len(exports))],
             "batches": list(batches),
             "rounds": rounds,
+            "threads": threads or len(os.sched_getaffinity(0)),
         }
         (place / "request.json").write_text(json.dumps(request))
         answer = _run(place / "request.json")
@@ -80,8 +93,15 @@ def check_export(path: str | os.PathLike[str]) -> Json:
     return manifest
 
 
+def _served(path: Path, manifest: Json) -> Json:
+    """What `reload.py` needs to know of an export."""
+    file_format = format_of(manifest)
+    require(file_format, RUNTIMES[file_format])
+    return {"format": file_format, "path": str(path / FILES[file_format])}
+
+
 def _run(request: Path) -> Json:
-    # -I: no user site, no current folder on the path; what is measured is TensorFlow and the export alone.
+    # -I: no user site, no current folder on the path; what is measured is the runtime and the export alone.
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     result = subprocess.run(
         [sys.executable, "-I", str(_SCRIPT), str(request)], capture_output=True, text=True, env=environment, check=False

@@ -1,55 +1,122 @@
-"""Loads SavedModels where nothing but TensorFlow is imported; run as a script, in a process of its own.
+"""Loads exports where nothing but their runtime is imported; run as a script, in a process of its own.
 
-Argument: a JSON file with `models` (folders), `inputs` (.npy), `outputs` (one .npz a model), `batches`, `rounds`.
+Argument: a JSON file with `models` (each a `format` and a `path`), `inputs` (.npy), `outputs` (one .npz a model),
+`batches`, `rounds`, `threads`.
 Prints one JSON object: for each model its latency in ms by batch size, the median over rounds, models interleaved.
 """
 
 import json
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 _CHUNK = 1000
+Outputs = dict[str, np.ndarray]
+
+
+class Served(NamedTuple):
+    """One loaded model.
+
+    Attributes:
+      prepare: a batch [batch, ...] as the runtime takes it; not timed.
+      run: named outputs for a prepared batch.
+    """
+
+    prepare: Callable[[np.ndarray], Any]
+    run: Callable[[Any], Outputs]
+
+
+def saved_model(path: str, threads: int) -> Served:
+    """A SavedModel in TensorFlow."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    loaded = tf.saved_model.load(path)
+    signature = loaded.signatures["serving_default"]
+
+    def run(inputs: Any, _owner: Any = loaded) -> Outputs:  # kept: it owns the variables
+        return {name: value.numpy() for name, value in signature(inputs=inputs).items()}
+
+    return Served(tf.constant, run)
+
+
+def onnx(path: str, threads: int) -> Served:
+    """An ONNX file in ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Idle threads would else spin for a while and take the cores from the model that has its turn next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return Served(np.asarray, lambda x: dict(zip(names, session.run(names, {"inputs": x}), strict=True)))
+
+
+def litert(path: str, threads: int) -> Served:
+    """A LiteRT file in its interpreter, whose memory follows the batch size."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=path, num_threads=threads)
+    signature = interpreter.get_signature_runner("serving_default")
+    source = signature.get_input_details()["inputs"]["index"]
+    targets = {name: details["index"] for name, details in signature.get_output_details().items()}
+    size = 0
+
+    def run(x: np.ndarray) -> Outputs:
+        nonlocal size
+        if len(x) != size:
+            interpreter.resize_tensor_input(source, x.shape)
+            interpreter.allocate_tensors()
+            size = len(x)
+        interpreter.set_tensor(source, x)
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(index) for name, index in targets.items()}
+
+    return Served(np.asarray, run)
+
+
+LOADERS: dict[str, Callable[[str, int], Served]] = {"savedmodel": saved_model, "onnx": onnx, "litert": litert}
 
 
 def main(request_file: str) -> None:
     """Predicts all inputs with every model, then times them side by side."""
     with open(request_file) as file:
         request = json.load(file)
-    loaded = [tf.saved_model.load(folder) for folder in request["models"]]  # kept: they own the variables
-    signatures = [model.signatures["serving_default"] for model in loaded]
+    models = [LOADERS[model["format"]](model["path"], request["threads"]) for model in request["models"]]
     x = np.load(request["inputs"])
-    for signature, target in zip(signatures, request["outputs"], strict=True):
-        np.savez(target, **predict(signature, x))
-    latencies: list[dict[str, dict[str, float]]] = [{} for _ in signatures]
+    for model, target in zip(models, request["outputs"], strict=True):
+        np.savez(target, **predict(model, x))
+    latencies: list[dict[str, dict[str, float]]] = [{} for _ in models]
     for batch in request["batches"]:
-        for result, times in zip(latencies, timed(signatures, repeated(x, batch), request["rounds"]), strict=True):
+        for result, times in zip(latencies, timed(models, repeated(x, batch), request["rounds"]), strict=True):
             result[str(batch)] = {"median": float(np.median(times)), "p95": float(np.percentile(times, 95))}
     print(json.dumps({"latency_ms": latencies}))
 
 
-def predict(signature: Any, x: np.ndarray) -> dict[str, np.ndarray]:
+def predict(model: Served, x: np.ndarray) -> Outputs:
     """All outputs for `x`, in chunks."""
-    parts = [signature(inputs=tf.constant(x[i : i + _CHUNK])) for i in range(0, len(x), _CHUNK)]
-    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+    parts = [model.run(model.prepare(x[i : i + _CHUNK])) for i in range(0, len(x), _CHUNK)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def repeated(x: np.ndarray, batch: int) -> Any:
+def repeated(x: np.ndarray, batch: int) -> np.ndarray:
     """A batch of the wanted size, of real examples."""
-    return tf.constant(x[np.arange(batch) % len(x)])
+    return x[np.arange(batch) % len(x)]
 
 
-def timed(signatures: list[Any], inputs: Any, rounds: int) -> list[list[float]]:
+def timed(models: list[Served], x: np.ndarray, rounds: int) -> list[list[float]]:
     """Milliseconds of each call: rounds in which every model has its turn, after a warm-up."""
-    times: list[list[float]] = [[] for _ in signatures]
+    times: list[list[float]] = [[] for _ in models]
+    inputs = [model.prepare(x) for model in models]
     for round_number in range(-3, rounds):
-        for signature, record in zip(signatures, times, strict=True):
+        for model, batch, record in zip(models, inputs, times, strict=True):
             start = time.perf_counter()
-            for value in signature(inputs=inputs).values():
-                value.numpy()
+            model.run(batch)
             if round_number >= 0:
                 record.append(1e3 * (time.perf_counter() - start))
     return times
