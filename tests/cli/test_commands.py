@@ -175,6 +175,18 @@ def test_export_and_inspect(answer: Answer, tiny_run: Path, tmp_path: Path) -> N
     assert answer("inspect", tiny_run)["kind"] == "run"
 
 
+@pytest.mark.parametrize("file_format", ["onnx", "litert"])
+def test_another_format_is_exported_scored_and_timed(
+    answer: Answer, tiny_run: Path, tmp_path: Path, file_format: str
+) -> None:
+    out = tmp_path / "served"
+    made = answer("export", tiny_run, "--out", out, "--format", file_format)
+    assert made["export_format"] == file_format
+    assert answer("evaluate", out)["nll"] == pytest.approx(answer("evaluate", tiny_run)["nll"], rel=1e-4)
+    (row,) = answer("bench", out, "--batch", 2, "--rounds", 2, "--threads", 1)["rows"]
+    assert (row["format"], row["bytes"]) == (file_format, made["bytes"])
+
+
 def test_a_regression_from_training_to_table(
     answer: Answer, regression_run: Path, copied: Callable[[Path], Path]
 ) -> None:
