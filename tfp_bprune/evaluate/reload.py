@@ -110,15 +110,20 @@ def repeated(x: np.ndarray, batch: int) -> np.ndarray:
 
 
 def timed(models: list[Served], x: np.ndarray, rounds: int) -> list[list[float]]:
-    """Milliseconds of each call: rounds in which every model has its turn, after a warm-up."""
+    """Milliseconds of each call: rounds in which every model has its turn, after a warm-up.
+
+    The order changes from round to round: a call takes longer after one of another runtime, which leaves its own code
+    and data in the caches.
+    """
     times: list[list[float]] = [[] for _ in models]
     inputs = [model.prepare(x) for model in models]
+    orders = np.random.default_rng(0)
     for round_number in range(-3, rounds):
-        for model, batch, record in zip(models, inputs, times, strict=True):
+        for index in orders.permutation(len(models)):
             start = time.perf_counter()
-            model.run(batch)
+            models[index].run(inputs[index])
             if round_number >= 0:
-                record.append(1e3 * (time.perf_counter() - start))
+                times[index].append(1e3 * (time.perf_counter() - start))
     return times
 
 
