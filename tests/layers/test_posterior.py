@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.bounds import assert_mean, assert_normal_variance
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.layers.posterior import MaskedNormal, add_masked_normal, log_scale_of, rho_of, scale_of
+from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal, add_masked_normal, log_scale_of, rho_of, scale_of
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -66,6 +66,14 @@ def test_pruned_weights_have_no_gradient_even_where_sigma_overflows() -> None:
         total = tf.reduce_sum(q.sample([1, 2]) + q.log_scale)
     for gradient in tape.gradient(total, [q.loc_variable, q.rho_variable]):
         np.testing.assert_array_equal(gradient, [0, 0])
+
+
+def test_the_raw_variables_of_pruned_weights_rest_at_one_value() -> None:
+    q = posterior([3.0, -2.0, 5.0], [-1.0, -2.0, -3.0], [True, True, True])
+    q.prior_loc = tf.Variable([6.0, 7.0, 8.0])
+    q.keep_only(np.array([False, True, False]))
+    found = [variable.numpy().tolist() for variable, _ in q.resting]
+    assert found == [[0, -2, 0], [DEFAULT_RHO, -2, DEFAULT_RHO], [0, 7, 0]]
 
 
 def test_draws_have_the_stated_mean_and_variance() -> None:

@@ -16,6 +16,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.layers import noise
 
+DEFAULT_RHO = -5.0  # where rho starts, and where it rests once its weight is pruned
 _LOG_SOFTPLUS_IS_RHO_BELOW = -20.0  # softplus(rho) = exp(rho) there to float32 rounding
 
 
@@ -99,9 +100,21 @@ class MaskedNormal:
     def keep_only(self, mask: np.ndarray) -> None:
         """Removes the weights whose mask is False."""
         self.mask.assign(mask)
-        # The mask alone decides; the mean is zeroed besides so that a reader of the raw variable is not misled.
-        self.loc_variable.assign(self.loc)
+        # The mask alone decides; the mean is zeroed besides so that a reader of the raw variable is not misled. With one
+        # value for all pruned entries of a variable, a file can leave them out and lose nothing.
+        for variable, value in self.resting:
+            variable.assign(tf.where(self.mask, variable, value))
         self.changes += 1
+
+    @property
+    def resting(self) -> list[tuple[Any, float]]:
+        """The raw variables, each with the value that its pruned entries rest at.
+
+        No layer reads these entries. An optimizer may: Adafactor's steps go by the size of the whole variable, hence an
+        ordinary rho and not one that is far out.
+        """
+        centre = [] if self.prior_loc is None else [(self.prior_loc, 0.0)]
+        return [(self.loc_variable, 0.0), (self.rho_variable, DEFAULT_RHO), *centre]
 
     def from_prior_loc(self, w: Any) -> Any:
         """w minus the prior's centre, for weights w of this shape."""

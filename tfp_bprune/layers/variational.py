@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.layers import divergence, noise
 from tfp_bprune.layers.fused import Moment, Terms, terms
-from tfp_bprune.layers.posterior import MaskedNormal, add_masked_normal
+from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal, add_masked_normal
 from tfp_bprune.layers.prior import Prior, prior_from
 from tfp_bprune.types import Json
 
-DEFAULT_RHO = -5.0
 _LEAST_VARIANCE = 1e-24
 _PACKAGE = "tfp_bprune"
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, Variational
-from tfp_bprune.layers.posterior import rho_of
-from tfp_bprune.layers.variational import DEFAULT_RHO
+from tfp_bprune.layers.posterior import DEFAULT_RHO, rho_of
 from tfp_bprune.models.convert import kind_of, refuse_equal_names, shared_config
 from tfp_bprune.models.rebuild import calls_of, check_graph, rebuild
 from tfp_bprune.types import BpruneError, Estimator, Json

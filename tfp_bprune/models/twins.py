@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, StatelessDropout, noise
-from tfp_bprune.layers.variational import DEFAULT_RHO
+from tfp_bprune.layers.posterior import DEFAULT_RHO
 from tfp_bprune.types import BpruneError, Estimator, Json, Twin
 
 
