@@ -79,6 +79,8 @@ def test_prune(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
     assert saved.manifest["pruning"]["scope"] == "layer"
     assert saved.manifest["data"] == Run.open(tiny_run).manifest["data"]
     assert np.count_nonzero(saved.model.get_layer("logits").kernel_posterior.mask) == 40
+    inspected = answer("inspect", tmp_path / "out")
+    assert inspected["bytes"] < inspected["dense_bytes"] / 2
     again = answer("prune", tmp_path / "out", "--threshold", 1e9, "--include-bias", "--out", tmp_path / "none")
     assert (again["nonzeros"], again["threshold"]) == (0, None)
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from tfp_bprune.models import store
+from tfp_bprune.models import compress, store
 from tfp_bprune.runs import CONFIG, WEIGHTS, Run, finite, tensors_to_bytes
 from tfp_bprune.types import Json, RunError
 
@@ -42,12 +42,17 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
         )
     config = run.config
     model = store.from_architecture(config["architecture"])
-    store.set_weights(model, run.read_tensors(name))
+    store.set_weights(model, compress.decode(run.read_tensors(name)))
     return SavedModel(model, config, manifest)
 
 
 def save_model(model: Any, path: str | os.PathLike[str], config: Json, **facts: Any) -> Run:
-    """Writes `model` as a new run directory.
+    """Writes `model` as a new run directory, its pruned weights in a bit each or less; see `compress`.
+
+    What the raw variables hold under a mask is not stored. `load_model` puts there what pruning does (`posterior.resting`:
+    loc 0, rho `DEFAULT_RHO`, prior centre 0), so a model that was pruned comes back to the last bit. What the moments of
+    an optimizer made of it since is lost: outputs, masks, scores and gradients do not depend on it. Checkpoints of `fit`
+    hold everything. The manifest's `bytes` are those of the weights as stored, `dense_bytes` those of all arrays in full.
 
     Args:
       config: what else `config.json` should hold: `request`, `data`.
@@ -58,10 +63,13 @@ def save_model(model: Any, path: str | os.PathLike[str], config: Json, **facts: 
     """
     run = Run.create(path)
     content = finite(config | {"architecture": store.architecture(model)})
+    arrays = store.rested_weights_of(model)
+    stored = tensors_to_bytes(compress.encode(arrays))
+    sizes: Json = {"bytes": len(stored), "dense_bytes": sum(array.nbytes for array in arrays.values())}
     with run.locked():
         files = {
             CONFIG: (json.dumps(content, indent=2) + "\n").encode(),
-            _WEIGHTS_FILE: tensors_to_bytes(store.weights_of(model)),
+            _WEIGHTS_FILE: stored,
         }
-        run.commit(files, kind="model", checkpoint=_WEIGHTS_FILE, **facts)
+        run.commit(files, kind="model", checkpoint=_WEIGHTS_FILE, **sizes, **facts)
     return run

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras
+from tfp_bprune.layers import variational_layers
 from tfp_bprune.types import Json, RunError
 
 _MODULES = ("keras", "tf_keras", "tfp_bprune")
@@ -91,6 +92,21 @@ def check_harmless(node: Any) -> None:
 def weights_of(model: Any) -> dict[str, np.ndarray]:
     """All weights by position, layer and name, masks and noise counters among them."""
     return {name: variable.numpy() for name, variable in _named(model).items()}
+
+
+def rested_weights_of(model: Any) -> dict[str, np.ndarray]:
+    """`weights_of` with the raw loc and rho of pruned weights, which no layer reads, as pruning leaves them.
+
+    An optimizer that has moments from before the pruning moves them on.
+    """
+    posteriors = [q for layer in variational_layers(model) for q in layer.posteriors.values()]
+    rest = {id(variable): (q.mask.numpy(), value) for q in posteriors for variable, value in q.resting}
+    arrays = weights_of(model)
+    for name, variable in _named(model).items():
+        if id(variable) in rest:
+            mask, value = rest[id(variable)]
+            arrays[name] = np.where(mask, arrays[name], arrays[name].dtype.type(value))
+    return arrays
 
 
 def set_weights(model: Any, arrays: dict[str, np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from tfp_bprune._keras import keras
 from tfp_bprune.data import Splits
 from tfp_bprune.layers import set_train_size
-from tfp_bprune.models import store
+from tfp_bprune.models import compress, store
 from tfp_bprune.runs import CONFIG, Run, finite
 from tfp_bprune.train.callbacks import History, KLSchedule, RunWriter, StopAtNonFinite, checkpoint, restore
 from tfp_bprune.train.distribute import Committed, Distributor, OneProcess
@@ -226,7 +226,7 @@ def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) ->
     """Puts the model where the last commit, or else the run's last checkpoint, left it; the history up to there."""
     arrays, rows = committed.arrays, list(committed.rows)
     if arrays is None and run is not None and run.manifest.get("checkpoint") is not None:
-        arrays, rows = run.read_tensors(run.manifest["checkpoint"]), run.read_rows()
+        arrays, rows = compress.decode(run.read_tensors(run.manifest["checkpoint"])), run.read_rows()
     if arrays is not None:
         store.set_weights(model, arrays)
         restore(model, arrays)
