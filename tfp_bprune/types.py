@@ -7,7 +7,7 @@ from typing import Any, Literal
 Task = Literal["classification", "regression"]
 Twin = Literal["flipout", "reparameterization", "local", "deterministic", "dropout"]
 Estimator = Literal["flipout", "reparameterization", "local"]
-Predictive = Literal["mean", "sampled"]
+Predictive = Literal["mean", "sampled", "moments"]
 Format = Literal["savedmodel", "onnx", "litert"]
 Criterion = Literal["snr", "magnitude"]
 Granularity = Literal["weight", "unit"]

@@ -173,8 +173,8 @@ def test_wrong_settings_of_an_export_and_a_bench(refused: Refused, tiny_run: Pat
     assert "--batch and --rounds must be positive" in refused("bench", tiny_run, "--rounds", 0)
     assert "--threads must be positive" in refused("bench", tiny_run, "--threads", 0)
     assert "is a run: expected a folder written by `tfp-bprune export`" in refused("bench", tiny_run)
-    words = ["export", tiny_run, "--float16", "--out", tmp_path / "out"]
-    assert "float16 is for the format 'litert', got 'savedmodel'" in refused(*words)
+    words = ["export", tiny_run, "--format", "onnx", "--float16", "--out", tmp_path / "out"]
+    assert "float16 is for the formats 'savedmodel' and 'litert', got 'onnx'" in refused(*words)
 
 
 def test_an_answer_that_cannot_be_written(refused: Refused, tiny_run: Path, tmp_path: Path) -> None:

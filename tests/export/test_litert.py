@@ -11,6 +11,7 @@ import pytest
 from tests.export.networks import NETWORKS, settled
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.export import Predictor, litert
+from tfp_bprune.export.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.export.sparsify import Rows, sparsify
 from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.prune import prune
@@ -22,7 +23,7 @@ pytest.importorskip("ai_edge_litert")
 @pytest.fixture(scope="module", params=NETWORKS)
 def predictor(request: pytest.FixtureRequest) -> Predictor:
     """One network, pruned to 80 %."""
-    return Predictor(prune(settled(NETWORKS[request.param]()), 0.8)[0], "mean", kernels="dense")
+    return Predictor(prune(settled(NETWORKS[request.param]()), 0.8)[0], "mean", lowering=FOR_CONVERTERS)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def wide() -> Any:
 
 @pytest.mark.parametrize("float16", [False, True])
 def test_pruned_kernels_take_less_and_compute_the_same(monkeypatch: pytest.MonkeyPatch, float16: bool) -> None:
-    predictor = Predictor(wide(), "mean", kernels="dense")
+    predictor = Predictor(wide(), "mean", lowering=FOR_CONVERTERS)
     small = litert.to_litert(predictor, float16)
     monkeypatch.setattr(litert, "sparsify", lambda content: content)
     large = litert.to_litert(predictor, float16)
@@ -84,7 +85,7 @@ def test_pruned_kernels_take_less_and_compute_the_same(monkeypatch: pytest.Monke
 
 
 def test_float16_halves_a_dense_file() -> None:
-    predictor = Predictor(keras.Sequential([keras.Input((150,)), DenseFlipout(200)]), "mean", kernels="dense")
+    predictor = Predictor(keras.Sequential([keras.Input((150,)), DenseFlipout(200)]), "mean", lowering=FOR_CONVERTERS)
     assert len(litert.to_litert(predictor, float16=True)) < 0.6 * len(litert.to_litert(predictor))
 
 
@@ -98,7 +99,10 @@ def test_rows_hold_all_that_is_not_zero() -> None:
     assert Rows(np.zeros((2, 2))).values.size == 0
 
 
-@pytest.mark.parametrize(("arguments", "operation"), [(("mean", 2, 0, "sparse"), "Sparse"), (("sampled", 2), "Random")])
+@pytest.mark.parametrize(
+    ("arguments", "operation"),
+    [(("mean", 2, 0, Lowering("sparse", at_load=False)), "Sparse"), (("sampled", 2), "Random")],
+)
 def test_operations_that_litert_lacks_are_named(arguments: Any, operation: str) -> None:
     with pytest.raises(ExportError, match=rf"^LiteRT has no .*{operation}\w+: use the predictive 'mean' or 'moments'"):
         litert.to_litert(Predictor(NETWORKS["mlp"](), *arguments))
@@ -108,10 +112,10 @@ def test_wrong_answers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = lambda x: {"probabilities": np.full((len(x), 4), np.nan), "entropy": np.zeros(len(x))}  # noqa: E731
     monkeypatch.setattr(litert, "runner", lambda content: wrong)
     with pytest.raises(ExportError, match="'probabilities' of the LiteRT file differs from TensorFlow's by nan"):
-        litert.to_litert(Predictor(NETWORKS["mlp"](), "mean", kernels="dense"))
+        litert.to_litert(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))
 
 
 def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(ExportError, match=r"^the format 'litert' needs ai_edge_litert, .*'tfp-bprune\[formats\]'$"):
-        litert.to_litert(Predictor(NETWORKS["mlp"](), "mean", kernels="dense"))
+        litert.to_litert(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))

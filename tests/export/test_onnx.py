@@ -12,6 +12,7 @@ from tests.export.networks import NETWORKS, settled
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.export import Predictor
 from tfp_bprune.export import onnx as exporter
+from tfp_bprune.export.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.layers import DenseFlipout, GaussianOutput
 from tfp_bprune.prune import prune
 from tfp_bprune.types import ExportError
@@ -24,7 +25,7 @@ pytest.importorskip("tf2onnx")
 @pytest.fixture(scope="module", params=NETWORKS)
 def predictor(request: pytest.FixtureRequest) -> Predictor:
     """One network, pruned to 80 %."""
-    return Predictor(prune(settled(NETWORKS[request.param]()), 0.8)[0], "mean", kernels="dense")
+    return Predictor(prune(settled(NETWORKS[request.param]()), 0.8)[0], "mean", lowering=FOR_CONVERTERS)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +56,19 @@ def test_the_graph_is_valid_and_keeps_its_names(content: bytes) -> None:
 def test_a_certain_answer_has_no_entropy_and_no_nan() -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
     model.set_weights([np.zeros((2, 3)), np.array([0.0, 300.0, 0.0])])
-    outputs = exporter.runner(exporter.to_onnx(Predictor(model, "mean", kernels="dense")))(np.zeros((2, 2), np.float32))
+    outputs = exporter.runner(exporter.to_onnx(Predictor(model, "mean", lowering=FOR_CONVERTERS)))(
+        np.zeros((2, 2), np.float32)
+    )
     np.testing.assert_array_equal(outputs["entropy"], 0)
     np.testing.assert_array_equal(outputs["probabilities"], [[0, 1, 0]] * 2)
 
 
 def test_a_regression_has_mean_and_noise() -> None:
     model = keras.Sequential([keras.Input((5,)), DenseFlipout(6, activation="relu"), DenseFlipout(1), GaussianOutput()])
-    predictor, x = Predictor(model, "mean"), np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    predictor, x = (
+        Predictor(model, "mean", lowering=FOR_CONVERTERS),
+        np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32),
+    )
     found = exporter.runner(exporter.to_onnx(predictor))(x)
     expected = predictor.predict(tf.constant(x))
     assert set(found) == {"mean", "noise_std"}
@@ -70,7 +76,10 @@ def test_a_regression_has_mean_and_noise() -> None:
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("arguments", "operation"), [(("mean", 2, 0, "sparse"), "Sparse"), (("sampled", 2), "Random")])
+@pytest.mark.parametrize(
+    ("arguments", "operation"),
+    [(("mean", 2, 0, Lowering("sparse", at_load=False)), "Sparse"), (("sampled", 2), "Random")],
+)
 def test_operations_that_onnx_lacks_are_named(arguments: Any, operation: str) -> None:
     with pytest.raises(ExportError, match=rf"^ONNX has no .*{operation}\w+: use the predictive 'mean' or 'moments'"):
         exporter.to_onnx(Predictor(NETWORKS["mlp"](), *arguments))
@@ -80,11 +89,11 @@ def test_wrong_answers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = lambda x: {"probabilities": np.full((len(x), 4), 0.9), "entropy": np.zeros(len(x))}  # noqa: E731
     monkeypatch.setattr(exporter, "runner", lambda content: wrong)
     with pytest.raises(ExportError, match=r"of the ONNX file differs from TensorFlow's by .*expected at most 1e-04"):
-        exporter.to_onnx(Predictor(NETWORKS["mlp"](), "mean"))
+        exporter.to_onnx(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))
 
 
 @pytest.mark.parametrize("package", ["tf2onnx", "onnx", "onnxruntime"])
 def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExportError, match=rf"^the format 'onnx' needs {package}, .*'tfp-bprune\[formats\]'$"):
-        exporter.to_onnx(Predictor(NETWORKS["mlp"](), "mean"))
+        exporter.to_onnx(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))

@@ -11,7 +11,7 @@ import pytest
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.data import load
 from tfp_bprune.export import Predictor
-from tfp_bprune.export.lower import SparseMatrix
+from tfp_bprune.export.kernels import Lowering
 from tfp_bprune.export.predict import entropy
 from tfp_bprune.layers import Conv2DFlipout, DenseFlipout
 from tfp_bprune.models import build, strip
@@ -38,7 +38,7 @@ def x(images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("kernels", ["auto", "dense", "sparse"])
 def test_the_mean_is_the_stripped_network(uncertain: Any, x: np.ndarray, kernels: Any) -> None:
-    outputs = predicted(uncertain, x, "mean", 2, 0, kernels)
+    outputs = predicted(uncertain, x, "mean", 2, 0, Lowering(kernels))
     assert set(outputs) == {"probabilities", "entropy"}
     expected = tf.nn.softmax(strip(uncertain)(x)).numpy()
     np.testing.assert_allclose(outputs["probabilities"], expected, rtol=1e-4, atol=1e-6)
@@ -63,7 +63,7 @@ def test_a_certain_network_has_no_epistemic_uncertainty(mlp: Build, x: np.ndarra
 
 
 def test_sparse_and_dense_kernels_draw_the_same(uncertain: Any, x: np.ndarray) -> None:
-    dense, sparse = (predicted(uncertain, x, "sampled", 5, 3, kernels) for kernels in ("dense", "sparse"))
+    dense, sparse = (predicted(uncertain, x, "sampled", 5, 3, Lowering(kernels)) for kernels in ("dense", "sparse"))
     for name in dense:
         np.testing.assert_allclose(dense[name], sparse[name], rtol=1e-3, atol=1e-5)
 
@@ -136,17 +136,6 @@ def test_regression_has_noise_and_when_sampled_the_spread_of_weights() -> None:
 
 def test_entropy_knows_that_nothing_times_its_logarithm_is_nothing() -> None:
     np.testing.assert_allclose(entropy(np.array([[1.0, 0.0], [0.5, 0.5]])), [0, np.log(2)])
-
-
-def test_a_sparse_matrix_multiplies_like_a_dense_one() -> None:
-    rng = np.random.default_rng(0)
-    kernel = rng.normal(size=(7, 5)).astype(np.float32) * (rng.random((7, 5)) < 0.3)
-    matrix, x = SparseMatrix(kernel != 0), rng.normal(size=(4, 7)).astype(np.float32)
-    np.testing.assert_allclose(
-        matrix.product(tf.constant(x), matrix.values_of(kernel)), x @ kernel, rtol=1e-5, atol=1e-6
-    )
-    empty = SparseMatrix(np.zeros((7, 5), bool))
-    np.testing.assert_array_equal(empty.product(tf.constant(x), empty.values_of(kernel)), np.zeros((4, 5)))
 
 
 @pytest.mark.parametrize(

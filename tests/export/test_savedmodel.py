@@ -17,6 +17,7 @@ import pytest
 from tfp_bprune._keras import tf
 from tfp_bprune.evaluate.fresh import check_export
 from tfp_bprune.export import Predictor, describe, export, savedmodel
+from tfp_bprune.export.kernels import Lowering
 from tfp_bprune.export.savedmodel import format_of
 from tfp_bprune.models import load_model
 from tfp_bprune.prune import prune
@@ -77,7 +78,7 @@ def test_a_fresh_process_gets_the_same_answers(
     exports: dict[str, Path], strangers_view: list[Any], pruned: Any, images: np.ndarray, name: str
 ) -> None:
     predictive, kernels = KINDS[name]
-    predictor = Predictor(pruned, predictive, 8, 0, kernels)  # type: ignore[arg-type]
+    predictor = Predictor(pruned, predictive, 8, 0, Lowering(kernels))  # type: ignore[arg-type]
     for batch in BATCHES:
         served = dict(np.load(f"{exports[name]}-{batch}.npz"))
         here = predictor.predict(tf.constant(images[:batch]))
@@ -188,7 +189,7 @@ def test_a_savedmodel_says_its_format_too(exports: dict[str, Path]) -> None:
             {"format": "litert", "kernels": "sparse"},
             r"LiteRT has no sparse products: expected kernels 'auto' or 'dense'",
         ),
-        ({"format": "onnx", "float16": True}, r"float16 is for the format 'litert', got 'onnx'"),
+        ({"format": "onnx", "float16": True}, r"float16 is for the formats 'savedmodel' and 'litert', got 'onnx'"),
         ({"format": "litert", "predictive": "sampled"}, r"LiteRT has no StatelessRandom"),
     ],
 )

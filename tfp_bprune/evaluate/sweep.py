@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from tfp_bprune.prune import prune
 from tfp_bprune.prune.masks import check_sparsity
 from tfp_bprune.prune.scores import decibel
 from tfp_bprune.prune.select import default_criterion, prunable_weights, scored
-from tfp_bprune.types import Aggregate, Criterion, Granularity, Json, Predictive, Scope
+from tfp_bprune.types import Aggregate, Criterion, Granularity, Json, Scope
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
 BATCHES = (1, 32, 256)
@@ -71,7 +71,7 @@ def sweep(
         pruned, report = prune(
             model, sparsity=sparsity, criterion=criterion, scope=scope, granularity=granularity, aggregate=aggregate
         )
-        kinds: list[Predictive] = ["mean", "sampled"] if bayesian else ["mean"]
+        kinds: list[Literal["mean", "sampled"]] = ["mean", "sampled"] if bayesian else ["mean"]
         places = [exports / f"{sparsity:g}-{kind}" for kind in kinds]
         ready = [pruned if calibration is None else recalibrate(pruned, calibration, kind) for kind in kinds]
         manifests = [

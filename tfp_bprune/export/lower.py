@@ -1,164 +1,193 @@
-"""Bayesian layers as the plain TensorFlow operations that a server runs: dense or sparse, at the mean or drawn.
+"""Dense and convolution layers as the plain TensorFlow operations that a server runs.
 
-The layers here exist only while an export is traced. A sparse kernel is stored as one int32 position and one float32
-value for each weight that is left, 8 bytes against 4 a weight for a dense one, in rows of outputs, so that the product
-runs over surviving weights alone.
+What is made here exists only while an export is traced. Every such layer gives the mean of its outputs; a Bayesian one
+their variance too, and draws of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import keras, tf
+from tfp_bprune._keras import tf
+from tfp_bprune.export.kernels import DenseKernel, Lowering, held, read
+from tfp_bprune.export.value import Value
 from tfp_bprune.layers import Variational, noise
 from tfp_bprune.models.convert import kind_of
-from tfp_bprune.models.rebuild import rebuild
-
-Kernels = Literal["auto", "dense", "sparse"]
-# A choice for size: from here on the stored weights take at most 0.4 of a dense kernel's bytes. It is not one for speed,
-# at batch 1 the sparse product of a small layer takes longer than the dense one.
-SPARSE_FROM = 0.8
+from tfp_bprune.models.rebuild import calls_of
 
 
-@dataclass
-class Draw:
-    """Which draw is being computed; the body of the loop over draws sets `index` and the layers read it."""
+class Linear(tf.Module):
+    """A dense or convolution layer without its activation.
 
-    seed: int
-    index: Any = 0
-
-
-class SparseMatrix:
-    """A constant kernel [in, out] of which only the nonzero entries are stored."""
-
-    def __init__(self, pattern: np.ndarray) -> None:
-        self.shape = pattern.shape[::-1]
-        flat = np.flatnonzero(pattern.T)
-        self._order = flat
-        self._flat = tf.constant(flat.astype(np.int32 if pattern.size < 2**31 else np.int64))
-
-    def values_of(self, dense: np.ndarray) -> Any:
-        """The entries of an array [in, out] that this pattern stores, as a constant."""
-        return tf.constant(dense.T.reshape(-1)[self._order])
-
-    def product(self, inputs: Any, values: Any) -> Any:
-        """inputs [batch, in] times the kernel with `values`: [batch, out]."""
-        positions = tf.cast(self._flat, tf.int64)
-        indices = tf.stack([positions // self.shape[1], positions % self.shape[1]], axis=1)
-        matrix = tf.SparseTensor(indices, values, self.shape)
-        return tf.transpose(tf.sparse.sparse_dense_matmul(matrix, inputs, adjoint_b=True))
-
-
-class SparseDense(keras.layers.Layer):
-    """A dense layer at its mean, over its nonzero weights only."""
-
-    def __init__(self, kernel: np.ndarray, bias: np.ndarray | None, activation: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._kernel = SparseMatrix(kernel != 0)
-        self._values = self._kernel.values_of(kernel)
-        self._bias, self._activation = bias, activation
-
-    def call(self, inputs: Any) -> Any:
-        """[batch, in] to [batch, out]."""
-        outputs = self._kernel.product(inputs, self._values)
-        return _finish(outputs, self._bias, self._activation)
-
-
-class DrawnDense(keras.layers.Layer):
-    """A dense layer under one draw of its weights, drawn as noise on its outputs.
-
-    For one example x, x W is normal with mean x mu and variance x^2 sigma^2, independently over outputs (Kingma et al.
-    2015, eq. 6). Each example has a draw of its own, which leaves the predictive distribution of each as it is.
+    Attributes:
+      stream: the layer's name, by which its noise goes.
+      activation: the Keras function, or None.
+      uncertain: whether its weights have variances.
     """
 
-    def __init__(self, layer: Variational, draw: Draw, sparse: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._draw, self._stream, self._activation = draw, layer.name, layer.activation
-        q = layer.kernel_posterior
-        loc, variance = q.loc.numpy(), np.square(q.scale.numpy())
-        self._pattern = SparseMatrix((loc != 0) | (variance != 0)) if sparse else None
-        store = self._pattern.values_of if self._pattern is not None else tf.Variable
-        self._loc, self._variance = store(loc), store(variance)
-        self._bias, self._bias_scale = _bias_of(layer)
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.stream, self.activation = layer.name, layer.activation
+        q = layer.kernel_posterior if isinstance(layer, Variational) else None
+        self.loc = q.loc.numpy() if q is not None else layer.kernel.numpy()
+        self.variance = None if q is None else np.square(q.scale.numpy())
+        bias_q = layer.bias_posterior if isinstance(layer, Variational) else None
+        self.bias = bias_q.loc.numpy() if bias_q is not None else (layer.bias.numpy() if layer.use_bias else None)
+        self.bias_variance = None if bias_q is None else np.square(bias_q.scale.numpy())
+        self.uncertain = q is not None
+        self._bias_shape = (-1, *[1] * layer.rank) if getattr(layer, "data_format", None) == "channels_first" else (-1,)
 
-    def call(self, inputs: Any) -> Any:
-        """[batch, in] to [batch, out]."""
-        mean = self._product(inputs, self._loc)
-        variance = self._product(tf.square(inputs), self._variance)
-        if self._bias_scale is not None:
-            variance += tf.square(self._bias_scale)
-        seed = noise.seed_pair(self._draw.index, self._draw.seed, self._stream)
-        outputs = mean + tf.sqrt(variance) * tf.random.stateless_normal(tf.shape(mean), seed)
-        return _finish(outputs, self._bias, self._activation)
+    def mean(self, inputs: Value) -> Value:
+        """The outputs at the mean weights and the mean of the inputs."""
+        inputs = self.laid(inputs)
+        return self._value(inputs, self._shifted(self.by_mean(inputs, inputs.mean), inputs, self.bias))
 
-    def _product(self, inputs: Any, values: Any) -> Any:
-        return self._pattern.product(inputs, values) if self._pattern is not None else tf.matmul(inputs, values)
+    def moments(self, inputs: Value) -> tuple[Value, Any]:
+        """Mean and variance of the outputs for independent inputs, and the part of the variance that the weights bring.
 
+        For h with mean m and variance v, and w with mean mu and variance s: var(h w) = (m^2 + v) s + v mu^2.
+        """
+        inputs = self.laid(inputs)
+        own = self.own_variance(inputs)
+        passed = None if inputs.certain else self.by_square(inputs, inputs.variance)
+        parts = [part for part in (own, passed) if part is not None]
+        value = self.mean(inputs)
+        return Value(value.mean, sum(parts[1:], parts[0]) if parts else None, value.columns, value.drawn), own
 
-class DrawnKernel(keras.layers.Layer):
-    """Any other Bayesian layer under one draw of its weights, the same for the whole batch."""
-
-    def __init__(self, layer: Any, draw: Draw, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._draw, self._stream, self._activation = draw, layer.name, layer.activation
-        self._linear = layer._linear
-        self._loc, self._scale = tf.Variable(layer.kernel_posterior.loc), tf.Variable(layer.kernel_posterior.scale)
-        self._bias, self._bias_scale = _bias_of(layer)
-
-    def call(self, inputs: Any) -> Any:
-        """The layer's outputs [batch, ..., out]."""
-        kernel = self._loc + self._scale * self._normal(self._loc.shape, "kernel")
-        bias = self._bias
-        if self._bias_scale is not None:
-            bias = bias + self._bias_scale * self._normal(self._bias_scale.shape, "bias")
-        return _finish(self._linear(inputs, kernel), bias, self._activation)
-
-    def _normal(self, shape: Any, part: str) -> Any:
-        return tf.random.stateless_normal(shape, noise.seed_pair(self._draw.index, self._draw.seed, self._stream, part))
-
-
-def lower_mean(model: Any, kernels: Kernels = "auto") -> Any:
-    """A stripped model with dense layers sparse where `kernels` says so."""
-
-    def replace(layer: Any) -> Any:
-        if kind_of(layer) != "Dense" or not _is_sparse(layer, layer.kernel.numpy(), kernels):
+    def own_variance(self, inputs: Value) -> Any:
+        """What the variances of weights and bias bring to that of the outputs; None where there are none."""
+        if not self.uncertain:
             return None
-        bias = layer.bias.numpy() if layer.use_bias else None
-        return SparseDense(layer.kernel.numpy(), bias, layer.activation, name=layer.name)
+        square = tf.square(inputs.mean)
+        square = square if inputs.certain else square + inputs.variance
+        return self._shifted(self.by_variance(inputs, square), inputs, self.bias_variance)
 
-    return rebuild(model, replace, lambda old, new: None)
+    def laid(self, inputs: Value) -> Value:
+        """The inputs as the kernel takes them."""
+        return inputs.as_rows()
 
+    def by_mean(self, inputs: Value, of: Any) -> Any:
+        """The tensor `of`, which lies as `inputs` do, times the means."""
+        raise NotImplementedError
 
-def lower_drawn(model: Any, draw: Draw, kernels: Kernels = "auto") -> Any:
-    """One draw of the network, `draw` saying which, as a Keras model of plain layers."""
+    def by_square(self, inputs: Value, of: Any) -> Any:
+        """The tensor `of` times the squares of the means."""
+        raise NotImplementedError
 
-    def replace(layer: Any) -> Any:
-        if not isinstance(layer, Variational):
-            return None
-        if kind_of(layer) == "Dense" and layer.input_spec.ndim in (None, 2) and len(layer.input_shape) == 2:
-            loc = layer.kernel_posterior.loc.numpy()
-            return DrawnDense(layer, draw, _is_sparse(layer, loc, kernels), name=layer.name)
-        return DrawnKernel(layer, draw, name=layer.name)
+    def by_variance(self, inputs: Value, of: Any) -> Any:
+        """The tensor `of` times the variances."""
+        raise NotImplementedError
 
-    return rebuild(model, replace, lambda old, new: None)
+    def _shifted(self, outputs: Any, inputs: Value, bias: np.ndarray | None) -> Any:
+        if bias is None:
+            return outputs
+        return outputs + (bias[:, None] if inputs.columns else bias.reshape(self._bias_shape))
 
-
-def _is_sparse(layer: Any, kernel: np.ndarray, kernels: Kernels) -> bool:
-    if len(layer.input_shape) != 2 or kernels == "dense":
-        return False
-    return kernels == "sparse" or np.count_nonzero(kernel) <= (1 - SPARSE_FROM) * kernel.size
-
-
-def _bias_of(layer: Any) -> tuple[Any, Any]:
-    q = layer.bias_posterior
-    if q is not None:
-        return q.loc.numpy(), q.scale.numpy()
-    return (layer.bias.numpy() if layer.use_bias else None), None
+    def _value(self, inputs: Value, mean: Any) -> Value:
+        return Value(mean, None, inputs.columns, inputs.drawn)
 
 
-def _finish(outputs: Any, bias: Any, activation: Any) -> Any:
-    outputs = outputs if bias is None else outputs + bias
-    return outputs if activation is None else activation(outputs)
+class LoweredDense(Linear):
+    """A dense layer on vectors, in the form that is fastest for it."""
+
+    def __init__(self, layer: Any, lowering: Lowering) -> None:
+        super().__init__(layer)
+        self.kernel = DenseKernel(self.loc, self.variance, lowering)
+
+    def laid(self, inputs: Value) -> Value:
+        """Columns for a sparse kernel."""
+        return self.kernel.laid(inputs)
+
+    def by_mean(self, inputs: Value, of: Any) -> Any:
+        """As in `Linear`."""
+        return self.kernel.by_mean(inputs, of)
+
+    def by_square(self, inputs: Value, of: Any) -> Any:
+        """As in `Linear`."""
+        return self.kernel.by_square(inputs, of)
+
+    def by_variance(self, inputs: Value, of: Any) -> Any:
+        """As in `Linear`."""
+        return self.kernel.by_variance(inputs, of)
+
+
+class LoweredPositions(Linear):
+    """A layer that reads its weights at many positions: a convolution, or a dense layer on more than vectors."""
+
+    def __init__(self, layer: Any, lowering: Lowering) -> None:
+        super().__init__(layer)
+        self._apply = _operation(layer)
+        self._loc = held(self.loc, lowering)
+        self._variance = held(self.variance, lowering) if self.variance is not None else None
+
+    def patches(self, inputs: Any) -> Any:
+        """What each position reads: [batch, positions, kernel entries without the last axis]."""
+        count = math.prod(self.loc.shape[:-1])
+        read_out = self._apply(inputs, tf.reshape(tf.eye(count), [*self.loc.shape[:-1], count]))
+        return tf.reshape(read_out, [tf.shape(inputs)[0], -1, count])
+
+    def by_mean(self, inputs: Value, of: Any) -> Any:
+        """As in `Linear`."""
+        return self._apply(of, read(self._loc))
+
+    def by_square(self, inputs: Value, of: Any) -> Any:
+        """As in `Linear`."""
+        return self._apply(of, tf.square(read(self._loc)))
+
+    def by_variance(self, inputs: Value, of: Any) -> Any:
+        """As in `Linear`."""
+        return self._apply(of, read(self._variance))
+
+    def drawn(self, inputs: Value, index: Any, seed: int) -> Value:
+        """The outputs under draw number `index` of the weights, the same for the whole batch."""
+
+        def normal(shape: Any, part: str) -> Any:
+            return tf.random.stateless_normal(shape, noise.seed_pair(index, seed, self.stream, part))
+
+        inputs = inputs.as_rows()
+        kernel = read(self._loc) + tf.sqrt(read(self._variance)) * normal(self.loc.shape, "kernel")
+        outputs = self._shifted(self._apply(inputs.mean, kernel), inputs, self.bias)
+        if self.bias_variance is not None:
+            outputs += np.sqrt(self.bias_variance) * normal(self.bias_variance.shape, "bias")
+        return self._value(inputs, outputs)
+
+
+def lowered(model: Any, lowering: Lowering) -> dict[int, Linear]:
+    """The dense and convolution layers that `model` calls, by the layer's id; those aside that are best called themselves."""
+    layers = {id(layer): layer for layer in calls_of(model) if kind_of(layer) and not _is_special(layer)}
+    return {key: _lowered(layer, lowering) for key, layer in layers.items()}
+
+
+def variables_of(model: Any, linears: dict[int, Linear]) -> Iterator[Any]:
+    """The variables of the layers that are called as they are."""
+    for layer in calls_of(model):
+        if id(layer) not in linears:
+            yield from layer.weights
+
+
+def _lowered(layer: Any, lowering: Lowering) -> Linear:
+    return LoweredDense(layer, lowering) if is_local(layer) else LoweredPositions(layer, lowering)
+
+
+def is_local(layer: Any) -> bool:
+    """Whether the layer is a dense one on vectors: no output of an example reads a weight that another one reads."""
+    return kind_of(layer) == "Dense" and len(layer.input_shape) == 2
+
+
+def _is_special(layer: Any) -> bool:
+    """Plain convolutions that pad or group their inputs by themselves."""
+    plain = not isinstance(layer, Variational)
+    return plain and (getattr(layer, "groups", 1) > 1 or getattr(layer, "padding", "valid") == "causal")
+
+
+def _operation(layer: Any) -> Any:
+    """outputs = operation(inputs, kernel), bias and activation aside."""
+    if isinstance(layer, Variational):
+        return layer._linear
+    if kind_of(layer) == "Dense":
+        return lambda inputs, kernel: tf.tensordot(inputs, kernel, 1)
+    return layer.convolution_op

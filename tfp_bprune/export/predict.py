@@ -1,37 +1,53 @@
-"""The predictive distribution as a TensorFlow function with named outputs, free of this package's Python.
+"""What an export computes: named outputs for a batch, from plain TensorFlow operations.
 
-Classification: `probabilities` [batch, classes], the mean over draws of softmax; `entropy` [batch] of that mean, in
-nats; and when sampled `aleatoric`, the mean entropy of the draws, and `epistemic`, the difference (mutual information
-of prediction and weights; Depeweg et al. 2018, arXiv 1710.07283). Regression: `mean`, `noise_std` and, when sampled,
-`weights_std` [batch], in target units.
+Classification gives `probabilities` [batch, classes] and `entropy` [batch] in nats; sampled or from moments also its two
+parts, `aleatoric`, the mean entropy over draws, and `epistemic`, the mutual information between class and weights (Houlsby
+et al. 2011, arXiv 1112.5745; Depeweg et al. 2018, arXiv 1710.07283, eq. 12); sampled until settled also `draws` [batch].
+Regression gives `mean` and `noise_std` [batch] and, sampled or from moments, `weights_std` [batch], in target units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.export import covariance, draws
 from tfp_bprune.export.compact import compact
-from tfp_bprune.export.lower import Draw, Kernels, lower_drawn, lower_mean
+from tfp_bprune.export.kernels import Lowering
+from tfp_bprune.export.lower import Linear, lowered, variables_of
+from tfp_bprune.export.passes import Draws, Mean, Moments, is_softmax
+from tfp_bprune.export.value import Value
+from tfp_bprune.export.walk import walk
 from tfp_bprune.layers import GaussianOutput
-from tfp_bprune.models.convert import activation_name, adopt, refuse_equal_names, strip
+from tfp_bprune.models.convert import adopt, refuse_equal_names, strip
 from tfp_bprune.models.rebuild import check_graph
 from tfp_bprune.types import ExportError, Predictive, Task
 
 DEFAULT_SAMPLES = 30
+PREDICTIVES = ("mean", "sampled", "moments")
+_LOGIT_DRAWS = 64
+_LEADING = 4
 Outputs = dict[str, Any]
 
 
 class Predictor(tf.Module):
-    """One exported network: a batch-polymorphic `predict` and the variables that it reads.
+    """One exported network: a batch-polymorphic `predict` and what it reads.
 
     Args:
       model: Bayesian or plain, functional or sequential, one input and one output.
-      predictive: "mean" for the network at its posterior mean, "sampled" for the mean over draws.
+      predictive: "mean" for the network at its posterior mean, "sampled" for the mean over draws of its weights,
+        "moments" for means and variances carried through it and draws of its logits alone.
       samples: draws of "sampled".
       seed: of the draws; the same batch always gets the same answer.
-      kernels: "dense", "sparse" or whichever suits each layer.
+      lowering: how kernels are stored and multiplied.
+      error_rate: of "sampled" classification: an example gets no further draws once its class is settled, which is wrong
+        with this probability at most (`export.draws`); None for all draws for all.
+
+    Raises:
+      ExportError: the model or the request is none that can be served.
     """
 
     def __init__(
@@ -40,23 +56,137 @@ class Predictor(tf.Module):
         predictive: Predictive,
         samples: int = DEFAULT_SAMPLES,
         seed: int = 0,
-        kernels: Kernels = "auto",
+        lowering: Lowering | None = None,
+        error_rate: float | None = None,
     ) -> None:
         super().__init__(name="predictor")
         _check(model, predictive, samples)
         self.task = task_of(model)
-        gives_logits = self.task == "classification" and not _ends_in_softmax(model)
-        finish = tf.nn.softmax if gives_logits else tf.identity
-        if predictive == "mean":
-            network = lower_mean(compact(strip(model)), kernels)
-            body = _mean_outputs(self.task, lambda x: finish(network(x, training=False)))
-        else:
-            draw = Draw(seed)
-            network = lower_drawn(compact(adopt(model)), draw, kernels)
-            body = _sampled_outputs(self.task, lambda x: finish(network(x, training=False)), draw, samples)
-        self._variables = [v for layer in network._flatten_layers(include_self=False) for v in _variables_of(layer)]
+        _check_error_rate(error_rate, predictive, self.task)
+        network = compact(strip(model)) if predictive == "mean" else compact(adopt(model))
+        lowering = lowering or Lowering()
+        if predictive == "moments":  # both forms and their slopes would be more graph than they save time
+            lowering = replace(lowering, by_batch=False)
+        linears = lowered(network, lowering)
+        # All that a file has to hold of the network; the network itself is not among it.
+        self._linears = list(linears.values())
+        self._variables = list(variables_of(network, linears))
+        program = Program(network, linears, self.task, samples, seed, error_rate)
+        body = {"mean": program.mean, "sampled": program.sampled, "moments": program.moments}[predictive]
         spec = tf.TensorSpec([None, *model.input_shape[1:]], model.inputs[0].dtype, name="inputs")
         self.predict = tf.function(body, input_signature=[spec])
+
+
+class Program:
+    """What is traced for a lowered network: inputs [batch, ...] to named outputs, in three ways."""
+
+    def __init__(
+        self, network: Any, linears: dict[int, Linear], task: Task, samples: int, seed: int, error_rate: float | None
+    ) -> None:
+        self._network, self._linears, self._task = network, linears, task
+        self._samples, self._seed, self._error_rate = samples, seed, error_rate
+        self._last = last_layer(network)
+        gives_logits = task == "classification" and not is_softmax(self._last)
+        self._finish = tf.nn.softmax if gives_logits else tf.identity
+
+    def mean(self, inputs: Any) -> Outputs:
+        """At the posterior mean."""
+        outputs = self._finish(self._walked(inputs, Mean(self._linears)).mean)
+        if self._task == "regression":
+            return {"mean": outputs[..., 0], "noise_std": outputs[..., 1]}
+        return {"probabilities": outputs, "entropy": entropy(outputs)}
+
+    def sampled(self, inputs: Any) -> Outputs:
+        """The mean over draws."""
+        rule = Draws(self._linears, self._seed)
+
+        def run(index: Any, count: Any, rows: Any) -> Any:
+            rule.start(index, count, rows)
+            outputs = self._finish(self._walked(inputs, rule).mean)
+            return tf.reshape(outputs, tf.concat([[count, -1], tf.shape(outputs)[1:]], 0))
+
+        if self._task == "regression":
+            return self._sampled_regression(run, rule, inputs)
+        return self._sampled_classes(run, rule, inputs)
+
+    def _sampled_classes(self, run: draws.Run, rule: Draws, inputs: Any) -> Outputs:
+        def parts(outputs: Any) -> list[Any]:
+            return [outputs, entropy(outputs)]
+
+        if self._error_rate is None:
+            sums = draws.total(run, parts, self._samples, rule.batched, tf.shape(inputs)[0])
+            return of_draws(sums[0] / self._samples, sums[1] / self._samples)
+        classes = self._network.output_shape[-1]
+        sums, counts = draws.total_until_settled(run, parts, self._samples, rule.batched, self._error_rate, classes)
+        number = tf.cast(counts, tf.float32)
+        return {**of_draws(sums[0] / number[:, None], sums[1] / number), "draws": counts}
+
+    def _sampled_regression(self, run: draws.Run, rule: Draws, inputs: Any) -> Outputs:
+        # Deviations from one draw keep the variance free of cancellation.
+        centre = run(tf.constant(0), tf.constant(1), None)[0, ..., 0]
+
+        def parts(outputs: Any) -> list[Any]:
+            moved = outputs[..., 0] - centre
+            return [moved, tf.square(moved), outputs[..., 1]]
+
+        sums = draws.total(run, parts, self._samples, rule.batched, tf.shape(inputs)[0])
+        moved, square, noise_std = (value / self._samples for value in sums)
+        variance = tf.maximum(square - tf.square(moved), 0.0) * (self._samples / (self._samples - 1))
+        return {"mean": centre + moved, "noise_std": noise_std, "weights_std": tf.sqrt(variance)}
+
+    def moments(self, inputs: Any) -> Outputs:
+        """From means and variances."""
+        rule = Moments(self._linears, self._last)
+        value = self._walked(inputs, rule)
+        if value.certain:
+            value = Value(value.mean, tf.zeros_like(value.mean))
+        if self._task == "regression":
+            deviation = tf.sqrt(value.variance[..., 0])
+            return {"mean": value.mean[..., 0], "noise_std": value.mean[..., 1], "weights_std": deviation}
+        points = normal_points(_LOGIT_DRAWS, value.mean.shape[-1], self._seed)
+        drawn = self._logits(value, rule, points)
+        probabilities = tf.nn.softmax(drawn)
+        aleatoric = tf.reduce_logsumexp(drawn, -1) - tf.reduce_sum(probabilities * drawn, -1)
+        return of_draws(tf.reduce_mean(probabilities, 0), tf.reduce_mean(aleatoric, 0))
+
+    def _logits(self, value: Value, rule: Moments, points: np.ndarray) -> Any:
+        """Logits drawn with the covariance of those that could lead."""
+        if not rule.sources.points + rule.sources.shared:
+            return value.mean[None]
+        chosen = covariance.leading(value, min(_LEADING, value.mean.shape[-1]))
+        lower = covariance.covariance(value, chosen, rule.sources)
+        count = chosen.shape[1]
+        return covariance.drawn(value, chosen, covariance.factor(lower), points[:, -count - value.mean.shape[-1] :])
+
+    def _walked(self, inputs: Any, rule: Any) -> Value:
+        [outputs] = walk(self._network, [Value(inputs)], rule)
+        return outputs.as_rows()
+
+
+def normal_points(count: int, classes: int, seed: int) -> np.ndarray:
+    """Standard normal points [count, leading + classes] that fill their space evenly: Sobol's, scrambled by `seed`."""
+    from scipy.special import ndtri
+    from scipy.stats import qmc
+
+    width = min(_LEADING, classes) + classes
+    uniform = qmc.Sobol(min(width, qmc.Sobol.MAXDIM), seed=seed).random(count)
+    uniform = uniform[:, np.arange(width) % uniform.shape[1]]
+    points = ndtri(np.clip(uniform, 1e-6, 1 - 1e-6))
+    return ((points - points.mean(0)) / points.std(0)).astype(np.float32)
+
+
+def of_draws(probabilities: Any, aleatoric: Any) -> Outputs:
+    """The outputs of classification from mean probabilities and mean entropy."""
+    total = entropy(probabilities)
+    # The mutual information is not negative; rounding of two nearly equal entropies can be.
+    epistemic = tf.maximum(total - aleatoric, 0.0)
+    return {"probabilities": probabilities, "entropy": total, "aleatoric": aleatoric, "epistemic": epistemic}
+
+
+def last_layer(model: Any) -> Any:
+    """The layer that makes the output of `model`, found in nested models too."""
+    last = model.outputs[0]._keras_history.layer
+    return last_layer(last) if isinstance(last, keras.Model) else last
 
 
 def task_of(model: Any) -> Task:
@@ -68,8 +198,8 @@ def task_of(model: Any) -> Task:
 def _check(model: Any, predictive: Predictive, samples: int) -> None:
     check_graph(model)
     refuse_equal_names(model)
-    if predictive not in ("mean", "sampled"):
-        raise ExportError(f"unknown predictive {predictive!r}: expected 'mean' or 'sampled'")
+    if predictive not in PREDICTIVES:
+        raise ExportError(f"unknown predictive {predictive!r}: expected one of {', '.join(map(repr, PREDICTIVES))}")
     if predictive == "sampled" and samples < 2:
         raise ExportError(f"samples must be at least 2 for a sampled prediction, got {samples}")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -78,67 +208,15 @@ def _check(model: Any, predictive: Predictive, samples: int) -> None:
         )
 
 
-def _ends_in_softmax(model: Any) -> bool:
-    last = model.outputs[0]._keras_history.layer
-    if isinstance(last, keras.Model):
-        return _ends_in_softmax(last)
-    return isinstance(last, keras.layers.Softmax) or activation_name(last) == "softmax"
-
-
-def _variables_of(layer: Any) -> list[Any]:
-    held = [value for value in vars(layer).values() if isinstance(value, tf.Variable)]
-    return list(layer.weights) + [v for v in held if not any(v is w for w in layer.weights)]
+def _check_error_rate(error_rate: float | None, predictive: Predictive, task: Task) -> None:
+    if error_rate is None:
+        return
+    if predictive != "sampled" or task != "classification":
+        raise ExportError(f"error_rate is for sampled classification, got it for {predictive} {task}: leave it out")
+    if not 0 < error_rate < 1:
+        raise ExportError(f"error_rate must be in (0, 1), got {error_rate}")
 
 
 def entropy(probabilities: Any) -> Any:
     """Entropy in nats over the last axis, with 0 log 0 = 0."""
     return -tf.reduce_sum(tf.math.xlogy(probabilities, probabilities), axis=-1)
-
-
-def _mean_outputs(task: Task, network: Callable[[Any], Any]) -> Callable[[Any], Outputs]:
-    def classify(inputs: Any) -> Outputs:
-        probabilities = network(inputs)
-        return {"probabilities": probabilities, "entropy": entropy(probabilities)}
-
-    def regress(inputs: Any) -> Outputs:
-        prediction = network(inputs)
-        return {"mean": prediction[..., 0], "noise_std": prediction[..., 1]}
-
-    return classify if task == "classification" else regress
-
-
-def _sampled_outputs(task: Task, network: Callable[[Any], Any], draw: Draw, samples: int) -> Callable[[Any], Outputs]:
-    def averaged(inputs: Any, parts: Callable[[Any], tuple[Any, ...]]) -> list[Any]:
-        """The mean over draws of each of `parts` of the network's output."""
-
-        def add_draw(index: Any, *sums: Any) -> tuple[Any, ...]:
-            draw.index = index
-            new = parts(network(inputs))
-            draw.index = 0
-            return (index + 1, *[s + n for s, n in zip(sums, new, strict=True)])
-
-        sums = add_draw(tf.constant(0), *[0.0] * count)
-        sums = tf.while_loop(lambda index, *_: index < samples, add_draw, sums, parallel_iterations=1)
-        return [s / samples for s in sums[1:]]
-
-    def classify(inputs: Any) -> Outputs:
-        probabilities, aleatoric = averaged(inputs, lambda p: (p, entropy(p)))
-        total = entropy(probabilities)
-        # The mutual information is not negative; rounding of two nearly equal entropies can be.
-        return {
-            "probabilities": probabilities,
-            "entropy": total,
-            "aleatoric": aleatoric,
-            "epistemic": tf.maximum(total - aleatoric, 0.0),
-        }
-
-    def regress(inputs: Any) -> Outputs:
-        centre = network(inputs)[..., 0]  # draw 0: deviations from it keep the variance free of cancellation
-        moved, square, noise_std = averaged(
-            inputs, lambda p: (p[..., 0] - centre, tf.square(p[..., 0] - centre), p[..., 1])
-        )
-        variance = tf.maximum(square - tf.square(moved), 0.0) * (samples / (samples - 1))
-        return {"mean": centre + moved, "noise_std": noise_std, "weights_std": tf.sqrt(variance)}
-
-    count = 2 if task == "classification" else 3
-    return classify if task == "classification" else regress

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import tf
+from tfp_bprune.export.cost import Costs, Kernels
 from tfp_bprune.export.formats import TITLES
+from tfp_bprune.export.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.export.litert import to_litert
-from tfp_bprune.export.lower import Kernels
 from tfp_bprune.export.manifest import describe
 from tfp_bprune.export.onnx import to_onnx
 from tfp_bprune.export.predict import DEFAULT_SAMPLES, Predictor
+from tfp_bprune.export.stored import Storage
 from tfp_bprune.models.convert import adopt
 from tfp_bprune.runs import Run, write_atomically
 from tfp_bprune.types import ExportError, Format, Json, Predictive
@@ -45,6 +47,8 @@ def export(
     kernels: Kernels = "auto",
     format: Format = "savedmodel",
     float16: bool = False,
+    error_rate: float | None = None,
+    costs: Costs | None = None,
     facts: Json | None = None,
 ) -> Json:
     """Writes `model` as a SavedModel, or an ONNX or LiteRT file, with no TFP object and no Python of this package in it.
@@ -55,13 +59,15 @@ def export(
     Args:
       model: pruned or not; functional or sequential, one input and one output.
       path: a folder that does not exist yet.
-      predictive: "mean" or "sampled".
+      predictive: "mean", "sampled" or "moments", see `Predictor`.
       samples: draws, when sampled.
       seed: of the draws.
-      kernels: "auto", "dense" or "sparse" dense layers; "sparse" is for SavedModels alone, LiteRT files store pruned
-        kernels sparse by themselves.
+      kernels: how dense layers are multiplied: "dense", "sparse", or "auto", the faster by `costs`; "sparse" is for
+        SavedModels alone. Files hold pruned kernels in few bytes whatever the choice.
       format: "savedmodel", "onnx" or "litert"; the last two need the extra `formats` and a predictive without draws.
-      float16: weights in half the bytes, in a LiteRT file.
+      float16: weights in half the bytes, in a SavedModel or a LiteRT file; computed is in float32.
+      error_rate: of "sampled": an example gets no further draws once its class is settled.
+      costs: of products, to choose by; those shipped unless given.
       facts: further entries of the manifest, such as the data's fingerprint.
 
     Returns:
@@ -74,7 +80,10 @@ def export(
     if path.exists():
         raise ExportError(f"{path} already exists: choose another folder, an export never overwrites")
     _check_format(format, kernels, float16)
-    predictor = Predictor(model, predictive, samples, seed, kernels if format == "savedmodel" else "dense")
+    served = format == "savedmodel"
+    storage: Storage = "float16" if float16 else "float32"
+    lowering = Lowering(kernels, storage, costs or Costs()) if served else FOR_CONVERTERS
+    predictor = Predictor(model, predictive, samples, seed, lowering, error_rate)
     about = {
         "kind": "export",
         "export_format": format,
@@ -84,14 +93,16 @@ def export(
     }
     if predictive == "sampled":
         about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
+    if error_rate is not None:
+        about["error_rate"] = error_rate
     about |= {"input_shape": list(model.input_shape[1:]), **describe(adopt(model)), **(facts or {})}
     if float16:
         about["float16"] = True
     with _aside(path) as folder:
-        served = folder / FILES[format]
-        _write(predictor, served, format, float16)
+        place = folder / FILES[format]
+        _write(predictor, place, format, float16)
         run = Run(folder)
-        run.record(bytes=bytes_of(served), bytes_gzip=bytes_of(served, compressed=True), **about)
+        run.record(bytes=bytes_of(place), bytes_gzip=bytes_of(place, compressed=True), **about)
         return run.manifest
 
 
@@ -114,8 +125,8 @@ def _check_format(file_format: Format, kernels: Kernels, float16: bool) -> None:
         raise ExportError(
             f"{TITLES[file_format]} has no sparse products: expected kernels 'auto' or 'dense', got 'sparse'"
         )
-    if float16 and file_format != "litert":
-        raise ExportError(f"float16 is for the format 'litert', got {file_format!r}: leave it out")
+    if float16 and file_format == "onnx":
+        raise ExportError("float16 is for the formats 'savedmodel' and 'litert', got 'onnx': leave it out")
 
 
 def _check_known(file_format: str) -> None:

@@ -27,7 +27,7 @@ from tfp_bprune.types import RunError
 
 Arrays = dict[str, np.ndarray]
 
-_SKIP = 255  # a gap that ends with no kept entry: so many are left out, and the next gap goes on from there
+SKIP = 255  # a gap that ends with no kept entry: so many are left out, and the next gap goes on from there
 _FORMS = ("shape", "bits", "gaps", "kept")
 _FOLLOWERS = ("_prior_loc", "_loc", "_rho")
 # What safetensors' header takes to name an array besides the name, at most, in files below a terabyte.
@@ -106,15 +106,15 @@ def _are_equal(values: np.ndarray) -> bool:
 def _patterns(name: str, pattern: np.ndarray) -> Iterator[Arrays]:
     shape = np.array(pattern.shape, np.int64)
     yield {f"shape:{name}": shape, f"bits:{name}": np.packbits(pattern)}
-    yield {f"shape:{name}": shape, f"gaps:{name}": _gaps(pattern)}
+    yield {f"shape:{name}": shape, f"gaps:{name}": gaps_of(pattern)}
 
 
-def _gaps(pattern: np.ndarray) -> np.ndarray:
+def gaps_of(pattern: np.ndarray) -> np.ndarray:
     """The gaps before the kept entries, and the one before the end, by which the sum of all tells the size."""
     gaps = np.diff(np.flatnonzero(pattern), prepend=-1, append=pattern.size) - 1
-    skips = gaps // _SKIP
-    coded = np.full(gaps.size + skips.sum(), _SKIP, np.uint8)
-    coded[np.cumsum(skips + 1) - 1] = gaps % _SKIP
+    skips = gaps // SKIP
+    coded = np.full(gaps.size + skips.sum(), SKIP, np.uint8)
+    coded[np.cumsum(skips + 1) - 1] = gaps % SKIP
     return coded
 
 
@@ -162,7 +162,7 @@ def _from_bits(name: str, bits: np.ndarray, size: int) -> np.ndarray:
 
 
 def _from_gaps(name: str, gaps: np.ndarray, size: int) -> np.ndarray:
-    ends = gaps != _SKIP
+    ends = gaps != SKIP
     places = np.cumsum(gaps + ends.astype(np.int64)) - 1
     if not len(places) or not ends[-1] or places[-1] != size:
         raise _damaged(name, f"its gaps end at {places[-1] if len(places) else None}, expected the size {size}")

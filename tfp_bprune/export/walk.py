@@ -1,0 +1,44 @@
+"""A Keras graph, run with a rule of one's own for every call of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tfp_bprune._keras import keras, tf
+
+Rule = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def walk(model: Any, inputs: list[Any], rule: Rule) -> list[Any]:
+    """The outputs of `model`, with `rule(layer, arguments, keywords)` in the place of each layer's call.
+
+    Args:
+      model: functional or sequential and built; models nested in it are walked too.
+      inputs: one object for each input of the model, of any kind that the rule takes.
+    """
+    known = {str(id(tensor)): value for tensor, value in zip(model.inputs, inputs, strict=True)}
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.is_input and all(str(id(tensor)) in known for tensor in node.keras_inputs):
+                # Keras takes each tensor off a list of as many as are read.
+                arguments, keywords = node.map_arguments({name: _Lasting(value) for name, value in known.items()})
+                made = _called(node.layer, arguments, keywords, rule)
+                known.update(zip(node.flat_output_ids, made, strict=True))
+    return [known[str(id(tensor))] for tensor in model.outputs]
+
+
+class _Lasting:
+    """Stands for the list of copies of a tensor that Keras's graph keeps, without running out."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def pop(self) -> Any:
+        return self._value
+
+
+def _called(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], rule: Rule) -> list[Any]:
+    if isinstance(layer, keras.Model):
+        return walk(layer, tf.nest.flatten(arguments[0]), rule)
+    return tf.nest.flatten(rule(layer, arguments, keywords))
