@@ -7,6 +7,7 @@ two hidden layers they account for about half of the mutual information.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,18 @@ def leading(logits: Value, count: int) -> Any:
 
 
 def covariance(logits: Value, chosen: Any, sources: Sources) -> list[list[Any]]:
-    """Covariances [batch] of the chosen logits, as the lower triangle of a matrix.
+    """Covariances [batch] of the chosen logits' distances from the first of them, as the lower triangle of a matrix.
+
+    A softmax sees differences alone, so that one of the chosen logits may stand still.
 
     Args:
       logits: rows, with the tensors from which the sources can be reached back.
       chosen: [batch, count, classes], one-hot.
     """
-    count = chosen.shape[1]
     points = [point for point, *_ in sources.points + sources.shared]
-    slopes = [tf.gradients(tf.reduce_sum(logits.mean * chosen[:, i]), points) for i in range(count)]
-    return [[_common(slopes[i], slopes[j], sources) for j in range(i + 1)] for i in range(count)]
+    distances = [tf.reduce_sum(logits.mean * (chosen[:, i] - chosen[:, 0])) for i in range(1, chosen.shape[1])]
+    slopes = [_scaled(tf.gradients(distance, points), sources) for distance in distances]
+    return [[_common(slopes[i], slopes[j], sources) for j in range(i + 1)] for i in range(len(slopes))]
 
 
 def factor(lower: list[list[Any]]) -> list[list[Any]]:
@@ -55,33 +58,47 @@ def factor(lower: list[list[Any]]) -> list[list[Any]]:
 
 
 def drawn(logits: Value, chosen: Any, factors: list[list[Any]], points: np.ndarray) -> Any:
-    """Logits [draws, batch, classes]: the chosen ones with their covariance, the others by themselves.
+    """Logits [classes, draws, batch]: the chosen ones with the covariance of their distances, the others by themselves.
 
     Args:
       points: [draws, chosen + classes], standard normal.
     """
     count = chosen.shape[1]
-    together = tf.constant(points[:, None, :count])
-    apart = tf.constant(points[:, None, count:])
-    others = 1.0 - tf.reduce_sum(chosen, 1)
-    moved = logits.mean + apart * (others * tf.sqrt(logits.variance))
+    together, apart = points[:, :count], points[:, count:]
+    places = tf.transpose(chosen, [1, 2, 0])[:, :, None]  # [chosen, classes, 1, batch]
+    others = tf.transpose(tf.sqrt(logits.variance))[:, None] * (1.0 - tf.reduce_sum(places, 0))
+    moved = tf.transpose(logits.mean)[:, None] + apart.T[:, :, None] * others
     for i, row in enumerate(factors):
-        shift = sum(together[..., j] * value for j, value in enumerate(row))
-        moved += shift[..., None] * chosen[:, i]
+        shift = sum(together[:, j, None] * value for j, value in enumerate(row))
+        moved += shift[None] * places[i + 1]
     return moved
+
+
+def _scaled(slopes: list[Any], sources: Sources) -> list[Any]:
+    """The slopes at each point times the standard deviation of its noise; those of shared noise as they are."""
+    deviations = [tf.sqrt(variance) for _, variance, _ in sources.points]
+    own = [None if s is None else s * d for s, d in zip(slopes, deviations, strict=False)]
+    return own + slopes[len(deviations) :]
 
 
 def _common(one: list[Any], other: list[Any], sources: Sources) -> Any:
     parts = []
-    for (_, variance, columns), a, b in zip(sources.points, one, other, strict=False):
+    for (_, _, columns), a, b in zip(sources.points, one, other, strict=False):
         if a is not None:
-            axes = [axis for axis in range(len(variance.shape)) if axis != (1 if columns else 0)]
-            parts.append(tf.reduce_sum(variance * a * b, axes))
+            parts.append(_sum_of_each(a * b, columns))
     rest = len(sources.points)
     for (_, layer, inputs), a, b in zip(sources.shared, one[rest:], other[rest:], strict=True):
         if a is not None:
             parts.append(_common_of_weights(layer, inputs, a, b))
     return sum(parts[1:], parts[0])
+
+
+def _sum_of_each(tensor: Any, columns: bool) -> Any:
+    """The sum of an example's numbers [batch]; as a product with ones, which is much the faster."""
+    if columns:
+        return tf.matmul(tf.ones([1, tensor.shape[0]]), tensor)[0]
+    flat = tf.reshape(tensor, [tf.shape(tensor)[0], math.prod(tensor.shape[1:])])
+    return tf.matmul(flat, tf.ones([flat.shape[1], 1]))[:, 0]
 
 
 def _common_of_weights(layer: Any, inputs: Any, one: Any, other: Any) -> Any:

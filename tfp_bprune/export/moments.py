@@ -44,12 +44,6 @@ _POOLING = tuple(
 ACTIVATION_LAYERS = (_L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU)
 
 
-def normal_parts(ratio: Any) -> tuple[Any, Any]:
-    """Distribution function and density of the standard normal."""
-    density = tf.exp(-0.5 * tf.square(ratio)) / _ROOT_TWO_PI
-    return 0.5 * (1.0 + tf.math.erf(ratio / math.sqrt(2.0))), density
-
-
 def rectified(mean: Any, variance: Any, slope: float = 0.0) -> tuple[Any, Any, Any]:
     """Mean and variance of max(z, slope z) for a normal z, and the mean slope, P(z > 0) + slope P(z < 0).
 
@@ -57,10 +51,10 @@ def rectified(mean: Any, variance: Any, slope: float = 0.0) -> tuple[Any, Any, A
     E[max(z, 0)^2] = (mean^2 + variance) Phi + mean sd phi (Frey and Hinton 1999).
     """
     deviation = tf.sqrt(variance + _LEAST)
-    below, density = normal_parts(mean / deviation)
-    first = tf.maximum(mean * below + deviation * density, 0.0)
-    # E[max(z, 0)^2], by its square and its variance, in the order that loses least.
-    second = variance * below + mean * first
+    ratio = mean / (math.sqrt(2.0) * deviation)
+    below = 0.5 + 0.5 * tf.math.erf(ratio)
+    first = tf.maximum(mean * below + (deviation / _ROOT_TWO_PI) * tf.exp(-tf.square(ratio)), 0.0)
+    second = variance * below + mean * first  # E[max(z, 0)^2]
     if slope:
         square = tf.square(mean) + variance
         first, second = slope * mean + (1 - slope) * first, second + slope**2 * (square - second)

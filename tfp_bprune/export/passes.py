@@ -172,9 +172,18 @@ class Moments(Mean):
             return activated(layer, value)
         mean, variance, slope = rule(value.mean, value.variance)
         passed = with_slope(value.mean, mean, slope)
-        rest = tf.maximum(variance - tf.square(slope) * value.variance, 0.0)
-        self.sources.points.append((passed, rest, value.columns))
+        self.sources.points.append((passed, self._entering(value, variance, slope), value.columns))
         return Value(passed, variance, value.columns)
+
+    def _entering(self, inputs: Value, variance: Any, slope: Any) -> Any:
+        """The variance of a function of the inputs without what comes through its mean slope from before.
+
+        Noise that entered right before the function goes with it: one point to follow back instead of two.
+        """
+        came = inputs.variance
+        if self.sources.points and self.sources.points[-1][0] is inputs.mean:
+            came -= self.sources.points.pop()[1]
+        return tf.maximum(variance - tf.square(slope) * came, 0.0)
 
 
 def with_slope(inputs: Any, outputs: Any, slope: Any) -> Any:

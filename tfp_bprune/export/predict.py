@@ -28,8 +28,8 @@ from tfp_bprune.types import ExportError, Predictive, Task
 
 DEFAULT_SAMPLES = 30
 PREDICTIVES = ("mean", "sampled", "moments")
-_LOGIT_DRAWS = 64
-_LEADING = 4
+_LOGIT_DRAWS = 32
+_LEADING = 3
 Outputs = dict[str, Any]
 
 
@@ -144,15 +144,12 @@ class Program:
             deviation = tf.sqrt(value.variance[..., 0])
             return {"mean": value.mean[..., 0], "noise_std": value.mean[..., 1], "weights_std": deviation}
         points = normal_points(_LOGIT_DRAWS, value.mean.shape[-1], self._seed)
-        drawn = self._logits(value, rule, points)
-        probabilities = tf.nn.softmax(drawn)
-        aleatoric = tf.reduce_logsumexp(drawn, -1) - tf.reduce_sum(probabilities * drawn, -1)
-        return of_draws(tf.reduce_mean(probabilities, 0), tf.reduce_mean(aleatoric, 0))
+        return of_logits(self._logits(value, rule, points))
 
     def _logits(self, value: Value, rule: Moments, points: np.ndarray) -> Any:
-        """Logits drawn with the covariance of those that could lead."""
+        """Logits [classes, draws, batch] drawn with the covariance of those that could lead."""
         if not rule.sources.points + rule.sources.shared:
-            return value.mean[None]
+            return tf.transpose(value.mean)[:, None]
         chosen = covariance.leading(value, min(_LEADING, value.mean.shape[-1]))
         lower = covariance.covariance(value, chosen, rule.sources)
         count = chosen.shape[1]
@@ -173,6 +170,16 @@ def normal_points(count: int, classes: int, seed: int) -> np.ndarray:
     uniform = uniform[:, np.arange(width) % uniform.shape[1]]
     points = ndtri(np.clip(uniform, 1e-6, 1 - 1e-6))
     return ((points - points.mean(0)) / points.std(0)).astype(np.float32)
+
+
+def of_logits(logits: Any) -> Outputs:
+    """The outputs of classification from draws of the logits [classes, draws, batch]."""
+    shifted = logits - tf.reduce_max(logits, 0)
+    weights = tf.exp(shifted)
+    total = tf.reduce_sum(weights, 0)
+    probabilities = weights / total
+    aleatoric = tf.math.log(total) - tf.reduce_sum(probabilities * shifted, 0)
+    return of_draws(tf.transpose(tf.reduce_mean(probabilities, 1)), tf.reduce_mean(aleatoric, 0))
 
 
 def of_draws(probabilities: Any, aleatoric: Any) -> Outputs:
