@@ -36,8 +36,8 @@ def covariance(logits: Value, chosen: Any, sources: Sources) -> list[list[Any]]:
       chosen: [batch, count, classes], one-hot.
     """
     points = [point for point, *_ in sources.points + sources.shared]
-    distances = [tf.reduce_sum(logits.mean * (chosen[:, i] - chosen[:, 0])) for i in range(1, chosen.shape[1])]
-    slopes = [_scaled(tf.gradients(distance, points), sources) for distance in distances]
+    distances = [chosen[:, i] - chosen[:, 0] for i in range(1, chosen.shape[1])]
+    slopes = [_scaled(tf.gradients(logits.mean, points, grad_ys=distance), sources) for distance in distances]
     return [[_common(slopes[i], slopes[j], sources) for j in range(i + 1)] for i in range(len(slopes))]
 
 

@@ -85,7 +85,7 @@ class Linear(tf.Module):
     def _shifted(self, outputs: Any, inputs: Value, bias: np.ndarray | None) -> Any:
         if bias is None:
             return outputs
-        return outputs + (bias[:, None] if inputs.columns else bias.reshape(self._bias_shape))
+        return plus(outputs, bias[:, None] if inputs.columns else bias.reshape(self._bias_shape))
 
     def _value(self, inputs: Value, mean: Any) -> Value:
         return Value(mean, None, inputs.columns, inputs.drawn)
@@ -154,6 +154,12 @@ class LoweredPositions(Linear):
         if self.bias_variance is not None:
             outputs += np.sqrt(self.bias_variance) * normal(self.bias_variance.shape, "bias")
         return self._value(inputs, outputs)
+
+
+@tf.custom_gradient
+def plus(outputs: Any, constant: np.ndarray) -> Any:
+    """The sum; its slope is 1, for which TensorFlow would compute shapes that the small formats cannot."""
+    return outputs + constant, lambda upstream: (upstream, None)
 
 
 def lowered(model: Any, lowering: Lowering) -> dict[int, Linear]:

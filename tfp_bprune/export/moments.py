@@ -44,7 +44,19 @@ _POOLING = tuple(
 ACTIVATION_LAYERS = (_L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU)
 
 
-def rectified(mean: Any, variance: Any, slope: float = 0.0) -> tuple[Any, Any, Any]:
+Erf = Callable[[Any], Any]
+
+
+def erf_of_exp(ratio: Any) -> Any:
+    """The error function to 1.5e-7, by exp alone (Abramowitz and Stegun 1964, 7.1.26): LiteRT has no other way."""
+    t = 1.0 / (1.0 + 0.3275911 * tf.abs(ratio))
+    powers = 0.0
+    for factor in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        powers = (powers + factor) * t
+    return tf.sign(ratio) * (1.0 - powers * tf.exp(-tf.square(ratio)))
+
+
+def rectified(mean: Any, variance: Any, slope: float = 0.0, erf: Erf = tf.math.erf) -> tuple[Any, Any, Any]:
     """Mean and variance of max(z, slope z) for a normal z, and the mean slope, P(z > 0) + slope P(z < 0).
 
     In closed form: with a = mean / sd, Phi(a) and phi(a) of the standard normal, E[max(z, 0)] = mean Phi + sd phi and
@@ -52,7 +64,7 @@ def rectified(mean: Any, variance: Any, slope: float = 0.0) -> tuple[Any, Any, A
     """
     deviation = tf.sqrt(variance + _LEAST)
     ratio = mean / (math.sqrt(2.0) * deviation)
-    below = 0.5 + 0.5 * tf.math.erf(ratio)
+    below = 0.5 + 0.5 * erf(ratio)
     first = tf.maximum(mean * below + (deviation / _ROOT_TWO_PI) * tf.exp(-tf.square(ratio)), 0.0)
     second = variance * below + mean * first  # E[max(z, 0)^2]
     if slope:
@@ -77,16 +89,16 @@ def transformed(mean: Any, variance: Any, function: Callable[[Any], Any]) -> tup
     return centre + first, tf.maximum(second - tf.square(first), 0.0), covariance / deviation
 
 
-def rule_of(layer: Any) -> Callable[[Any, Any], tuple[Any, Any, Any]] | None:
+def rule_of(layer: Any, erf: Erf = tf.math.erf) -> Callable[[Any, Any], tuple[Any, Any, Any]] | None:
     """The moments of a layer's activation, or of an activation layer; None where there is none."""
     name, function = activation_name(layer), getattr(layer, "activation", tf.identity)
     if isinstance(layer, _L.LeakyReLU) or (isinstance(layer, _L.ReLU) and _is_plain_relu(layer)):
         slope = float(getattr(layer, "alpha", getattr(layer, "negative_slope", 0.0)))
-        return lambda mean, variance: rectified(mean, variance, slope)
+        return lambda mean, variance: rectified(mean, variance, slope, erf)
     if isinstance(layer, _L.ReLU | _L.ELU):
         return lambda mean, variance: transformed(mean, variance, layer)
     if name == "relu":
-        return rectified
+        return lambda mean, variance: rectified(mean, variance, erf=erf)
     if name == "linear":
         return None
     return lambda mean, variance: transformed(mean, variance, function)

@@ -137,10 +137,10 @@ class Moments(Mean):
       sources: where noise entered.
     """
 
-    def __init__(self, linears: dict[int, Linear], last: Any) -> None:
+    def __init__(self, linears: dict[int, Linear], last: Any, erf: moments.Erf = tf.math.erf) -> None:
         super().__init__(linears)
         self.sources = Sources()
-        self._last = last
+        self._last, self._erf = last, erf
 
     def __call__(self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """The moments of the outputs of one layer's call; of a softmax at the end, those of its inputs."""
@@ -167,7 +167,7 @@ class Moments(Mean):
         return outputs
 
     def _activated(self, layer: Any, value: Value) -> Value:
-        rule = moments.rule_of(layer)
+        rule = moments.rule_of(layer, self._erf)
         if value.certain or rule is None:
             return activated(layer, value)
         mean, variance, slope = rule(value.mean, value.variance)

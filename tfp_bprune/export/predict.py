@@ -18,6 +18,7 @@ from tfp_bprune.export import covariance, draws
 from tfp_bprune.export.compact import compact
 from tfp_bprune.export.kernels import Lowering
 from tfp_bprune.export.lower import Linear, lowered, variables_of
+from tfp_bprune.export.moments import erf_of_exp
 from tfp_bprune.export.passes import Draws, Mean, Moments, is_softmax
 from tfp_bprune.export.value import Value
 from tfp_bprune.export.walk import walk
@@ -71,7 +72,7 @@ class Predictor(tf.Module):
         # All that a file has to hold of the network; the network itself is not among it.
         self._linears = list(linears.values())
         self._variables = list(variables_of(network, linears))
-        program = Program(network, linears, self.task, samples, seed, error_rate)
+        program = Program(network, linears, self.task, samples, seed, error_rate, lowering.at_load)
         body = {"mean": program.mean, "sampled": program.sampled, "moments": program.moments}[predictive]
         spec = tf.TensorSpec([None, *model.input_shape[1:]], model.inputs[0].dtype, name="inputs")
         self.predict = tf.function(body, input_signature=[spec])
@@ -81,11 +82,19 @@ class Program:
     """What is traced for a lowered network: inputs [batch, ...] to named outputs, in three ways."""
 
     def __init__(
-        self, network: Any, linears: dict[int, Linear], task: Task, samples: int, seed: int, error_rate: float | None
+        self,
+        network: Any,
+        linears: dict[int, Linear],
+        task: Task,
+        samples: int,
+        seed: int,
+        error_rate: float | None,
+        has_erf: bool,
     ) -> None:
         self._network, self._linears, self._task = network, linears, task
         self._samples, self._seed, self._error_rate = samples, seed, error_rate
         self._last = last_layer(network)
+        self._erf = tf.math.erf if has_erf else erf_of_exp
         gives_logits = task == "classification" and not is_softmax(self._last)
         self._finish = tf.nn.softmax if gives_logits else tf.identity
 
@@ -136,7 +145,7 @@ class Program:
 
     def moments(self, inputs: Any) -> Outputs:
         """From means and variances."""
-        rule = Moments(self._linears, self._last)
+        rule = Moments(self._linears, self._last, self._erf)
         value = self._walked(inputs, rule)
         if value.certain:
             value = Value(value.mean, tf.zeros_like(value.mean))
