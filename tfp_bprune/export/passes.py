@@ -37,8 +37,9 @@ class Mean:
 class Draws(Mean):
     """The rule of draws of all weights.
 
-    A dense layer on vectors is drawn as noise on its outputs (Kingma et al. 2015, arXiv 1506.02557, eq. 6), for each
-    example and draw its own; other layers draw their kernel for the whole batch, one draw at a time. What comes before
+    A dense layer on vectors is drawn as noise on its outputs (Kingma et al. 2015, arXiv 1506.02557, eq. 6), several draws
+    at once; other layers draw their kernel, one draw at a time. Examples share the noise of a draw, whose distribution is
+    right for each. What comes before
     the first draw is computed by the first walk and kept for the others.
     """
 
@@ -96,14 +97,17 @@ class Draws(Mean):
         return value.each(lambda tensor: tf.gather(tensor, self._rows, axis=value.batch_axis))
 
     def _noisy(self, linear: Linear, outputs: Value) -> Value:
-        deviation = Value(outputs.mean, tf.sqrt(outputs.variance), outputs.columns, outputs.drawn)
-        outputs = self._repeated(deviation)
-        shape = tf.shape(outputs.mean)
+        """Outputs with noise, the same for all examples of a draw: so an answer does not depend on its batch."""
+        width = int(outputs.mean.shape[0 if outputs.columns else 1])
         seed = noise.seed_pair(self._index, self._seed, linear.stream)
-        # In the order of rows always, so that the form of a kernel does not change the draws.
-        drawn = tf.random.stateless_normal(tf.stack([shape[1], shape[0]]) if outputs.columns else shape, seed)
-        drawn = tf.ensure_shape(tf.transpose(drawn) if outputs.columns else drawn, outputs.mean.shape)
-        return Value(outputs.mean + outputs.variance * drawn, None, outputs.columns, drawn=True)
+        drawn = tf.random.stateless_normal([self._count, width], seed)
+        by_draw = [width, self._count if outputs.drawn else 1, -1] if outputs.columns else [self._count, -1, width]
+        if not (outputs.columns or outputs.drawn):
+            by_draw = [1, -1, width]
+        mean, deviation = tf.reshape(outputs.mean, by_draw), tf.reshape(tf.sqrt(outputs.variance), by_draw)
+        drawn = tf.transpose(drawn)[:, :, None] if outputs.columns else drawn[:, None]
+        flat = [width, -1] if outputs.columns else [-1, width]
+        return Value(tf.reshape(mean + deviation * drawn, flat), None, outputs.columns, drawn=True)
 
     def _repeated(self, value: Any) -> Any:
         """A value with a row for each draw."""

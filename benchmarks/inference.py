@@ -1,0 +1,221 @@
+"""Latency, bytes and scores of exports beside ten draws of the unpruned network and beside its dense mean network.
+
+    python benchmarks/inference.py --data-dir DIR --runs runs/inference [mlp lenet5 vgg16 grid]
+
+Trains what is not yet in --runs (minutes for the first two, half an hour for vgg16), prunes, retrains where the table says
+so, exports, and loads all exports of a network in one fresh process with TensorFlow alone, where they take turns. The
+draws are ten calls of the Keras network, saved as one function. `grid` times the mean network of mlp with dense, sparse
+and automatic kernels over sparsities and batches. Writes results/inference.json and results/inference.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import measure
+
+import tfp_bprune as bp
+from tfp_bprune._keras import tf
+from tfp_bprune.data import Splits
+from tfp_bprune.evaluate.fresh import reload
+from tfp_bprune.evaluate.metrics import of_outputs
+from tfp_bprune.prune import KeepPruned
+from tfp_bprune.runs import Run
+
+BATCHES = (1, 32, 256)
+GRID_SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+GRID_BATCHES = (1, 8, 64, 512)
+DRAWS = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network: how it is trained and what of it is exported."""
+
+    network: str
+    dataset: str
+    options: dict[str, Any]
+    settings: bp.Settings
+    pruned: tuple[tuple[float, str, int], ...]
+    """Sparsity, granularity, and epochs of retraining."""
+
+
+CASES = {
+    "mlp": Case("mlp", "mnist", {"hidden": (500, 500)}, bp.Settings(20), ((0.95, "weight", 0), (0.98, "weight", 3))),
+    "lenet5": Case("lenet5", "mnist", {}, bp.Settings(10), ((0.9, "weight", 0), (0.9, "unit", 4))),
+    "vgg16": Case(
+        "vgg16", "cifar10", {"width": 0.25}, bp.Settings(15, kl_weight=0.1), ((0.8, "weight", 0), (0.6, "unit", 3))
+    ),
+}
+COLUMNS = {
+    "network": "", "sparsity": ".3f", "granularity": "", "format": "", "predictive": "", "batch": "d", "ms": ".3f",
+    "speedup_vs_draws": ".1f", "speedup_vs_dense": ".2f", "bytes": ",d", "accuracy": ".4f", "ece": ".4f",
+}  # fmt: skip
+
+
+def trained(name: str, data: Splits, runs: Path) -> Any:
+    """The network of a run, trained first if it is not there or not all of its epochs are."""
+    case, path = CASES[name], runs / name
+    if not Run(path).exists or Run.open(path).manifest["epoch"] < case.settings.epochs:
+        model = bp.build(case.network, "flipout", data.info, options=case.options)  # type: ignore[arg-type]
+        bp.fit(model, data, case.settings, out=path, resume=True)
+    return bp.load_model(path).model
+
+
+def pruned(model: Any, data: Splits, case: Case, sparsity: float, granularity: Any, epochs: int) -> Any:
+    """The model without some of its weights, retrained for some epochs if asked, its normalization measured anew."""
+    smaller, _ = bp.prune(model, sparsity=sparsity, granularity=granularity)
+    if epochs:
+        settings = bp.Settings(epochs, 5e-4, kl="constant", kl_weight=case.settings.kl_weight)
+        bp.fit(smaller, data, settings, callbacks=[KeepPruned()])
+    normalized = any("normalization" in layer.name for layer in smaller.layers)
+    return bp.recalibrate(smaller, data.examples("train").batches(100)) if normalized else smaller
+
+
+def export_draws(model: Any, path: Path) -> Path:
+    """Ten draws of the Keras network as an export, the way they would be served without this package's export."""
+
+    class Draws(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+            spec = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="inputs")
+            self.predict = tf.function(self.draw, input_signature=[spec])
+
+        def draw(self, inputs: Any) -> Any:
+            each = [tf.nn.softmax(self.model(inputs)) for _ in range(DRAWS)]
+            return {"probabilities": tf.reduce_mean(tf.stack(each), 0)}
+
+    draws = Draws()
+    tf.saved_model.save(draws, str(path / "1"), signatures={"serving_default": draws.predict})
+    size = sum(file.stat().st_size for file in (path / "1").rglob("*") if file.is_file())
+    Run(path).record(kind="export", predictive="draws", input_shape=list(model.input_shape[1:]), bytes=size)
+    return path
+
+
+def exports_of(name: str, model: Any, data: Splits, place: Path) -> dict[Path, dict[str, Any]]:
+    """Everything of one network that is compared, with what its rows say of it; the two bases first."""
+    about = {"network": name, "sparsity": 0.0, "granularity": "", "retrained": 0}
+    shutil.rmtree(place, ignore_errors=True)
+    made = {export_draws(model, place / "draws"): about | {"predictive": "draws", "format": "savedmodel"}}
+
+    def add(label: str, network: Any, facts: dict[str, Any], **options: Any) -> None:
+        bp.export(network, place / label, **options)
+        told = {"predictive": options.get("predictive", "mean"), "format": options.get("format", "savedmodel")}
+        made[place / label] = facts | told | {"float16": bool(options.get("float16"))}
+
+    add("dense", model, about, kernels="dense")
+    add("dense-litert", model, about, format="litert")
+    for sparsity, granularity, epochs in CASES[name].pruned:
+        smaller = pruned(model, data, CASES[name], sparsity, granularity, epochs)
+        facts = about | {"sparsity": sparsity, "granularity": granularity, "retrained": epochs}
+        label = f"{granularity}-{sparsity:g}"
+        add(f"{label}-mean", smaller, facts)
+        add(f"{label}-mean-half", smaller, facts, float16=True)
+        add(f"{label}-litert", smaller, facts, format="litert")
+        if name == "mlp":
+            add(f"{label}-moments", smaller, facts, predictive="moments")
+            add(f"{label}-moments-half", smaller, facts, predictive="moments", float16=True)
+            add(f"{label}-moments-litert", smaller, facts, predictive="moments", format="litert")
+            add(f"{label}-adaptive", smaller, facts, predictive="sampled", error_rate=0.01)
+    return made
+
+
+def rows_of(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows of one network."""
+    data = bp.load(CASES[name].dataset, data_dir=arguments.data_dir, batch_size=64 if name != "mlp" else 100)
+    model = trained(name, data, arguments.runs)
+    made = exports_of(name, model, data, arguments.runs / f"{name}-exports")
+    test = data.examples("test")
+    measured = reload(list(made), test.x, BATCHES, arguments.rounds)
+    rows = []
+    base = dict(zip(made, measured, strict=True))
+    draws, dense = base[next(iter(made))], {"savedmodel": "dense", "onnx": "dense", "litert": "dense-litert"}
+    for path, found in base.items():
+        about, manifest = made[path], Run.open(path).manifest
+        plain = base[path.parent / dense[about["format"]]]
+        scores = {k: v for k, v in of_outputs(found.outputs, test.y).items() if k in ("accuracy", "nll", "ece")}
+        for batch in BATCHES:
+            ms = found.latency_ms[str(batch)]["median"]
+            speed = {
+                "batch": batch,
+                "ms": ms,
+                "speedup_vs_draws": draws.latency_ms[str(batch)]["median"] / ms,
+                "speedup_vs_dense": plain.latency_ms[str(batch)]["median"] / ms,
+            }
+            rows.append(about | speed | {"bytes": manifest["bytes"]} | scores)
+    return rows
+
+
+def grid_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The mean network of mlp in three forms, over sparsities and batches."""
+    data = bp.load("mnist", data_dir=arguments.data_dir, batch_size=100)
+    model, place = trained("mlp", data, arguments.runs), arguments.runs / "grid-exports"
+    shutil.rmtree(place, ignore_errors=True)
+    rows = []
+    for sparsity in GRID_SPARSITIES:
+        smaller = bp.prune(model, sparsity=sparsity)[0] if sparsity else model
+        paths = [place / f"{sparsity:g}-{kernels}" for kernels in ("auto", "dense", "sparse")]
+        for path in paths:
+            bp.export(smaller, path, kernels=path.name.split("-")[1])  # type: ignore[arg-type]
+        measured = reload(paths, data.examples("valid").x[:512], GRID_BATCHES, 3 * arguments.rounds)
+        for batch in GRID_BATCHES:
+            auto, dense, sparse = (found.latency_ms[str(batch)]["median"] for found in measured)
+            row = {"grid": "mlp", "sparsity": sparsity, "batch": batch, "auto": auto, "dense": dense, "sparse": sparse}
+            rows.append(row | {"over_best": auto / min(dense, sparse)})
+    return rows
+
+
+def figure(rows: list[dict[str, Any]]) -> Any:
+    """Speed-up over ten draws against bytes, at batch 1 and 256."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(10, 4.2), layout="constrained")
+    colours = {"draws": "black", "mean": "#0072b2", "moments": "#d55e00", "sampled": "#009e73"}
+    markers = {"savedmodel": "o", "litert": "^"}
+    for axes, batch in zip(made.subplots(1, 2, sharex=True), (1, 256), strict=True):
+        for row in (r for r in rows if r.get("batch") == batch and r.get("network") == "mlp"):
+            filled = colours[row["predictive"]] if row["sparsity"] else "white"
+            axes.scatter(
+                row["bytes"], row["ms"], s=45, marker=markers[row["format"]], c=filled,
+                edgecolors=colours[row["predictive"]],
+            )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel="bytes", ylabel="ms", title=f"784-500-500-10, batch {batch}")
+        axes.spines[["top", "right"]].set_visible(False)
+    for name, colour in colours.items():
+        axes.scatter([], [], c=colour, s=45, label="ten draws" if name == "draws" else name)
+    axes.scatter([], [], c="grey", marker="^", s=45, label="LiteRT")
+    axes.scatter([], [], c="white", edgecolors="grey", s=45, label="unpruned")
+    made.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return made
+
+
+def main() -> None:
+    """Measures, writes and draws."""
+    parser = measure.parser(__doc__, "inference")
+    parser.add_argument("what", nargs="*", default=["mlp", "lenet5", "vgg16", "grid"])
+    parser.add_argument("--data-dir", help="TensorFlow Datasets' folder")
+    parser.add_argument("--runs", type=Path, default=Path("runs/inference"), help="where trained networks are kept")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for name in arguments.what:
+        rows += grid_rows(arguments) if name == "grid" else rows_of(name, arguments)
+    measure.write(rows, arguments.json)
+    grid = [row for row in rows if "grid" in row]
+    if arguments.json != "-":
+        measure.draw(figure(rows), Path(arguments.json).with_suffix(".png"))
+        print(measure.markdown([row for row in rows if "grid" not in row], COLUMNS))
+        form = {"sparsity": ".2f", "batch": "d", "auto": ".3f", "dense": ".3f", "sparse": ".3f", "over_best": ".2f"}
+        print(measure.markdown(grid, form))
+    if grid:
+        worst = max(grid, key=lambda row: row["over_best"])
+        print(f"worst cell: {worst['over_best']:.2f} at {worst['sparsity']:g}, batch {worst['batch']}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
