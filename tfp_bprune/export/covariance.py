@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.export.kernels import read
+from tfp_bprune.export.lower import LoweredPositions, by_position
 from tfp_bprune.export.passes import Sources
 from tfp_bprune.export.value import Value
 
 _LEAST = 1e-12
+_ROUNDING = 1e-5  # of a variance, relative, in sums of float32
 
 
 def leading(logits: Value, count: int) -> Any:
@@ -53,7 +54,8 @@ def factor(lower: list[list[Any]]) -> list[list[Any]]:
             rest = row[j] - sum((made[k] * found[j][k] for k in range(j)), 0.0)
             made.append(rest / found[j][j])
         rest = row[i] - sum((tf.square(value) for value in made), 0.0)
-        found.append([*made, tf.sqrt(tf.maximum(rest, _LEAST))])
+        # What rounding leaves of a variance that the others explain wholly must not be divided by.
+        found.append([*made, tf.sqrt(tf.maximum(rest, _ROUNDING * row[i] + _LEAST))])
     return found
 
 
@@ -101,13 +103,15 @@ def _sum_of_each(tensor: Any, columns: bool) -> Any:
     return tf.matmul(flat, tf.ones([flat.shape[1], 1]))[:, 0]
 
 
-def _common_of_weights(layer: Any, inputs: Any, one: Any, other: Any) -> Any:
+def _common_of_weights(layer: LoweredPositions, inputs: Any, one: Any, other: Any) -> Any:
     """The share of one noise on the weights, which enters at every position that reads them."""
-    patches = layer.patches(inputs)
-    variance = tf.reshape(read(layer._variance), [-1, layer.loc.shape[-1]])
+    patches, one, other = layer.patches(inputs), by_position(one), by_position(other)
+    variance = tf.reshape(layer.kernel_variance(), [-1, layer.loc.shape[-1]])
 
     def by_weight(slopes: Any) -> Any:
-        flat = tf.reshape(slopes, [tf.shape(patches)[0], -1, layer.loc.shape[-1]])
-        return tf.matmul(patches, flat, transpose_a=True)
+        return tf.matmul(patches, slopes, transpose_a=True)
 
-    return tf.reduce_sum(variance * by_weight(one) * by_weight(other), [1, 2])
+    common = tf.reduce_sum(variance * by_weight(one) * by_weight(other), [1, 2])
+    if layer.bias_variance is None:
+        return common
+    return common + tf.reduce_sum(layer.bias_variance * tf.reduce_sum(one, 1) * tf.reduce_sum(other, 1), 1)

@@ -128,7 +128,11 @@ class LoweredPositions(Linear):
         """What each position reads: [batch, positions, kernel entries without the last axis]."""
         count = math.prod(self.loc.shape[:-1])
         read_out = self._apply(inputs, tf.reshape(tf.eye(count), [*self.loc.shape[:-1], count]))
-        return tf.reshape(read_out, [tf.shape(inputs)[0], -1, count])
+        return by_position(read_out)
+
+    def kernel_variance(self) -> Any:
+        """Of each weight of the kernel, shaped as it is."""
+        return read(self._variance)
 
     def by_mean(self, inputs: Value, of: Any) -> Any:
         """As in `Linear`."""
@@ -160,6 +164,11 @@ class LoweredPositions(Linear):
 def plus(outputs: Any, constant: np.ndarray) -> Any:
     """The sum; its slope is 1, for which TensorFlow would compute shapes that the small formats cannot."""
     return outputs + constant, lambda upstream: (upstream, None)
+
+
+def by_position(values: Any) -> Any:
+    """Values [batch, ..., channels] as [batch, positions, channels]."""
+    return tf.reshape(values, [tf.shape(values)[0], -1, values.shape[-1]])
 
 
 def lowered(model: Any, lowering: Lowering) -> dict[int, Linear]:

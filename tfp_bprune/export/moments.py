@@ -16,6 +16,7 @@ import numpy as np
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.export.value import Value
 from tfp_bprune.layers import GaussianOutput, StatelessDropout
+from tfp_bprune.models.channels import is_elementwise
 from tfp_bprune.models.convert import activation_name
 from tfp_bprune.types import ExportError
 
@@ -66,12 +67,12 @@ def rectified(mean: Any, variance: Any, slope: float = 0.0, erf: Erf = tf.math.e
     ratio = mean / (math.sqrt(2.0) * deviation)
     below = 0.5 + 0.5 * erf(ratio)
     first = tf.maximum(mean * below + (deviation / _ROOT_TWO_PI) * tf.exp(-tf.square(ratio)), 0.0)
-    second = variance * below + mean * first  # E[max(z, 0)^2]
-    if slope:
-        square = tf.square(mean) + variance
-        first, second = slope * mean + (1 - slope) * first, second + slope**2 * (square - second)
-        below = slope + (1 - slope) * below
-    return first, tf.maximum(second - tf.square(first), 0.0), below
+    # E[max(z, 0)^2] - first^2, with first - mean = E[max(-z, 0)]: where the mean is many sd its square would swamp it.
+    second = tf.maximum(variance * below - first * tf.maximum(first - mean, 0.0), 0.0)
+    if slope:  # max(z, slope z) = slope z + (1 - slope) max(z, 0), which vary together by variance Phi (Stein 1981)
+        second = slope**2 * variance + 2 * slope * (1 - slope) * variance * below + (1 - slope) ** 2 * second
+        first, below = slope * mean + (1 - slope) * first, slope + (1 - slope) * below
+    return first, second, below
 
 
 def transformed(mean: Any, variance: Any, function: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
@@ -90,7 +91,11 @@ def transformed(mean: Any, variance: Any, function: Callable[[Any], Any]) -> tup
 
 
 def rule_of(layer: Any, erf: Erf = tf.math.erf) -> Callable[[Any, Any], tuple[Any, Any, Any]] | None:
-    """The moments of a layer's activation, or of an activation layer; None where there is none."""
+    """The moments of a layer's activation, or of an activation layer; None where there is none.
+
+    Raises:
+      ExportError: each of its outputs depends on more than one input.
+    """
     name, function = activation_name(layer), getattr(layer, "activation", tf.identity)
     if isinstance(layer, _L.LeakyReLU) or (isinstance(layer, _L.ReLU) and _is_plain_relu(layer)):
         slope = float(getattr(layer, "alpha", getattr(layer, "negative_slope", 0.0)))
@@ -101,6 +106,11 @@ def rule_of(layer: Any, erf: Erf = tf.math.erf) -> Callable[[Any, Any], tuple[An
         return lambda mean, variance: rectified(mean, variance, erf=erf)
     if name == "linear":
         return None
+    if not is_elementwise(layer):
+        raise ExportError(
+            f"layer {layer.name!r} has the activation {name!r} within the network, through which no rule carries means "
+            "and variances: use the predictive 'sampled'"
+        )
     return lambda mean, variance: transformed(mean, variance, function)
 
 

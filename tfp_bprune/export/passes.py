@@ -55,13 +55,21 @@ class Draws(Mean):
         """Whether many draws can go through the network at once."""
         return all(isinstance(linear, LoweredDense) for linear in self._linears.values() if linear.uncertain)
 
-    def start(self, index: Any, count: Any, rows: Any = None) -> None:
+    def start(self, inputs: Any, index: Any, count: Any, rows: Any = None) -> Value:
         """Before a walk: the number of its first draw, how many it makes, and which examples (all for None).
 
         Only where `batched` may there be more than one draw.
+
+        Returns:
+          What to walk with.
         """
         self._calls = 0
         self._index, self._count, self._rows = index, count, rows
+        return self._taken(Value(inputs))
+
+    def finished(self, outputs: Value) -> Value:
+        """After a walk: a row for each draw, also where none was made."""
+        return self._repeated(outputs)
 
     def __call__(self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """The outputs of one layer's call, a row for each draw of each example once a draw was made."""
@@ -150,7 +158,7 @@ class Moments(Mean):
         """The moments of the outputs of one layer's call; of a softmax at the end, those of its inputs."""
         values = [value for value in tf.nest.flatten((arguments, keywords)) if isinstance(value, Value)]
         linear = self._linears.get(id(layer))
-        if linear is None and isinstance(layer, _L.Softmax) and layer is self._last:
+        if layer is self._last and isinstance(layer, _L.Softmax | _L.Activation) and is_softmax(layer):
             return values[0]
         if linear is not None:
             outputs = self._linear(linear, values[0])
@@ -171,9 +179,11 @@ class Moments(Mean):
         return outputs
 
     def _activated(self, layer: Any, value: Value) -> Value:
-        rule = moments.rule_of(layer, self._erf)
-        if value.certain or rule is None:
+        if value.certain:
             return activated(layer, value)
+        rule = moments.rule_of(layer, self._erf)
+        if rule is None:
+            return value
         mean, variance, slope = rule(value.mean, value.variance)
         passed = with_slope(value.mean, mean, slope)
         self.sources.points.append((passed, self._entering(value, variance, slope), value.columns))

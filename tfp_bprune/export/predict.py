@@ -8,6 +8,7 @@ Regression gives `mean` and `noise_std` [batch] and, sampled or from moments, `w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from tfp_bprune.export.value import Value
 from tfp_bprune.export.walk import walk
 from tfp_bprune.layers import GaussianOutput
 from tfp_bprune.models.convert import adopt, refuse_equal_names, strip
-from tfp_bprune.models.rebuild import check_graph
+from tfp_bprune.models.rebuild import calls_of, check_graph
 from tfp_bprune.types import ExportError, Predictive, Task
 
 DEFAULT_SAMPLES = 30
@@ -74,6 +75,8 @@ class Predictor(tf.Module):
         self._variables = list(variables_of(network, linears))
         program = Program(network, linears, self.task, samples, seed, error_rate, lowering.at_load)
         body = {"mean": program.mean, "sampled": program.sampled, "moments": program.moments}[predictive]
+        if lowering.at_load and any(hasattr(layer, "kernel_size") for layer in calls_of(network)):
+            body = never_empty(body)
         spec = tf.TensorSpec([None, *model.input_shape[1:]], model.inputs[0].dtype, name="inputs")
         self.predict = tf.function(body, input_signature=[spec])
 
@@ -100,7 +103,7 @@ class Program:
 
     def mean(self, inputs: Any) -> Outputs:
         """At the posterior mean."""
-        outputs = self._finish(self._walked(inputs, Mean(self._linears)).mean)
+        outputs = self._finish(self._walked(Value(inputs), Mean(self._linears)).mean)
         if self._task == "regression":
             return {"mean": outputs[..., 0], "noise_std": outputs[..., 1]}
         return {"probabilities": outputs, "entropy": entropy(outputs)}
@@ -110,8 +113,8 @@ class Program:
         rule = Draws(self._linears, self._seed)
 
         def run(index: Any, count: Any, rows: Any) -> Any:
-            rule.start(index, count, rows)
-            outputs = self._finish(self._walked(inputs, rule).mean)
+            walked = self._walked(rule.start(inputs, index, count, rows), rule)
+            outputs = self._finish(rule.finished(walked).mean)
             return tf.reshape(outputs, tf.concat([[count, -1], tf.shape(outputs)[1:]], 0))
 
         if self._task == "regression":
@@ -146,7 +149,7 @@ class Program:
     def moments(self, inputs: Any) -> Outputs:
         """From means and variances."""
         rule = Moments(self._linears, self._last, self._erf)
-        value = self._walked(inputs, rule)
+        value = self._walked(Value(inputs), rule)
         if value.certain:
             value = Value(value.mean, tf.zeros_like(value.mean))
         if self._task == "regression":
@@ -164,9 +167,24 @@ class Program:
         count = chosen.shape[1]
         return covariance.drawn(value, chosen, covariance.factor(lower), points[:, -count - value.mean.shape[-1] :])
 
-    def _walked(self, inputs: Any, rule: Any) -> Value:
-        [outputs] = walk(self._network, [Value(inputs)], rule)
+    def _walked(self, inputs: Value, rule: Any) -> Value:
+        [outputs] = walk(self._network, [inputs], rule)
         return outputs.as_rows()
+
+
+def never_empty(body: Callable[[Any], Outputs]) -> Callable[[Any], Outputs]:
+    """`body`, which is given one row of zeros in the place of no rows at all, and whose answer to it is dropped.
+
+    TensorFlow's convolutions by oneDNN give outputs of the wrong shape for an empty batch, and the next layer fails.
+    """
+
+    def served(inputs: Any) -> Outputs:
+        batch = tf.shape(inputs)[0]
+        paddings = [[0, tf.cast(batch < 1, tf.int32)], *[[0, 0]] * (len(inputs.shape) - 1)]
+        filled = tf.ensure_shape(tf.pad(inputs, paddings), inputs.shape)
+        return {name: value[:batch] for name, value in body(filled).items()}
+
+    return served
 
 
 def normal_points(count: int, classes: int, seed: int) -> np.ndarray:
