@@ -48,14 +48,18 @@ def factor(lower: list[list[Any]]) -> list[list[Any]]:
     Written out because the small formats have no operation for it.
     """
     found: list[list[Any]] = []
+    inverses: list[Any] = []
     for i, row in enumerate(lower):
         made: list[Any] = []
         for j in range(i):
             rest = row[j] - sum((made[k] * found[j][k] for k in range(j)), 0.0)
-            made.append(rest / found[j][j])
+            made.append(rest * inverses[j])
         rest = row[i] - sum((tf.square(value) for value in made), 0.0)
-        # What rounding leaves of a variance that the others explain wholly must not be divided by.
-        found.append([*made, tf.sqrt(tf.maximum(rest, _ROUNDING * row[i] + _LEAST))])
+        # Where the outputs before explain a variance wholly, what is left is rounding, and must not be divided by.
+        explained = rest <= _ROUNDING * row[i] + _LEAST
+        rest = tf.maximum(rest, _LEAST)
+        inverses.append(tf.where(explained, tf.zeros_like(rest), tf.math.rsqrt(rest)))
+        found.append([*made, tf.sqrt(rest)])
     return found
 
 

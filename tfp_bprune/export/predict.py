@@ -78,6 +78,8 @@ class Predictor(tf.Module):
         if lowering.at_load and any(hasattr(layer, "kernel_size") for layer in calls_of(network)):
             body = never_empty(body)
         spec = tf.TensorSpec([None, *model.input_shape[1:]], model.inputs[0].dtype, name="inputs")
+        if lowering.at_load:
+            body = shape_held(body, spec.shape)
         self.predict = tf.function(body, input_signature=[spec])
 
 
@@ -153,7 +155,7 @@ class Program:
         if value.certain:
             value = Value(value.mean, tf.zeros_like(value.mean))
         if self._task == "regression":
-            deviation = tf.sqrt(value.variance[..., 0])
+            deviation = tf.sqrt(self._variance_of_first(value, rule))
             return {"mean": value.mean[..., 0], "noise_std": value.mean[..., 1], "weights_std": deviation}
         points = normal_points(_LOGIT_DRAWS, value.mean.shape[-1], self._seed)
         return of_logits(self._logits(value, rule, points))
@@ -167,9 +169,21 @@ class Program:
         count = chosen.shape[1]
         return covariance.drawn(value, chosen, covariance.factor(lower), points[:, -count - value.mean.shape[-1] :])
 
+    def _variance_of_first(self, value: Value, rule: Moments) -> Any:
+        """The variance [batch] of the first output, from what activations have in common too."""
+        if not rule.sources.points + rule.sources.shared:
+            return tf.zeros_like(value.mean[..., 0])
+        first = tf.one_hot(tf.zeros_like(value.mean[..., :1], tf.int32), value.mean.shape[-1])
+        return covariance.covariance(value, first, rule.sources)[0][0]
+
     def _walked(self, inputs: Value, rule: Any) -> Value:
         [outputs] = walk(self._network, [inputs], rule)
         return outputs.as_rows()
+
+
+def shape_held(body: Callable[[Any], Outputs], shape: Any) -> Callable[[Any], Outputs]:
+    """`body`, which refuses inputs of another shape: a loaded signature would let a Flatten cut them into other rows."""
+    return lambda inputs: body(tf.ensure_shape(inputs, shape))
 
 
 def never_empty(body: Callable[[Any], Outputs]) -> Callable[[Any], Outputs]:
