@@ -27,18 +27,23 @@ def leading(logits: Value, count: int) -> Any:
     return tf.one_hot(tf.math.top_k(reach, count).indices, logits.mean.shape[-1])
 
 
-def covariance(logits: Value, chosen: Any, sources: Sources) -> list[list[Any]]:
-    """Covariances [batch] of the chosen logits' distances from the first of them, as the lower triangle of a matrix.
+def distances(chosen: Any) -> Any:
+    """From the first of the chosen outputs to the others, as directions [batch, count - 1, classes].
 
     A softmax sees differences alone, so that one of the chosen logits may stand still.
+    """
+    return chosen[:, 1:] - chosen[:, :1]
+
+
+def covariance(outputs: Value, directions: Any, sources: Sources) -> list[list[Any]]:
+    """Covariances [batch] of the outputs along directions [batch, count, outputs], as the lower triangle of a matrix.
 
     Args:
-      logits: rows, with the tensors from which the sources can be reached back.
-      chosen: [batch, count, classes], one-hot.
+      outputs: rows, with the tensors from which the sources can be reached back.
     """
     points = [point for point, *_ in sources.points + sources.shared]
-    distances = [chosen[:, i] - chosen[:, 0] for i in range(1, chosen.shape[1])]
-    slopes = [_scaled(tf.gradients(logits.mean, points, grad_ys=distance), sources) for distance in distances]
+    along = [directions[:, i] for i in range(directions.shape[1])]
+    slopes = [_scaled(tf.gradients(outputs.mean, points, grad_ys=direction), sources) for direction in along]
     return [[_common(slopes[i], slopes[j], sources) for j in range(i + 1)] for i in range(len(slopes))]
 
 

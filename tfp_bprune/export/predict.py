@@ -165,7 +165,7 @@ class Program:
         if not rule.sources.points + rule.sources.shared:
             return tf.transpose(value.mean)[:, None]
         chosen = covariance.leading(value, min(_LEADING, value.mean.shape[-1]))
-        lower = covariance.covariance(value, chosen, rule.sources)
+        lower = covariance.covariance(value, covariance.distances(chosen), rule.sources)
         count = chosen.shape[1]
         return covariance.drawn(value, chosen, covariance.factor(lower), points[:, -count - value.mean.shape[-1] :])
 
