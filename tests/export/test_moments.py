@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ def integral(function: Function, mean: float, deviation: float, kinks: tuple[flo
     def integrand(t: float) -> float:
         return float(function(mean + deviation * t)) * stats.norm.pdf(t)
 
-    return sum(integrate.quad(integrand, a, b, epsabs=1e-12)[0] for a, b in zip(cuts, cuts[1:], strict=False))
+    return sum(integrate.quad(integrand, a, b, epsabs=1e-12)[0] for a, b in itertools.pairwise(cuts))
 
 
 def exact(function: Function, deviation: float, kinks: tuple[float, ...] = ()) -> np.ndarray:
