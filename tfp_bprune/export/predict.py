@@ -74,7 +74,10 @@ class Predictor(tf.Module):
         self._linears = list(linears.values())
         self._variables = list(variables_of(network, linears))
         program = Program(network, linears, self.task, samples, seed, error_rate, lowering.at_load)
-        body = {"mean": program.mean, "sampled": program.sampled, "moments": program.moments}[predictive]
+        bodies: dict[Predictive, Callable[[Any], Outputs]] = {
+            "mean": program.mean, "sampled": program.sampled, "moments": program.moments,
+        }  # fmt: skip
+        body = bodies[predictive]
         if lowering.at_load and any(hasattr(layer, "kernel_size") for layer in calls_of(network)):
             body = never_empty(body)
         spec = tf.TensorSpec([None, *model.input_shape[1:]], model.inputs[0].dtype, name="inputs")
