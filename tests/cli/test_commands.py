@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from tfp_bprune.cli import demo, sweep
 from tfp_bprune.cli.main import main
+from tfp_bprune.export import cost
 from tfp_bprune.models import load_model, save_model
 from tfp_bprune.report import sweep_markdown
 from tfp_bprune.runs import Run
@@ -175,6 +177,35 @@ def test_export_and_inspect(answer: Answer, tiny_run: Path, tmp_path: Path) -> N
     seen = answer("inspect", out)
     assert (seen["verified"], seen["kind"]) == (len(made["files"]), "export")
     assert answer("inspect", tiny_run)["kind"] == "run"
+
+
+def test_an_export_from_moments_and_one_of_settled_draws(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
+    made = answer("export", tiny_run, "--out", tmp_path / "moments", "--predictive", "moments")
+    assert made["predictive"] == "moments"
+    words = ["--predictive", "sampled", "--samples", 20, "--error-rate", 0.1]
+    made = answer("export", tiny_run, "--out", tmp_path / "settled", *words)
+    assert (made["samples"], made["error_rate"]) == (20, 0.1)
+
+
+def test_an_export_says_how_it_multiplies_and_by_which_costs(
+    answer: Answer, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Where a stored entry costs nothing, sparse is always the faster form; measuring is not what is tested here.
+    cheap = cost.Costs(sparse_call=0, entry=1e-9, entry_each=1e-9, turn=0)
+    monkeypatch.setattr(cost, "measure", lambda: cheap)
+    file = tmp_path / "costs.json"
+    made = answer("export", tiny_run, "--out", tmp_path / "measured", "--calibrate", "--costs", file)
+    assert made["costs"] == asdict(cheap) == asdict(cost.read(file))
+    assert {name: layer["form"] for name, layer in made["layers"].items()} == {"dense_1": "sparse", "logits": "sparse"}
+    assert made["layers"]["dense_1"]["break_even"].keys() == {"1", "256"}
+    again = answer("export", tiny_run, "--out", tmp_path / "read", "--costs", file)
+    assert again["costs"] == made["costs"]
+    shipped = answer("export", tiny_run, "--out", tmp_path / "shipped")
+    assert (shipped["costs"], shipped["layers"]["dense_1"]["form"]) == (asdict(cost.Costs()), "dense")
+    assert main(["export", str(tiny_run), "--out", str(tmp_path / "x"), "--costs", str(file)]) == 0
+    said = capsys.readouterr()
+    assert "sparse is faster, batch 256" in said.out
+    assert "always" in said.out
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "litert"])

@@ -177,6 +177,26 @@ def test_wrong_settings_of_an_export_and_a_bench(refused: Refused, tiny_run: Pat
     assert "float16 is for the formats 'savedmodel' and 'litert', got 'onnx'" in refused(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--error-rate 0.1", "error_rate is for sampled classification, got it for mean classification: leave it out"),
+        ("--predictive moments --error-rate 0.1", "got it for moments classification"),
+        ("--predictive sampled --error-rate 1", "error_rate must be in (0, 1), got 1.0"),
+        ("--calibrate --format litert", "--calibrate is for --format savedmodel, got litert: leave it out"),
+        ("--costs c.json --format onnx", "--costs is for --format savedmodel, got onnx: leave it out"),
+        ("--costs c.json --kernels dense", "--costs is for --kernels auto, got dense, which chooses nothing"),
+        ("--costs nowhere.json", "nowhere.json holds no costs of products (FileNotFoundError): expected a file that"),
+        ("--format litert --kernels sparse", "LiteRT has no sparse products: expected kernels 'auto' or 'dense'"),
+    ],
+)
+def test_what_an_export_cannot_combine(
+    refused: Refused, tiny_run: Path, tmp_path: Path, words: str, message: str
+) -> None:
+    assert message in refused("export", tiny_run, "--out", tmp_path / "out", *words.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_answer_that_cannot_be_written(refused: Refused, tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert "cannot write" in refused("inspect", tiny_run, "--json", tmp_path / "file" / "x.json")

@@ -112,6 +112,7 @@ def test_the_manifest_says_what_it_is_and_verifies(exports: dict[str, Path], pru
     assert manifest["bytes"] == sum(f.stat().st_size for f in (exports[name] / "1").rglob("*") if f.is_file())
     assert manifest["input_shape"] == [8, 8, 1]
     assert ("samples" in manifest) == (KINDS[name][0] == "sampled")
+    assert manifest["layers"]["logits"]["form"] == ("sparse" if name == "sparse" else "dense")
 
 
 def test_a_changed_byte_is_noticed(exports: dict[str, Path], copied: Callable[[Path], Path]) -> None:

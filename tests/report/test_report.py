@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tfp_bprune.report import history_figure, sweep_figure, sweep_markdown, sweep_table
+from tfp_bprune.report.tables import products_table
 
 SPEED = {"bytes": 2_560_000, "latency_ms": {"1": 0.25, "256": 3.5}}
 CLASSIFIED = [
@@ -79,6 +80,13 @@ def test_the_picture_of_a_training_is_a_png() -> None:
     assert_png(
         history_figure([{"epoch": 1, "nll": 2.0, "accuracy": 0.5}, {"epoch": 2, "nll": None, "accuracy": 0.6}], "x")
     )
+
+
+def test_the_table_of_products_says_where_sparse_begins_to_be_faster() -> None:
+    layer = {"form": "sparse below batch 64", "shape": [20, 10], "stored": 20, "break_even": {"1": 0.931, "256": 1.2}}
+    table = products_table({"dense_1": layer})
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert cells == ["dense_1", "20 x 10", "90.0 %", "sparse below batch 64", "from 93.1 %", "never"]
 
 
 def test_reports_need_no_tensorflow() -> None:

@@ -92,6 +92,11 @@ def say(*parts: object) -> None:
         console.print(part)
 
 
+def note(text: str) -> None:
+    """Prints for people what is no result, such as why something takes long: to standard error."""
+    print(text, file=sys.stderr)
+
+
 def data_of(config: Json, data_dir: Path | None) -> Splits:
     """The data that a run was trained on, checked against its fingerprint.
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfp_bprune.cli.common import Parser, add_json, emit, facts_of, say
+from tfp_bprune.cli.common import Parser, add_json, emit, facts_of, note, say
+from tfp_bprune.types import ExportError, Json
+
+if TYPE_CHECKING:
+    from tfp_bprune.export.cost import Costs
 
 HELP = "write a run as a SavedModel that needs TensorFlow alone, or as an ONNX or LiteRT file"
 EXAMPLE = """example:
   tfp-bprune export runs/mnist-95 --out served/mnist
-  tfp-bprune export runs/mnist-95 --predictive sampled --samples 30 --out served/mnist-sampled
+  tfp-bprune export runs/mnist-95 --predictive moments --out served/mnist-moments
+  tfp-bprune export runs/mnist-95 --predictive sampled --samples 100 --error-rate 0.01 --out served/mnist-sampled
+  tfp-bprune export runs/mnist-95 --calibrate --costs here.json --out served/mnist-here
   tfp-bprune export runs/mnist-95 --format litert --out served/mnist-litert
 """
 
@@ -21,16 +27,16 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="EXPORT", help="a folder that does not exist yet")
     parser.add_argument(
         "--predictive",
-        choices=["mean", "sampled"],
+        choices=["mean", "sampled", "moments"],
         default="mean",
-        help="the posterior mean, or the mean over draws (default: mean)",
+        help="the posterior mean, the mean over draws, or means and variances in one pass (default: mean)",
     )
     parser.add_argument("--samples", type=int, default=30, help="draws, when sampled (default: 30)")
     parser.add_argument(
-        "--kernels",
-        choices=["auto", "dense", "sparse"],
-        default="auto",
-        help="how dense layers are stored (default: auto)",
+        "--error-rate",
+        type=float,
+        metavar="P",
+        help="of sampled classification: no further draws for an example whose class is settled but for this probability",
     )
     parser.add_argument(
         "--format",
@@ -38,17 +44,38 @@ def add_arguments(parser: Parser) -> None:
         default="savedmodel",
         help="what to write; onnx and litert need the extra `formats` (default: savedmodel)",
     )
-    parser.add_argument("--float16", action="store_true", help="weights in half the bytes (litert)")
+    parser.add_argument("--float16", action="store_true", help="weights in half the bytes (savedmodel, litert)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    _add_kernels(parser)
     add_json(parser)
+
+
+def _add_kernels(parser: Parser) -> None:
+    parser.add_argument(
+        "--kernels",
+        choices=["auto", "dense", "sparse"],
+        default="auto",
+        help="how dense layers are multiplied; auto takes the faster form at each batch size (default: auto)",
+    )
+    parser.add_argument(
+        "--calibrate", action="store_true", help="measure on this machine what is faster, for auto; some seconds"
+    )
+    parser.add_argument(
+        "--costs",
+        type=Path,
+        metavar="FILE",
+        help="measured before: read from FILE; with --calibrate, written there (default: those of a server)",
+    )
 
 
 def run(arguments: Any) -> int:
     """Runs the command."""
     from tfp_bprune.export import export
+    from tfp_bprune.export.savedmodel import check_new
     from tfp_bprune.models import load_model
-    from tfp_bprune.report.tables import human_bytes
 
+    _check(arguments)
+    check_new(arguments.out)  # before anything that takes time
     saved = load_model(arguments.run)
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
     manifest = export(
@@ -60,9 +87,46 @@ def run(arguments: Any) -> int:
         kernels=arguments.kernels,
         format=arguments.format,
         float16=arguments.float16,
+        error_rate=arguments.error_rate,
+        costs=_costs(arguments),
         facts=facts,
     )
     if not emit({"export": str(arguments.out), **manifest}, arguments.json):
-        say(f"exported {arguments.predictive} of {arguments.run} to {arguments.out}: {human_bytes(manifest['bytes'])}")
-        say(f"next: tfp-bprune evaluate {arguments.out}")
+        _explain(arguments, manifest)
     return 0
+
+
+def _check(arguments: Any) -> None:
+    """Refuses costs that nothing would be chosen by."""
+    if not (arguments.calibrate or arguments.costs):
+        return
+    given = "--calibrate" if arguments.calibrate else "--costs"
+    if arguments.format != "savedmodel":
+        raise ExportError(f"{given} is for --format savedmodel, got {arguments.format}: leave it out")
+    if arguments.kernels != "auto":
+        raise ExportError(
+            f"{given} is for --kernels auto, got {arguments.kernels}, which chooses nothing: leave it out"
+        )
+
+
+def _costs(arguments: Any) -> Costs | None:
+    """The costs of products to choose by; None for those shipped."""
+    from tfp_bprune.export import cost
+
+    if not arguments.calibrate:
+        return None if arguments.costs is None else cost.read(arguments.costs)
+    note("measuring dense and sparse products on this machine, some seconds ...")
+    costs = cost.measure()
+    if arguments.costs is not None:
+        cost.save(costs, arguments.costs)
+    return costs
+
+
+def _explain(arguments: Any, manifest: Json) -> None:
+    from tfp_bprune.report.tables import human_bytes, products_table
+
+    say(f"exported {arguments.predictive} of {arguments.run} to {arguments.out}: {human_bytes(manifest['bytes'])}")
+    products = {name: layer for name, layer in manifest["layers"].items() if "form" in layer}
+    if products:
+        say(products_table(products))
+    say(f"next: tfp-bprune evaluate {arguments.out}")

@@ -81,6 +81,12 @@ class Choice:
         """Whether both forms are used."""
         return self.limit is not None
 
+    @property
+    def form(self) -> str:
+        """For people and manifests: "dense", "sparse", or the first of the two with "below batch N"."""
+        name = "sparse" if self.sparse else "dense"
+        return name if self.limit is None else f"{name} below batch {self.limit}"
+
 
 def choose(kernels: Kernels, shape: tuple[int, ...], stored: int, costs: Costs, by_batch: bool = True) -> Choice:
     """The form of a dense layer's kernel that has `stored` entries left: the faster one at each batch size.

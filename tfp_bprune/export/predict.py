@@ -18,7 +18,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.export import covariance, draws
 from tfp_bprune.export.compact import compact
 from tfp_bprune.export.kernels import Lowering
-from tfp_bprune.export.lower import Linear, lowered, variables_of
+from tfp_bprune.export.lower import Linear, LoweredDense, lowered, variables_of
 from tfp_bprune.export.moments import erf_of_exp
 from tfp_bprune.export.passes import Draws, Mean, Moments, is_softmax
 from tfp_bprune.export.value import Value
@@ -26,10 +26,11 @@ from tfp_bprune.export.walk import walk
 from tfp_bprune.layers import GaussianOutput
 from tfp_bprune.models.convert import adopt, refuse_equal_names, strip
 from tfp_bprune.models.rebuild import calls_of, check_graph
-from tfp_bprune.types import ExportError, Predictive, Task
+from tfp_bprune.types import ExportError, Json, Predictive, Task
 
 DEFAULT_SAMPLES = 30
 PREDICTIVES = ("mean", "sampled", "moments")
+BREAK_EVEN_BATCHES = (1, 256)
 _LOGIT_DRAWS = 32
 _LEADING = 3
 Outputs = dict[str, Any]
@@ -72,6 +73,7 @@ class Predictor(tf.Module):
         linears = lowered(network, lowering)
         # All that a file has to hold of the network; the network itself is not among it.
         self._linears = list(linears.values())
+        self._costs = lowering.costs
         self._variables = list(variables_of(network, linears))
         program = Program(network, linears, self.task, samples, seed, error_rate, lowering.at_load)
         bodies: dict[Predictive, Callable[[Any], Outputs]] = {
@@ -84,6 +86,25 @@ class Predictor(tf.Module):
         if lowering.at_load:
             body = shape_held(body, spec.shape)
         self.predict = tf.function(body, input_signature=[spec])
+
+    def products(self) -> dict[str, Json]:
+        """How each dense layer on vectors is multiplied, by the layer's name.
+
+        Returns:
+          `form`: "dense", "sparse", or "sparse below batch N" or "dense below batch N", where the batch counts the examples
+          of all draws that are computed together; `shape` [in, out] of the kernel without dead units; `stored`: its entries
+          that are left; `break_even`: by batch, the sparsity from which on sparse is faster, above 1 where it never is.
+        """
+        kernels = {linear.stream: linear.kernel for linear in self._linears if isinstance(linear, LoweredDense)}
+        return {
+            name: {
+                "form": kernel.choice.form,
+                "shape": list(kernel.shape),
+                "stored": kernel.stored,
+                "break_even": {str(batch): self._costs.break_even(kernel.shape, batch) for batch in BREAK_EVEN_BATCHES},
+            }
+            for name, kernel in kernels.items()
+        }
 
 
 class Program:

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +72,20 @@ def export(
       facts: further entries of the manifest, such as the data's fingerprint.
 
     Returns:
-      The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out.
+      The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out; of a SavedModel also the
+      `costs` it was made by and, in `layers`, what `Predictor.products` says of each dense layer.
 
     Raises:
       ExportError: `path` exists or cannot be written, or the model cannot be exported as asked.
     """
     path = Path(path)
-    if path.exists():
-        raise ExportError(f"{path} already exists: choose another folder, an export never overwrites")
+    check_new(path)
     _check_format(format, kernels, float16)
     served = format == "savedmodel"
     storage: Storage = "float16" if float16 else "float32"
     lowering = Lowering(kernels, storage, costs or Costs()) if served else FOR_CONVERTERS
     predictor = Predictor(model, predictive, samples, seed, lowering, error_rate)
-    about = {
+    about: Json = {
         "kind": "export",
         "export_format": format,
         "network": model.name,
@@ -96,6 +97,10 @@ def export(
     if error_rate is not None:
         about["error_rate"] = error_rate
     about |= {"input_shape": list(model.input_shape[1:]), **describe(adopt(model)), **(facts or {})}
+    if served:
+        about["costs"] = asdict(lowering.costs)
+        for name, product in predictor.products().items():
+            about["layers"].setdefault(name, {}).update(product)
     if float16:
         about["float16"] = True
     with _aside(path) as folder:
@@ -104,6 +109,16 @@ def export(
         run = Run(folder)
         run.record(bytes=bytes_of(place), bytes_gzip=bytes_of(place, compressed=True), **about)
         return run.manifest
+
+
+def check_new(path: Path) -> None:
+    """Refuses a place where something is already.
+
+    Raises:
+      ExportError: `path` exists.
+    """
+    if path.exists():
+        raise ExportError(f"{path} already exists: choose another folder, an export never overwrites")
 
 
 def bytes_of(path: Path, compressed: bool = False) -> int:

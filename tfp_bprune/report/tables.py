@@ -76,3 +76,33 @@ def sweep_markdown(result: Json) -> str:
     lines = ["| " + " | ".join(title for title, _ in columns) + " |", "|" + "---:|" * len(columns)]
     lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in result["rows"]]
     return "\n".join(lines) + "\n"
+
+
+def products_table(layers: Json) -> Table:
+    """How each dense layer of an export is multiplied, and from which sparsity on sparse would be the faster form.
+
+    Args:
+      layers: entries of a manifest's `layers` that have `form`, `shape`, `stored` and `break_even`.
+    """
+    batches = list(next(iter(layers.values()))["break_even"])
+    table = Table("dense layer", "kernel", "sparsity", "multiplied as")
+    for batch in batches:
+        table.add_column(f"sparse is faster, batch {batch}", justify="right")
+    for name, layer in layers.items():
+        rows, columns = layer["shape"]
+        size = rows * columns
+        sparsity = 1 - layer["stored"] / size if size else 0.0
+        cells = [_from_on(layer["break_even"][batch]) for batch in batches]
+        table.add_row(name, f"{rows} x {columns}", f"{100 * sparsity:.1f} %", layer["form"], *cells)
+    return table
+
+
+def _from_on(break_even: float) -> str:
+    """A break-even sparsity as a person reads it.
+
+    >>> _from_on(0.9312), _from_on(1.2), _from_on(-0.1)
+    ('from 93.1 %', 'never', 'always')
+    """
+    if break_even > 1:
+        return "never"
+    return "always" if break_even <= 0 else f"from {100 * break_even:.1f} %"
