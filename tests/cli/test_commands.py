@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from tfp_bprune.cli import demo, sweep
+from tfp_bprune.cli.bench import labels_of
 from tfp_bprune.cli.main import main
-from tfp_bprune.export import cost
+from tfp_bprune.export import cost, export
 from tfp_bprune.models import load_model, save_model
 from tfp_bprune.report import sweep_markdown
 from tfp_bprune.runs import Run
@@ -143,8 +144,8 @@ def test_sweep_leaves_its_results_in_the_run(swept: dict[str, Any], tiny_run: Pa
     assert len(scores["cuts_db"]) == 2
     assert len(sweep_markdown(swept).splitlines()) == 4
     for row in swept["rows"]:
-        for export in row["exports"].values():
-            assert Run.open(export).verify()
+        for place in row["exports"].values():
+            assert Run.open(place).verify()
 
 
 def test_evaluate_of_an_export_repeats_its_row(answer: Answer, swept: dict[str, Any]) -> None:
@@ -167,6 +168,30 @@ def test_bench(answer: Answer, swept: dict[str, Any]) -> None:
     assert {"processor", "cores", "system"} <= set(result["machine"])
     assert [(row["export"], row["batch"]) for row in result["rows"]] == [(e, b) for e in exports for b in (1, 5)]
     assert all(0 < row["latency_ms"] <= row["p95_ms"] for row in result["rows"])
+    assert (result["inputs"], result["threads"]) == ("test split of digits", len(os.sched_getaffinity(0)))
+    of_sweep = {key: swept["rows"][1][key] for key in QUALITY}
+    assert {key: result["rows"][0][key] for key in QUALITY} == pytest.approx(of_sweep, rel=1e-5)
+
+
+def test_bench_without_the_data_takes_random_inputs(
+    answer: Answer, tiny_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(tiny_model, tmp_path / "bare")
+    words = ["bench", tmp_path / "bare", "--batch", 2, "--rounds", 2, "--figure", tmp_path / "picture.png"]
+    result = answer(*words)
+    assert result["inputs"] == "random"
+    assert "accuracy" not in result["rows"][0]
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert main([str(word) for word in words]) == 0
+    said = capsys.readouterr()
+    assert "inputs: random" in said.out
+    assert "nothing is scored: the run does not say how its data is loaded" in said.err
+
+
+def test_labels_are_short_and_differ() -> None:
+    assert labels_of([Path("x/a"), Path("y/b")]) == ["a", "b"]
+    assert labels_of([Path("runs/x/a"), Path("runs/y/a")]) == ["x/a", "y/a"]
+    assert labels_of([Path("a"), Path("x/a")]) == ["a", "x/a"]
 
 
 def test_export_and_inspect(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tfp_bprune.cli.main import COMMANDS, main
+from tfp_bprune.export import export
 
 Refused = Callable[..., str]
 
@@ -171,10 +173,22 @@ def test_wrong_settings_of_an_export_and_a_bench(refused: Refused, tiny_run: Pat
     words = ["export", tiny_run, "--predictive", "sampled", "--samples", 1, "--out", tmp_path / "out"]
     assert "samples must be at least 2" in refused(*words)
     assert "--batch and --rounds must be positive" in refused("bench", tiny_run, "--rounds", 0)
+    line = refused("bench", tiny_run, "--figure", "x.pdf")
+    assert "--figure writes a PNG: expected a name that ends in .png, got x.pdf" in line
     assert "--threads must be positive" in refused("bench", tiny_run, "--threads", 0)
     assert "is a run: expected a folder written by `tfp-bprune export`" in refused("bench", tiny_run)
     words = ["export", tiny_run, "--format", "onnx", "--float16", "--out", tmp_path / "out"]
     assert "float16 is for the formats 'savedmodel' and 'litert', got 'onnx'" in refused(*words)
+
+
+def test_a_bench_is_of_one_dataset_and_of_data_that_is_there(refused: Refused, tiny_model: Any, tmp_path: Path) -> None:
+    request = {"dataset": "mnist", "validation_fraction": 0.1}
+    for name in ("a", "b"):
+        data = {"name": "mnist", "fingerprint": name, "batch_size": 100, "seed": 0}
+        export(tiny_model, tmp_path / name, facts={"request": request, "data": data})
+    line = refused("bench", tmp_path / "a", tmp_path / "b")
+    assert "the exports were trained on 2 different datasets: expected one, bench them apart" in line
+    assert "'mnist' is not in" in refused("bench", tmp_path / "a", "--data-dir", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

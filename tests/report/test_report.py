@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tfp_bprune.report import history_figure, sweep_figure, sweep_markdown, sweep_table
+from tfp_bprune.report import bench_figure, bench_table, history_figure, sweep_figure, sweep_markdown, sweep_table
 from tfp_bprune.report.tables import products_table
 
 SPEED = {"bytes": 2_560_000, "latency_ms": {"1": 0.25, "256": 3.5}}
@@ -87,6 +87,49 @@ def test_the_table_of_products_says_where_sparse_begins_to_be_faster() -> None:
     table = products_table({"dense_1": layer})
     cells = [next(iter(column.cells)) for column in table.columns]
     assert cells == ["dense_1", "20 x 10", "90.0 %", "sparse below batch 64", "from 93.1 %", "never"]
+
+
+BENCH: dict[str, Any] = {
+    "machine": {"processor": "a processor"},
+    "threads": 2,
+    "rows": [
+        {
+            "export": f"x/{label}",
+            "label": label,
+            "format": "onnx",
+            "predictive": "mean",
+            "bytes": 2_560_000,
+            "batch": batch,
+        }
+        | {"latency_ms": batch * 0.5, "p95_ms": batch * 1.0, "throughput": 2000.0, "accuracy": 0.9, "ece": None}
+        for label in ("a", "b", "c", "d")
+        for batch in (1, 32)
+    ],
+}
+
+
+def test_the_table_of_a_bench_says_once_what_is_the_same_for_all_batches() -> None:
+    table = bench_table(BENCH)
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert list(cells) == [
+        "export",
+        "format",
+        "predictive",
+        "bytes",
+        "accuracy",
+        "batch",
+        "median ms",
+        "p95 ms",
+        "examples / s",
+    ]
+    assert cells["export"] == ["a", "", "b", "", "c", "", "d", ""]
+    assert cells["accuracy"][:2] == ["0.9000", ""]
+    assert cells["median ms"][:2] == ["0.500", "16.000"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_the_picture_of_a_bench_is_a_png(count: int) -> None:
+    assert_png(bench_figure(BENCH | {"rows": BENCH["rows"][:count]}))
 
 
 def test_reports_need_no_tensorflow() -> None:

@@ -1,15 +1,24 @@
-"""`tfp-bprune bench`: speed of exports side by side."""
+"""`tfp-bprune bench`: speed and scores of exports side by side."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfp_bprune.cli.common import Parser, add_json, emit, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, data_if_there, emit, say
+from tfp_bprune.types import BpruneError, Json
 
-HELP = "time exports side by side"
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tfp_bprune.data import Split
+    from tfp_bprune.evaluate.fresh import Reloaded
+
+HELP = "time and score exports side by side"
 EXAMPLE = """example:
-  tfp-bprune bench runs/demo/exports/0-mean runs/demo/exports/0.95-mean --batch 1 32 256
+  tfp-bprune bench runs/demo/exports/0-mean runs/demo/exports/0.95-mean --batch 1 32 256 --figure bench.png
 """
 
 
@@ -25,50 +34,93 @@ def add_arguments(parser: Parser) -> None:
         "--rounds", type=int, default=50, help="rounds in which every export has its turn (default: 50)"
     )
     parser.add_argument("--threads", type=int, help="of each runtime (default: one a core)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="a picture of the latencies")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of random inputs, where the exports' test split is not there"
+    )
+    add_data(parser)
     add_json(parser)
 
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    import numpy as np
-    from rich.table import Table
-
     from tfp_bprune.evaluate.fresh import check_export, reload
     from tfp_bprune.evaluate.sweep import machine
-    from tfp_bprune.export.savedmodel import format_of
-    from tfp_bprune.report.tables import human_bytes
-    from tfp_bprune.types import BpruneError
+    from tfp_bprune.report import bench_figure, bench_table
+    from tfp_bprune.runs import write_atomically
 
+    _check(arguments)
+    manifests = [check_export(path) for path in arguments.exports]
+    split = _test_split(manifests, arguments.data_dir)
+    x = _random(manifests[0]["input_shape"], arguments) if split is None else split.x
+    threads = arguments.threads or len(os.sched_getaffinity(0))
+    measured = reload(arguments.exports, x, arguments.batch, arguments.rounds, threads)
+    labels = labels_of(arguments.exports)
+    rows = []
+    for path, label, manifest, found in zip(arguments.exports, labels, manifests, measured, strict=True):
+        rows += _rows({"export": str(path), "label": label}, manifest, found, split)
+    inputs = "random" if split is None else f"test split of {manifests[0]['data']['name']}"
+    result = {"machine": machine(), "threads": threads, "rounds": arguments.rounds, "inputs": inputs, "rows": rows}
+    if arguments.figure:
+        write_atomically(arguments.figure, bench_figure(result))
+    if not emit(result, arguments.json):
+        said = f"{threads} threads; {arguments.rounds} rounds, all exports in turn, after a warm-up; inputs: {inputs}"
+        say(bench_table(result), said, *([f"picture: {arguments.figure}"] if arguments.figure else []))
+    return 0
+
+
+def labels_of(paths: Sequence[Path]) -> list[str]:
+    """Short names, no two alike where the paths are not: as many last parts of the paths as it takes."""
+    most = max(len(path.parts) for path in paths)
+    for count in range(1, most):
+        labels = ["/".join(path.parts[-count:]) for path in paths]
+        if len(set(labels)) == len(set(paths)):
+            return labels
+    return [str(path) for path in paths]
+
+
+def _check(arguments: Any) -> None:
     if min(arguments.batch) < 1 or arguments.rounds < 1:
         raise BpruneError(f"--batch and --rounds must be positive, got {arguments.batch} and {arguments.rounds}")
     if arguments.threads is not None and arguments.threads < 1:
         raise BpruneError(f"--threads must be positive, got {arguments.threads}")
-    manifests = [check_export(path) for path in arguments.exports]
-    shape = manifests[0]["input_shape"]
-    x = np.random.default_rng(arguments.seed).uniform(0, 255, (max(arguments.batch), *shape)).astype(np.float32)
-    measured = reload(arguments.exports, x, arguments.batch, arguments.rounds, arguments.threads)
-    rows = []
-    for path, manifest, result in zip(arguments.exports, manifests, measured, strict=True):
-        for batch, times in result.latency_ms.items():
-            row = {
-                "export": str(path),
-                "format": format_of(manifest),
-                "predictive": manifest["predictive"],
-                "sparsity": manifest["sparsity"],
-                "bytes": manifest["bytes"],
-            }
-            speed = {
-                "batch": int(batch),
-                "latency_ms": times["median"],
-                "p95_ms": times["p95"],
-                "throughput": 1e3 * int(batch) / times["median"],
-            }
-            rows.append(row | speed)
-    if not emit({"machine": machine(), "rows": rows}, arguments.json):
-        table = Table("export", "format", "predictive", "bytes", "batch", "median ms", "p95 ms", "examples / s")
-        for row in rows:
-            cells = (row["export"], row["format"], row["predictive"], human_bytes(row["bytes"]), str(row["batch"]))
-            table.add_row(*cells, f"{row['latency_ms']:.3f}", f"{row['p95_ms']:.3f}", f"{row['throughput']:.0f}")
-        say(table)
-    return 0
+    if arguments.figure is not None and arguments.figure.suffix != ".png":
+        raise BpruneError(f"--figure writes a PNG: expected a name that ends in .png, got {arguments.figure}")
+
+
+def _test_split(manifests: list[Json], data_dir: Path | None) -> Split | None:
+    """The test split that all exports were made for; None where there is none at hand."""
+    without = "inputs are random, nothing is scored"
+    prints = {(manifest.get("data") or {}).get("fingerprint") for manifest in manifests}
+    if len(prints) > 1:
+        raise BpruneError(
+            f"the exports were trained on {len(prints)} different datasets: expected one, bench them apart"
+        )
+    splits = data_if_there(manifests[0], data_dir, without)
+    return None if splits is None else splits.examples("test")
+
+
+def _random(shape: list[int], arguments: Any) -> np.ndarray:
+    import numpy as np
+
+    return np.random.default_rng(arguments.seed).uniform(0, 255, (max(arguments.batch), *shape)).astype(np.float32)
+
+
+def _rows(name: Json, manifest: Json, found: Reloaded, split: Split | None) -> list[Json]:
+    """A row for each batch size of one export."""
+    from tfp_bprune.evaluate.metrics import of_outputs
+    from tfp_bprune.export.savedmodel import format_of
+
+    about = name | {"format": format_of(manifest)} | {key: manifest[key] for key in ("predictive", "sparsity", "bytes")}
+    scores = {} if split is None else of_outputs(found.outputs, split.y)
+    return [
+        about
+        | scores
+        | {
+            "batch": int(batch),
+            "latency_ms": times["median"],
+            "p95_ms": times["p95"],
+            "throughput": 1e3 * int(batch) / times["median"],
+        }
+        for batch, times in found.latency_ms.items()
+    ]

@@ -105,7 +105,7 @@ def data_of(config: Json, data_dir: Path | None) -> Splits:
     """
     from tfp_bprune.data import load
 
-    request, data = config.get("request", {}), config.get("data", {})
+    request, data = config.get("request") or {}, config.get("data") or {}
     if "dataset" not in request:
         raise BpruneError("the run does not say how its data is loaded: expected one written by `tfp-bprune train`")
     splits = load(
@@ -120,6 +120,21 @@ def data_of(config: Json, data_dir: Path | None) -> Splits:
             f"dataset {request['dataset']!r} is not what the run was trained on (fingerprints differ): give its folder with --data-dir"
         )
     return splits
+
+
+def data_if_there(config: Json, data_dir: Path | None, otherwise: str) -> Splits | None:
+    """As `data_of`; where the data is not at hand None, and a note that says what happens `otherwise`.
+
+    Raises:
+      BpruneError: the data is not in the folder that the user named.
+    """
+    try:
+        return data_of(config, data_dir)
+    except BpruneError as error:
+        if data_dir is not None:
+            raise
+        note(f"{otherwise}: {error}")
+        return None
 
 
 def facts_of(config: Json) -> Json:

@@ -53,6 +53,26 @@ REGRESSION: list[Column] = [
 ]
 
 
+SCORES: list[Column] = [
+    ("accuracy", _number("accuracy", 4)),
+    ("RMSE", _number("rmse", 3)),
+    ("NLL", _number("nll", 4)),
+    ("ECE", _number("ece", 4)),
+]
+BENCH: list[Column] = [
+    ("export", lambda row: row["label"]),
+    ("format", lambda row: row["format"]),
+    ("predictive", lambda row: row["predictive"]),
+    ("bytes", lambda row: human_bytes(row["bytes"])),
+    *SCORES,
+    ("batch", lambda row: str(row["batch"])),
+    ("median ms", _number("latency_ms", 3)),
+    ("p95 ms", _number("p95_ms", 3)),
+    ("examples / s", _number("throughput", 0)),
+]
+_OF_AN_EXPORT = 8  # so many columns of BENCH say the same at every batch size
+
+
 def columns_for(rows: list[Json]) -> list[Column]:
     """The columns that these rows have something to show in."""
     columns = REGRESSION if rows and "rmse" in rows[0] else CLASSIFICATION
@@ -67,6 +87,21 @@ def sweep_table(result: Json) -> Table:
         table.add_column(title, justify="right")
     for row in result["rows"]:
         table.add_row(*[cell(row) for _, cell in columns])
+    return table
+
+
+def bench_table(result: Json) -> Table:
+    """Exports side by side; what is the same at every batch size is said once."""
+    columns = [(title, cell) for title, cell in BENCH if any(cell(row) for row in result["rows"])]
+    once = {title for title, _ in BENCH[:_OF_AN_EXPORT]}
+    table = Table()
+    for title, _ in columns:
+        table.add_column(title, justify="left" if title in ("export", "format", "predictive") else "right")
+    last = None
+    for row in result["rows"]:
+        new = row["export"] != last
+        last = row["export"]
+        table.add_row(*[cell(row) if new or title not in once else "" for title, cell in columns])
     return table
 
 
