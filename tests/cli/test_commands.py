@@ -207,7 +207,8 @@ def test_export_and_inspect(answer: Answer, tiny_run: Path, tmp_path: Path) -> N
 def test_an_export_from_moments_and_one_of_settled_draws(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
     made = answer("export", tiny_run, "--out", tmp_path / "moments", "--predictive", "moments")
     assert made["predictive"] == "moments"
-    words = ["--predictive", "sampled", "--samples", 20, "--error-rate", 0.1]
+    assert {*QUALITY, "epistemic", "aleatoric"} <= set(made["scores"])
+    words = ["--predictive", "sampled", "--samples", 20, "--error-rate", 0.1, "--no-score"]
     made = answer("export", tiny_run, "--out", tmp_path / "settled", *words)
     assert (made["samples"], made["error_rate"]) == (20, 0.1)
 
@@ -219,18 +220,64 @@ def test_an_export_says_how_it_multiplies_and_by_which_costs(
     cheap = cost.Costs(sparse_call=0, entry=1e-9, entry_each=1e-9, turn=0)
     monkeypatch.setattr(cost, "measure", lambda: cheap)
     file = tmp_path / "costs.json"
-    made = answer("export", tiny_run, "--out", tmp_path / "measured", "--calibrate", "--costs", file)
+    made = answer("export", tiny_run, "--out", tmp_path / "measured", "--no-score", "--calibrate", "--costs", file)
     assert made["costs"] == asdict(cheap) == asdict(cost.read(file))
     assert {name: layer["form"] for name, layer in made["layers"].items()} == {"dense_1": "sparse", "logits": "sparse"}
     assert made["layers"]["dense_1"]["break_even"].keys() == {"1", "256"}
-    again = answer("export", tiny_run, "--out", tmp_path / "read", "--costs", file)
+    again = answer("export", tiny_run, "--out", tmp_path / "read", "--no-score", "--costs", file)
     assert again["costs"] == made["costs"]
-    shipped = answer("export", tiny_run, "--out", tmp_path / "shipped")
+    shipped = answer("export", tiny_run, "--out", tmp_path / "shipped", "--no-score")
     assert (shipped["costs"], shipped["layers"]["dense_1"]["form"]) == (asdict(cost.Costs()), "dense")
-    assert main(["export", str(tiny_run), "--out", str(tmp_path / "x"), "--costs", str(file)]) == 0
+    assert main(["export", str(tiny_run), "--out", str(tmp_path / "x"), "--no-score", "--costs", str(file)]) == 0
     said = capsys.readouterr()
     assert "sparse is faster, batch 256" in said.out
     assert "always" in said.out
+
+
+def test_an_export_records_what_it_scores(
+    answer: Answer, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer("prune", tiny_run, "--sparsity", 0.5, "--out", tmp_path / "pruned")
+    made = answer("export", tmp_path / "pruned", "--out", tmp_path / "out")
+    assert made == {"export": str(tmp_path / "out"), **Run.open(tmp_path / "out").manifest}
+    assert set(Run.open(tmp_path / "out").verify()) == set(made["files"])
+    scores = answer("evaluate", tmp_path / "out", "--split", "valid")
+    assert {key: made["scores"][key] for key in QUALITY} == pytest.approx({key: scores[key] for key in QUALITY})
+    assert (made["scores"]["split"], made["scores"]["examples"]) == ("valid", 144)
+    assert set(made["latency_ms"]) == {"1", "32", "256"}
+    assert (made["threads"], set(made["machine"])) == (
+        len(os.sched_getaffinity(0)),
+        {"processor", "cores", "system"},
+    )
+    last = Run.open(tiny_run).read_rows()[-1]
+    assert made["before"] == {"split": "valid", "epoch": 2, "accuracy": last["val_accuracy"], "nll": last["val_nll"]}
+    capsys.readouterr()
+    assert main(["inspect", str(tmp_path / "out")]) == 0
+    assert f"scores on the valid split: accuracy {made['scores']['accuracy']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "the export is not scored: the run does not say how its data is loaded"),
+        (
+            {
+                "request": {"dataset": "mnist", "data_dir": "/nowhere", "validation_fraction": 0.1},
+                "data": {"batch_size": 9, "seed": 0, "fingerprint": ""},
+            },
+            "the export is not scored: dataset 'mnist' is not in /nowhere",
+        ),
+    ],
+)
+def test_an_export_without_data_at_hand_is_not_scored(
+    mlp: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], said: str
+) -> None:
+    save_model(mlp(), tmp_path / "run", config)
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
+    assert "scores" not in Run.open(tmp_path / "out").manifest
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "litert"])

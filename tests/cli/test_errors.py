@@ -14,6 +14,7 @@ import pytest
 
 from tfp_bprune.cli.main import COMMANDS, main
 from tfp_bprune.export import export
+from tfp_bprune.models import save_model
 
 Refused = Callable[..., str]
 
@@ -181,6 +182,16 @@ def test_wrong_settings_of_an_export_and_a_bench(refused: Refused, tiny_run: Pat
     assert "float16 is for the formats 'savedmodel' and 'litert', got 'onnx'" in refused(*words)
 
 
+def test_an_export_is_not_begun_without_the_data_that_was_named(
+    refused: Refused, tiny_model: Any, tmp_path: Path
+) -> None:
+    request = {"dataset": "mnist", "validation_fraction": 0.1}
+    save_model(tiny_model, tmp_path / "run", {"request": request, "data": {"batch_size": 9, "seed": 0}})
+    line = refused("export", tmp_path / "run", "--out", tmp_path / "out", "--data-dir", tmp_path / "nowhere")
+    assert f"'mnist' is not in {tmp_path / 'nowhere'}" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bench_is_of_one_dataset_and_of_data_that_is_there(refused: Refused, tiny_model: Any, tmp_path: Path) -> None:
     request = {"dataset": "mnist", "validation_fraction": 0.1}
     for name in ("a", "b"):
@@ -201,6 +212,7 @@ def test_a_bench_is_of_one_dataset_and_of_data_that_is_there(refused: Refused, t
         ("--costs c.json --format onnx", "--costs is for --format savedmodel, got onnx: leave it out"),
         ("--costs c.json --kernels dense", "--costs is for --kernels auto, got dense, which chooses nothing"),
         ("--costs nowhere.json", "nowhere.json holds no costs of products (FileNotFoundError): expected a file that"),
+        ("--no-score --data-dir x", "--data-dir is the data to score on, got --no-score too: leave one of them out"),
         ("--format litert --kernels sparse", "LiteRT has no sparse products: expected kernels 'auto' or 'dense'"),
     ],
 )

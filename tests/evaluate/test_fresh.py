@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfp_bprune.data import Splits
 from tfp_bprune.evaluate import fresh, reload
+from tfp_bprune.evaluate.score import record_scores
 from tfp_bprune.export import export
 from tfp_bprune.prune import prune
 from tfp_bprune.types import DataError, ExportError, RunError
@@ -45,6 +47,17 @@ def test_what_fails_in_the_fresh_process_is_one_line(exported: Path, monkeypatch
     monkeypatch.setattr(fresh.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ExportError, match=r"failed in a fresh process: OSError: SavedModel file does not exist$"):
         reload([exported], np.zeros((1, 8, 8, 1)))
+
+
+def test_an_export_that_fails_to_run_keeps_its_manifest(
+    exported: Path, digits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (exported / "manifest.json").read_bytes()
+    failed = subprocess.CompletedProcess([], 1, "", "OSError: no\n")
+    monkeypatch.setattr(fresh.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(ExportError, match="failed in a fresh process: OSError: no"):
+        record_scores(exported, digits.examples("valid"))
+    assert (exported / "manifest.json").read_bytes() == before
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfp_bprune.cli.common import Parser, add_json, emit, facts_of, note, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, data_if_there, emit, facts_of, note, say
 from tfp_bprune.types import ExportError, Json
 
 if TYPE_CHECKING:
+    from tfp_bprune.data import Split
     from tfp_bprune.export.cost import Costs
 
 HELP = "write a run as a SavedModel that needs TensorFlow alone, or as an ONNX or LiteRT file"
@@ -47,6 +48,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--float16", action="store_true", help="weights in half the bytes (savedmodel, litert)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     _add_kernels(parser)
+    parser.add_argument(
+        "--no-score",
+        action="store_true",
+        help="leave out of the manifest what the export scores on the run's validation split, and how fast it is",
+    )
+    add_data(parser)
     add_json(parser)
 
 
@@ -77,7 +84,11 @@ def run(arguments: Any) -> int:
     _check(arguments)
     check_new(arguments.out)  # before anything that takes time
     saved = load_model(arguments.run)
+    # Before the export too: a folder without the data is an error of the user, and nothing should be left behind then.
+    split = None if arguments.no_score else _validation(saved.config, arguments.data_dir)
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
+    if "before" in saved.manifest:
+        facts["before"] = saved.manifest["before"]
     manifest = export(
         saved.model,
         arguments.out,
@@ -91,13 +102,17 @@ def run(arguments: Any) -> int:
         costs=_costs(arguments),
         facts=facts,
     )
+    if split is not None:
+        manifest = _scored(arguments.out, split)
     if not emit({"export": str(arguments.out), **manifest}, arguments.json):
         _explain(arguments, manifest)
     return 0
 
 
 def _check(arguments: Any) -> None:
-    """Refuses costs that nothing would be chosen by."""
+    """Refuses what contradicts itself: data that nothing is scored on, costs that nothing is chosen by."""
+    if arguments.no_score and arguments.data_dir is not None:
+        raise ExportError("--data-dir is the data to score on, got --no-score too: leave one of them out")
     if not (arguments.calibrate or arguments.costs):
         return
     given = "--calibrate" if arguments.calibrate else "--costs"
@@ -107,6 +122,26 @@ def _check(arguments: Any) -> None:
         raise ExportError(
             f"{given} is for --kernels auto, got {arguments.kernels}, which chooses nothing: leave it out"
         )
+
+
+def _validation(config: Json, data_dir: Path | None) -> Split | None:
+    """The validation split of the run's data; None, and a note, where there is none at hand."""
+    splits = data_if_there(config, data_dir, "the export is not scored")
+    if splits is None:
+        return None
+    split = splits.examples("valid")
+    if len(split) == 0:
+        note("the export is not scored: the run held out no examples for validation")
+        return None
+    return split
+
+
+def _scored(path: Path, split: Split) -> Json:
+    """The manifest of the export at `path`, with its scores."""
+    from tfp_bprune.evaluate.score import record_scores
+
+    note(f"scoring it on {len(split)} validation examples in a fresh process; --no-score leaves this out ...")
+    return record_scores(path, split)
 
 
 def _costs(arguments: Any) -> Costs | None:
@@ -123,9 +158,12 @@ def _costs(arguments: Any) -> Costs | None:
 
 
 def _explain(arguments: Any, manifest: Json) -> None:
-    from tfp_bprune.report.tables import human_bytes, products_table
+    from tfp_bprune.report.tables import human_bytes, products_table, scores_line
 
     say(f"exported {arguments.predictive} of {arguments.run} to {arguments.out}: {human_bytes(manifest['bytes'])}")
+    for title, scores in (("at the end of training", manifest.get("before")), ("as exported", manifest.get("scores"))):
+        if scores:
+            say(f"{title}, validation split: {scores_line(scores)}")
     products = {name: layer for name, layer in manifest["layers"].items() if "form" in layer}
     if products:
         say(products_table(products))

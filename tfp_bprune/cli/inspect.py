@@ -21,6 +21,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
+    from tfp_bprune.report.tables import scores_line
     from tfp_bprune.runs import Run
 
     directory = Run.open(arguments.path)
@@ -30,6 +31,8 @@ def run(arguments: Any) -> int:
         for name, value in manifest.items():
             if name not in ("files", "format", "kind") and not isinstance(value, dict | list):
                 say(f"  {name}: {value}")
+        if "scores" in manifest:
+            say(f"  scores on the {manifest['scores']['split']} split: {scores_line(manifest['scores'])}")
         for name, layer in manifest.get("layers", {}).items():
             say(
                 f"  {name}: {layer['nonzeros']} of {layer['prunable']} weights left ({100 * layer['sparsity']:.1f} % removed)"

@@ -58,6 +58,7 @@ def run(arguments: Any) -> int:
         arguments.out,
         config,
         **{key: saved.manifest[key] for key in ("seed", "data") if key in saved.manifest},
+        **_before(arguments.run, saved.manifest),
         pruning=report.to_json(),
     )
     if not emit({"run": str(arguments.out), **report.to_json()}, arguments.json):
@@ -70,3 +71,18 @@ def run(arguments: Any) -> int:
             say(f"  {report.ties} kept weights tie with removed ones; among equals the first in order went")
         say(f"next: tfp-bprune export {arguments.out} --out {arguments.out}-export")
     return 0
+
+
+def _before(path: Path, manifest: Json) -> Json:
+    """`before`: what training said of the network on its validation split at its last epoch, kept when pruned again.
+
+    Those figures are of one draw of the weights. Empty for a network that was not trained in a run.
+    """
+    from tfp_bprune.runs import Run
+
+    if "before" in manifest or "pruning" in manifest:
+        return {"before": manifest["before"]} if "before" in manifest else {}
+    rows = Run.open(path).read_rows()
+    last = rows[-1] if rows else {}
+    scores = {key: last[f"val_{key}"] for key in ("accuracy", "nll") if f"val_{key}" in last}
+    return {"before": {"split": "valid", "epoch": last.get("epoch"), **scores}} if scores else {}

@@ -100,7 +100,8 @@ def export(
     if served:
         about["costs"] = asdict(lowering.costs)
         for name, product in predictor.products().items():
-            about["layers"].setdefault(name, {}).update(product)
+            if name in about["layers"]:
+                about["layers"][name] |= product
     if float16:
         about["float16"] = True
     with _aside(path) as folder:
