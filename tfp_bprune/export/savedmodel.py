@@ -2,7 +2,7 @@
 the same predictions as an ONNX or LiteRT file.
 
 PATH/
-  1/               the SavedModel, in a numbered version folder,
+  1/               the SavedModel, in a numbered version folder, with requests that warm up TensorFlow Serving,
   model.onnx       or the ONNX file,
   model.tflite     or the LiteRT file
   manifest.json    what it is, and size and SHA-256 of every file
@@ -30,6 +30,7 @@ from tfp_bprune.export.manifest import describe
 from tfp_bprune.export.onnx import to_onnx
 from tfp_bprune.export.predict import DEFAULT_SAMPLES, Predictor
 from tfp_bprune.export.stored import Storage
+from tfp_bprune.export.warmup import SIGNATURE, write_warmup
 from tfp_bprune.models.convert import adopt
 from tfp_bprune.runs import Run, write_atomically
 from tfp_bprune.types import ExportError, Format, Json, Predictive
@@ -106,7 +107,7 @@ def export(
         about["float16"] = True
     with _aside(path) as folder:
         place = folder / FILES[format]
-        _write(predictor, place, format, float16)
+        _write(predictor, model.name, place, format, float16)
         run = Run(folder)
         run.record(bytes=bytes_of(place), bytes_gzip=bytes_of(place, compressed=True), **about)
         return run.manifest
@@ -150,11 +151,13 @@ def _check_known(file_format: str) -> None:
         raise ExportError(f"unknown format {file_format!r}: expected one of {', '.join(map(repr, FILES))}")
 
 
-def _write(predictor: Predictor, target: Path, file_format: Format, float16: bool) -> None:
-    """Writes the predictor in its format; `target` is inside a folder that is renamed when all is there."""
+def _write(predictor: Predictor, name: str, target: Path, file_format: Format, float16: bool) -> None:
+    """Writes the predictor of the network `name` in its format; `target` is inside a folder that is renamed when all is there."""
     if file_format == "savedmodel":
         with _quiet():
-            tf.saved_model.save(predictor, str(target), signatures={"serving_default": predictor.predict})
+            tf.saved_model.save(predictor, str(target), signatures={SIGNATURE: predictor.predict})
+        [spec] = predictor.predict.input_signature
+        write_warmup(target, name, spec)
         return
     write_atomically(target, to_onnx(predictor) if file_format == "onnx" else to_litert(predictor, float16))
 

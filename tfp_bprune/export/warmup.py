@@ -1,0 +1,64 @@
+"""Requests that TensorFlow Serving plays to a model before it serves it, so that the first user does not wait for tracing,
+allocation and kernels that are made ready at load.
+
+A record is a `PredictionLog` of tensorflow_serving/apis. The few fields of it that are needed are written here by number;
+the package that has the message classes would be a dependency for them alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfp_bprune._keras import tf
+
+FILE = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving looks for it
+BATCHES = (1, 32)
+SIGNATURE = "serving_default"
+_PREDICT_LOG, _REQUEST = 6, 1  # of PredictionLog and PredictLog
+_MODEL_SPEC, _INPUTS = 1, 2  # of PredictRequest
+_NAME, _SIGNATURE_NAME = 1, 3  # of ModelSpec
+_KEY, _VALUE = 1, 2  # of every entry of a map
+_LENGTH_DELIMITED = 2
+
+
+def write_warmup(folder: Path, name: str, spec: Any, batches: Sequence[int] = BATCHES) -> None:
+    """Writes a request for each batch size into the SavedModel at `folder`.
+
+    Args:
+      folder: the version folder of a SavedModel with the signature `serving_default`.
+      name: of the model; TensorFlow Serving plays the requests whatever it serves the model as.
+      spec: `tf.TensorSpec` [batch, ...] of the signature's one input, whose name is the input's.
+      batches: sizes of the requests.
+    """
+    file = folder / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for batch in batches:
+            writer.write(_record(name, spec, batch))
+
+
+def _record(name: str, spec: Any, batch: int) -> bytes:
+    """A serialized `PredictionLog` with one request of `batch` examples."""
+    # What a call costs does not depend on the values: one number, which the format repeats by itself, takes no space.
+    tensor = tf.make_tensor_proto(1, dtype=spec.dtype, shape=[batch, *spec.shape[1:]]).SerializeToString()
+    model = _field(_NAME, name.encode()) + _field(_SIGNATURE_NAME, SIGNATURE.encode())
+    inputs = _field(_KEY, spec.name.encode()) + _field(_VALUE, tensor)
+    request = _field(_MODEL_SPEC, model) + _field(_INPUTS, inputs)
+    return _field(_PREDICT_LOG, _field(_REQUEST, request))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A message, string or map entry in the wire format of protocol buffers: tag, length, content."""
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    """A number in groups of seven bits, the lowest first; all but the last group have the eighth bit set.
+
+    >>> _varint(300).hex()
+    'ac02'
+    """
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low]) if rest == 0 else bytes([low | 0x80]) + _varint(rest)
