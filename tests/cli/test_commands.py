@@ -160,6 +160,7 @@ def test_evaluate_of_a_run(answer: Answer, tiny_run: Path) -> None:
     result = answer(*words)
     assert {*QUALITY, "epistemic", "aleatoric", "sparsity", "nonzeros", "bytes"} <= set(result)
     assert (result["split"], result["predictive"], result["sparsity"]) == ("valid", "sampled", 0)
+    assert answer("evaluate", tiny_run, "--predictive", "moments")["predictive"] == "moments"
 
 
 def test_bench(answer: Answer, swept: dict[str, Any]) -> None:

@@ -20,7 +20,9 @@ def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("path", type=Path, metavar="PATH", help="a run directory or an export")
     parser.add_argument("--split", choices=["test", "valid"], default="test", help="what to score on (default: test)")
-    parser.add_argument("--predictive", choices=["mean", "sampled"], default="mean", help="for a run (default: mean)")
+    parser.add_argument(
+        "--predictive", choices=["mean", "sampled", "moments"], default="mean", help="for a run (default: mean)"
+    )
     parser.add_argument("--samples", type=int, default=30, help="draws, when sampled (default: 30)")
     add_data(parser)
     add_json(parser)
