@@ -117,7 +117,7 @@ def scores_line(scores: Json) -> str:
     """Scores in one line.
 
     >>> scores_line({"accuracy": 0.98345, "nll": 0.05, "ece": 0.01, "examples": 100})
-    'accuracy 0.9834, NLL 0.0500, ECE 0.0100'
+    'accuracy 0.9835, NLL 0.0500, ECE 0.0100'
     """
     return ", ".join(f"{title} {cell(scores)}" for title, cell in SCORES if cell(scores))
 
