@@ -99,10 +99,7 @@ def export(
         about["error_rate"] = error_rate
     about |= {"input_shape": list(model.input_shape[1:]), **describe(adopt(model)), **(facts or {})}
     if served:
-        about["costs"] = asdict(lowering.costs)
-        for name, product in predictor.products().items():
-            if name in about["layers"]:
-                about["layers"][name] |= product
+        _add_products(about, predictor, lowering.costs)
     if float16:
         about["float16"] = True
     with _aside(path) as folder:
@@ -111,6 +108,14 @@ def export(
         run = Run(folder)
         run.record(bytes=bytes_of(place), bytes_gzip=bytes_of(place, compressed=True), **about)
         return run.manifest
+
+
+def _add_products(about: Json, predictor: Predictor, costs: Costs) -> None:
+    """Adds to a manifest's entries how each dense layer is multiplied, and the costs that this was chosen by."""
+    about["costs"] = asdict(costs)
+    for name, product in predictor.products().items():
+        if name in about["layers"]:
+            about["layers"][name] |= product
 
 
 def check_new(path: Path) -> None:
