@@ -28,7 +28,7 @@ from tfp_bprune.prune import KeepPruned
 from tfp_bprune.runs import Run
 
 BATCHES = (1, 32, 256)
-GRID_SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+GRID_SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 GRID_BATCHES = (1, 8, 64, 512)
 DRAWS = 10
 
