@@ -55,8 +55,9 @@ class DenseKernel(tf.Module):
         self.choice: Choice = choose(lowering.kernels, loc.shape, self.stored, lowering.costs, lowering.by_batch)
         packed = Packed(pattern.T, [array.T for array in arrays], lowering.storage)
         dense_bytes = sum(array.size for array in arrays) * np.dtype(lowering.storage).itemsize
-        self.packed = packed if lowering.at_load and packed.nbytes + _GRAPH < dense_bytes else None
         uses_dense, uses_sparse = self.choice.both or not self.choice.sparse, self.choice.both or self.choice.sparse
+        is_smaller = uses_sparse or packed.nbytes + _GRAPH < dense_bytes
+        self.packed = packed if lowering.at_load and is_smaller else None
         self._dense = [self._dense_form(i, array, lowering) for i, array in enumerate(arrays)] if uses_dense else []
         self._indices: Any = None
         self._values: list[Any] = []
