@@ -39,8 +39,7 @@ class Draws(Mean):
 
     A dense layer on vectors is drawn as noise on its outputs (Kingma et al. 2015, arXiv 1506.02557, eq. 6), several draws
     at once; other layers draw their kernel, one draw at a time. Examples share the noise of a draw, whose distribution is
-    right for each. What comes before
-    the first draw is computed by the first walk and kept for the others.
+    right for each. What comes before the first draw is computed by the first walk and kept for the others.
     """
 
     def __init__(self, linears: dict[int, Linear], seed: int) -> None:
