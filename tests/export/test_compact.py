@@ -15,7 +15,6 @@ from tfp_bprune.export.compact import compact
 from tfp_bprune.export.kernels import Lowering
 from tfp_bprune.export.lower import lowered
 from tfp_bprune.export.passes import Draws
-from tfp_bprune.export.value import Value
 from tfp_bprune.export.walk import walk
 from tfp_bprune.layers import DenseReparameterization
 from tfp_bprune.models import build
@@ -189,8 +188,7 @@ def test_a_network_without_dead_units_comes_back_itself(mlp: Callable[..., Any])
 
 def drawn(model: Any, x: np.ndarray, draws: int, seed: int) -> np.ndarray:
     rule = Draws(lowered(model, Lowering("dense")), seed)
-    rule.start(0, draws)
-    [outputs] = walk(model, [Value(tf.constant(x))], rule)
+    [outputs] = walk(model, [rule.start(tf.constant(x), 0, draws)], rule)
     return outputs.as_rows().mean.numpy()
 
 

@@ -56,7 +56,7 @@ def test_drawn_logits_have_the_covariance_of_the_chosen_and_the_variance_of_the_
     # Points of exactly no mean and the unit covariance, so that what is drawn has exactly the one asked for.
     points -= points.mean(0)
     points = (points @ np.linalg.inv(np.linalg.cholesky(np.cov(points.T))).T).astype(np.float32)
-    found = drawn(logits, chosen, factor(rows), points).numpy()[:, 0]
+    found = drawn(logits, chosen, factor(rows), points).numpy()[:, :, 0].T
     np.testing.assert_allclose(found.mean(0), [1, 2, 3], atol=1e-3)
     expected = [[matrix[1, 1], 0, matrix[0, 1]], [0, 4, 0], [matrix[0, 1], 0, matrix[0, 0]]]
     np.testing.assert_allclose(np.cov(found.T), expected, atol=5e-3)

@@ -27,7 +27,6 @@ from tfp_bprune.types import ExportError, Json
 Kernels = Literal["auto", "dense", "sparse"]
 BATCHES = tuple(2**i for i in range(14))
 TYPICAL = 64
-_SMALL = 2**13  # weights; the operations of a sparse form would take more bytes than such a kernel
 _SHAPES = ((784, 500), (256, 128), (1024, 1024))
 _SPARSITIES = (0.7, 0.9, 0.97)
 _ROUNDS = 15
@@ -98,8 +97,6 @@ def choose(kernels: Kernels, shape: tuple[int, ...], stored: int, costs: Costs, 
     """
     if kernels != "auto":
         return Choice(kernels == "sparse")
-    if math.prod(shape) < _SMALL:
-        return Choice(False)
     if not by_batch:
         return Choice(bool(costs.sparse(TYPICAL, shape, stored) < costs.dense(TYPICAL, shape)))
     gain = [costs.dense(batch, shape) - costs.sparse(batch, shape, stored) for batch in BATCHES]

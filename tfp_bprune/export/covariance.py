@@ -27,14 +27,6 @@ def leading(logits: Value, count: int) -> Any:
     return tf.one_hot(tf.math.top_k(reach, count).indices, logits.mean.shape[-1])
 
 
-def distances(chosen: Any) -> Any:
-    """From the first of the chosen outputs to the others, as directions [batch, count - 1, classes].
-
-    A softmax sees differences alone, so that one of the chosen logits may stand still.
-    """
-    return chosen[:, 1:] - chosen[:, :1]
-
-
 def covariance(outputs: Value, directions: Any, sources: Sources) -> list[list[Any]]:
     """Covariances [batch] of the outputs along directions [batch, count, outputs], as the lower triangle of a matrix.
 
@@ -69,7 +61,7 @@ def factor(lower: list[list[Any]]) -> list[list[Any]]:
 
 
 def drawn(logits: Value, chosen: Any, factors: list[list[Any]], points: np.ndarray) -> Any:
-    """Logits [classes, draws, batch]: the chosen ones with the covariance of their distances, the others by themselves.
+    """Logits [classes, draws, batch]: the chosen ones with their covariance, the others by themselves.
 
     Args:
       points: [draws, chosen + classes], standard normal.
@@ -81,7 +73,7 @@ def drawn(logits: Value, chosen: Any, factors: list[list[Any]], points: np.ndarr
     moved = tf.transpose(logits.mean)[:, None] + apart.T[:, :, None] * others
     for i, row in enumerate(factors):
         shift = sum(together[:, j, None] * value for j, value in enumerate(row))
-        moved += shift[None] * places[i + 1]
+        moved += shift[None] * places[i]
     return moved
 
 

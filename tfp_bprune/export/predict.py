@@ -31,7 +31,7 @@ from tfp_bprune.types import ExportError, Json, Predictive, Task
 DEFAULT_SAMPLES = 30
 PREDICTIVES = ("mean", "sampled", "moments")
 BREAK_EVEN_BATCHES = (1, 256)
-_LOGIT_DRAWS = 32
+_LOGIT_DRAWS = 64
 _LEADING = 3
 Outputs = dict[str, Any]
 
@@ -189,7 +189,7 @@ class Program:
         if not rule.sources.points + rule.sources.shared:
             return tf.transpose(value.mean)[:, None]
         chosen = covariance.leading(value, min(_LEADING, value.mean.shape[-1]))
-        lower = covariance.covariance(value, covariance.distances(chosen), rule.sources)
+        lower = covariance.covariance(value, chosen, rule.sources)
         count = chosen.shape[1]
         return covariance.drawn(value, chosen, covariance.factor(lower), points[:, -count - value.mean.shape[-1] :])
 
