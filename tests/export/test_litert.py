@@ -101,7 +101,7 @@ def test_rows_hold_all_that_is_not_zero() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "operation"),
-    [(("mean", 2, 0, Lowering("sparse", at_load=False)), "Sparse"), (("sampled", 2), "Random")],
+    [(("mean", 2, 0, Lowering("sparse", at_load=False)), "Sparse"), (("sampled", 2, 0, FOR_CONVERTERS), "Random")],
 )
 def test_operations_that_litert_lacks_are_named(arguments: Any, operation: str) -> None:
     with pytest.raises(ExportError, match=rf"^LiteRT has no .*{operation}\w+: use the predictive 'mean' or 'moments'"):

@@ -78,7 +78,7 @@ def test_a_regression_has_mean_and_noise() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "operation"),
-    [(("mean", 2, 0, Lowering("sparse", at_load=False)), "Sparse"), (("sampled", 2), "Random")],
+    [(("mean", 2, 0, Lowering("sparse", at_load=False)), "Sparse"), (("sampled", 2, 0, FOR_CONVERTERS), "Random")],
 )
 def test_operations_that_onnx_lacks_are_named(arguments: Any, operation: str) -> None:
     with pytest.raises(ExportError, match=rf"^ONNX has no .*{operation}\w+: use the predictive 'mean' or 'moments'"):
