@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.export.cost import TYPICAL, Choice, Costs, Kernels, choose
+from tfp_bprune.export.cost import Choice, Costs, Kernels, choose
 from tfp_bprune.export.stored import Decoded, Packed, Storage, digest, narrowed
 from tfp_bprune.export.value import Value
 
-_CLEAR = 8.0  # microseconds
 _GRAPH = 8192  # bytes of the operations that make a packed array ready
 
 
@@ -53,7 +52,7 @@ class DenseKernel(tf.Module):
         arrays = [loc] if variance is None else [loc, variance]
         pattern = np.logical_or.reduce([array != 0 for array in arrays])
         self.shape, self.stored = loc.shape, int(pattern.sum())
-        self.choice = chosen(loc.shape, self.stored, lowering)
+        self.choice: Choice = choose(lowering.kernels, loc.shape, self.stored, lowering.costs, lowering.by_batch)
         packed = Packed(pattern.T, [array.T for array in arrays], lowering.storage)
         dense_bytes = sum(array.size for array in arrays) * np.dtype(lowering.storage).itemsize
         uses_dense, uses_sparse = self.choice.both or not self.choice.sparse, self.choice.both or self.choice.sparse
@@ -107,15 +106,6 @@ class DenseKernel(tf.Module):
             return sparse() if self.choice.sparse else dense()
         below, beyond = (sparse, dense) if self.choice.sparse else (dense, sparse)
         return tf.cond(tf.shape(of)[1] < self.choice.limit, below, beyond)
-
-
-def chosen(shape: tuple[int, ...], stored: int, lowering: Lowering) -> Choice:
-    """The form of a kernel; by the shipped costs, which are another machine's, a sparse one only for a clear saving."""
-    costs, kernels = lowering.costs, lowering.kernels
-    saved = max(costs.dense(batch, shape) - costs.sparse(batch, shape, stored) for batch in (1, TYPICAL))
-    if kernels == "auto" and costs == Costs() and saved < _CLEAR:
-        return Choice(False)
-    return choose(kernels, shape, stored, costs, lowering.by_batch)
 
 
 def held(array: np.ndarray, lowering: Lowering) -> Any:
