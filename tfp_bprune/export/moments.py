@@ -42,7 +42,6 @@ _POOLING = tuple(
     for kind in ("Max", "Average", "GlobalMax", "GlobalAverage")
     for rank in (1, 2, 3)
 )
-ACTIVATION_LAYERS = (_L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU)
 
 
 Erf = Callable[[Any], Any]

@@ -10,7 +10,7 @@ from tfp_bprune.export import moments
 from tfp_bprune.export.lower import Linear, LoweredDense, LoweredPositions
 from tfp_bprune.export.value import Value
 from tfp_bprune.layers import noise
-from tfp_bprune.models.channels import is_elementwise
+from tfp_bprune.models.channels import ACTIVATIONS, is_elementwise
 from tfp_bprune.models.convert import activation_name
 
 _L = keras.layers
@@ -163,7 +163,7 @@ class Moments(Mean):
             outputs = self._linear(linear, values[0])
         elif all(value.certain for value in values):
             return called(layer, arguments, keywords)
-        elif isinstance(layer, moments.ACTIVATION_LAYERS):
+        elif isinstance(layer, ACTIVATIONS):
             outputs = values[0]
         else:
             outputs = moments.through(layer, values)
@@ -220,7 +220,7 @@ def called(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> 
     drawn = any(value.drawn for value in values)
     if isinstance(layer, moments.IDENTITIES):
         return values[0]
-    if isinstance(layer, moments.ACTIVATION_LAYERS) and is_elementwise(layer):
+    if isinstance(layer, ACTIVATIONS) and is_elementwise(layer):
         return Value(layer(values[0].mean), None, values[0].columns, drawn)
 
     def rows(value: Any) -> Any:
@@ -234,7 +234,7 @@ def called(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> 
 
 def activated(layer: Any, value: Value) -> Value:
     """The layer's activation of its outputs, on rows unless it looks at each number by itself."""
-    if getattr(layer, "activation", None) is None or isinstance(layer, moments.ACTIVATION_LAYERS):
+    if getattr(layer, "activation", None) is None or isinstance(layer, ACTIVATIONS):
         return value
     if not is_elementwise(layer):
         value = value.as_rows()

@@ -190,8 +190,7 @@ class Program:
             return tf.transpose(value.mean)[:, None]
         chosen = covariance.leading(value, min(_LEADING, value.mean.shape[-1]))
         lower = covariance.covariance(value, chosen, rule.sources)
-        count = chosen.shape[1]
-        return covariance.drawn(value, chosen, covariance.factor(lower), points[:, -count - value.mean.shape[-1] :])
+        return covariance.drawn(value, chosen, covariance.factor(lower), points)
 
     def _variance_of_first(self, value: Value, rule: Moments) -> Any:
         """The variance [batch] of the first output, from what activations have in common too."""
