@@ -24,13 +24,24 @@ from tfp_bprune._keras import tf
 from tfp_bprune.data import Splits
 from tfp_bprune.evaluate.fresh import reload
 from tfp_bprune.evaluate.metrics import of_outputs
-from tfp_bprune.prune import KeepPruned
 from tfp_bprune.runs import Run
+from tfp_bprune.types import Granularity, Scope
 
 BATCHES = (1, 32, 256)
 GRID_SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 GRID_BATCHES = (1, 8, 64, 512)
 DRAWS = 10
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What is removed from a network, and how long it is trained after."""
+
+    sparsity: float
+    granularity: Granularity = "weight"
+    scope: Scope = "global"
+    epochs: int = 0
+    rate: float = 5e-4
 
 
 @dataclass(frozen=True)
@@ -41,17 +52,21 @@ class Case:
     dataset: str
     options: dict[str, Any]
     settings: bp.Settings
-    pruned: tuple[tuple[float, str, int], ...]
-    """Sparsity, granularity, and epochs of retraining."""
+    pruned: tuple[Pruned, ...]
 
 
 CASES = {
-    "mlp": Case("mlp", "mnist", {"hidden": (500, 500)}, bp.Settings(20), ((0.95, "weight", 0), (0.98, "weight", 3))),
-    "lenet5": Case("lenet5", "mnist", {}, bp.Settings(10), ((0.9, "weight", 0), (0.9, "unit", 4))),
-    "vgg16": Case(
-        "vgg16", "cifar10", {"width": 0.25}, bp.Settings(15, kl_weight=0.1), ((0.8, "weight", 0), (0.6, "unit", 3))
+    "mlp": Case(
+        "mlp", "mnist", {"hidden": (500, 500)}, bp.Settings(20), (Pruned(0.95), Pruned(0.98, epochs=3))
     ),
-}
+    "lenet5": Case(
+        "lenet5", "mnist", {}, bp.Settings(10), (Pruned(0.9), Pruned(0.75, "unit", "layer", 8, 1e-3))
+    ),
+    "vgg16": Case(
+        "vgg16", "cifar10", {"width": 0.25}, bp.Settings(15, kl_weight=0.1),
+        (Pruned(0.8), Pruned(0.6, "unit", "layer", 5, 1e-3)),
+    ),
+}  # fmt: skip
 COLUMNS = {
     "network": "", "sparsity": ".3f", "granularity": "", "format": "", "predictive": "", "batch": "d", "ms": ".3f",
     "speedup_vs_draws": ".1f", "speedup_vs_dense": ".2f", "bytes": ",d", "accuracy": ".4f", "ece": ".4f",
@@ -59,20 +74,25 @@ COLUMNS = {
 
 
 def trained(name: str, data: Splits, runs: Path) -> Any:
-    """The network of a run, trained first if it is not there or not all of its epochs are."""
-    case, path = CASES[name], runs / name
-    if not Run(path).exists or Run.open(path).manifest["epoch"] < case.settings.epochs:
-        model = bp.build(case.network, "flipout", data.info, options=case.options)  # type: ignore[arg-type]
-        bp.fit(model, data, case.settings, out=path, resume=True)
+    """The network of a case, trained first if it is not there or not all of its epochs are."""
+    case = CASES[name]
+    model = bp.build(case.network, "flipout", data.info, options=case.options)  # type: ignore[arg-type]
+    return kept(runs / name, model, data, case.settings)
+
+
+def kept(path: Path, model: Any, data: Splits, settings: bp.Settings) -> Any:
+    """What the run at `path` holds, once it has all epochs of training `model`."""
+    if not Run(path).exists or Run.open(path).manifest["epoch"] < settings.epochs:
+        bp.fit(model, data, settings, out=path, resume=True)
     return bp.load_model(path).model
 
 
-def pruned(model: Any, data: Splits, case: Case, sparsity: float, granularity: Any, epochs: int) -> Any:
+def pruned(place: Path, model: Any, data: Splits, case: Case, wanted: Pruned) -> Any:
     """The model without some of its weights, retrained for some epochs if asked, its normalization measured anew."""
-    smaller, _ = bp.prune(model, sparsity=sparsity, granularity=granularity)
-    if epochs:
-        settings = bp.Settings(epochs, 5e-4, kl="constant", kl_weight=case.settings.kl_weight)
-        bp.fit(smaller, data, settings, callbacks=[KeepPruned()])
+    smaller, _ = bp.prune(model, sparsity=wanted.sparsity, granularity=wanted.granularity, scope=wanted.scope)
+    if wanted.epochs:
+        settings = bp.Settings(wanted.epochs, wanted.rate, kl="constant", kl_weight=case.settings.kl_weight)
+        smaller = kept(place, smaller, data, settings)
     normalized = any("normalization" in layer.name for layer in smaller.layers)
     return bp.recalibrate(smaller, data.examples("train").batches(100)) if normalized else smaller
 
@@ -98,9 +118,10 @@ def export_draws(model: Any, path: Path) -> Path:
     return path
 
 
-def exports_of(name: str, model: Any, data: Splits, place: Path) -> dict[Path, dict[str, Any]]:
+def exports_of(name: str, model: Any, data: Splits, runs: Path) -> dict[Path, dict[str, Any]]:
     """Everything of one network that is compared, with what its rows say of it; the two bases first."""
     about = {"network": name, "sparsity": 0.0, "granularity": "", "retrained": 0}
+    place = runs / f"{name}-exports"
     shutil.rmtree(place, ignore_errors=True)
     made = {export_draws(model, place / "draws"): about | {"predictive": "draws", "format": "savedmodel"}}
 
@@ -111,10 +132,11 @@ def exports_of(name: str, model: Any, data: Splits, place: Path) -> dict[Path, d
 
     add("dense", model, about, kernels="dense")
     add("dense-litert", model, about, format="litert")
-    for sparsity, granularity, epochs in CASES[name].pruned:
-        smaller = pruned(model, data, CASES[name], sparsity, granularity, epochs)
-        facts = about | {"sparsity": sparsity, "granularity": granularity, "retrained": epochs}
-        label = f"{granularity}-{sparsity:g}"
+    for wanted in CASES[name].pruned:
+        label = f"{wanted.granularity}-{wanted.sparsity:g}"
+        smaller = pruned(runs / f"{name}-{label}", model, data, CASES[name], wanted)
+        facts = about | {key: getattr(wanted, key) for key in ("sparsity", "granularity", "scope")}
+        facts |= {"retrained": wanted.epochs}
         add(f"{label}-mean", smaller, facts)
         add(f"{label}-mean-half", smaller, facts, float16=True)
         add(f"{label}-litert", smaller, facts, format="litert")
@@ -130,7 +152,7 @@ def rows_of(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows of one network."""
     data = bp.load(CASES[name].dataset, data_dir=arguments.data_dir, batch_size=64 if name != "mlp" else 100)
     model = trained(name, data, arguments.runs)
-    made = exports_of(name, model, data, arguments.runs / f"{name}-exports")
+    made = exports_of(name, model, data, arguments.runs)
     test = data.examples("test")
     measured = reload(list(made), test.x, BATCHES, arguments.rounds)
     rows = []

@@ -11,7 +11,7 @@ from tfp_bprune import prune, strip
 from tfp_bprune.data import Info
 from tfp_bprune.export import compact
 from tfp_bprune.models import build
-from tfp_bprune.prune.groups import unit_scores, units_of
+from tfp_bprune.prune.groups import Units, ranks_by_layer, unit_scores, units_of
 from tfp_bprune.prune.select import prunable_weights
 from tfp_bprune.types import PruneError
 
@@ -59,9 +59,29 @@ def test_unknown_aggregate_and_scope_are_refused() -> None:
     with pytest.raises(PruneError, match="aggregate"):
         prune(model, sparsity=0.5, granularity="unit", aggregate="median")  # type: ignore[arg-type]
     with pytest.raises(PruneError, match="scope"):
-        prune(model, sparsity=0.5, granularity="unit", scope="layer")
+        prune(model, sparsity=0.5, granularity="unit", scope="column")  # type: ignore[arg-type]
     with pytest.raises(PruneError, match="sparsity"):
         prune(model, sparsity=1.0, granularity="unit")
+
+
+@pytest.mark.parametrize(("name", "shape", "options"), CASES)
+def test_by_layer_all_layers_lose_the_same_part_of_their_units(name: str, shape: Any, options: Any) -> None:
+    pruned, _ = prune(network(name, shape, options), sparsity=0.6, granularity="unit", scope="layer")
+    parts = []
+    for layer in pruned.layers[:-1]:  # the outputs stay
+        if hasattr(layer, "kernel_posterior"):
+            left = layer.kernel_posterior.mask.numpy().reshape(-1, layer.kernel_posterior.mask.shape[-1]).any(0)
+            parts.append((1 - left.mean(), 1 / len(left)))
+    gone, one_unit = np.transpose(parts)
+    assert gone.min() > 0.2
+    # One part t for all: layer l has lost between t and t + 1 / units of l.
+    assert (gone - one_unit).max() <= gone.min() + 1e-9
+
+
+def test_by_layer_the_weakest_units_of_each_go_first() -> None:
+    units = Units({"a": np.arange(4), "b": np.arange(4, 10)}, {}, 10, np.arange(10) != 9)
+    scores = np.array([4, 3, 2, 1, 50, 10, 40, 20, 30, 0.0])
+    np.testing.assert_allclose(ranks_by_layer(units, scores), [0.75, 0.5, 0.25, 0, 0.8, 0, 0.6, 0.2, 0.4, np.inf])
 
 
 @pytest.mark.parametrize("aggregate", ["norm", "mean", "max"])

@@ -139,6 +139,20 @@ def _mean(side: _Totals) -> np.ndarray:
 _AGGREGATES: dict[str, Callable[[_Totals], np.ndarray]] = {"norm": _norm, "mean": _mean, "max": lambda side: side.best}
 
 
+def ranks_by_layer(units: Units, scores: np.ndarray) -> np.ndarray:
+    """The part of a layer's removable units that score lower than each; [labels], in [0, 1).
+
+    Removed in this order, all layers lose the same part of their units (Li et al. 2017, arXiv 1608.08710, section 3.2).
+    Layers that a residual addition ties count as one.
+    """
+    ranks = np.full(units.count, np.inf)
+    for label in units.made.values():
+        mine = np.unique(label[units.removable[label] & np.isinf(ranks[label])])
+        order = np.argsort(np.argsort(scores[mine], kind="stable"), kind="stable")
+        ranks[mine] = order / max(len(mine), 1)
+    return ranks
+
+
 def unit_masks(units: Units, scores: np.ndarray, sparsity: float, masks: Arrays) -> dict[str, np.ndarray]:
     """Masks without the fewest lowest-scored units that leave at least `sparsity` of all weights gone.
 
@@ -146,7 +160,7 @@ def unit_masks(units: Units, scores: np.ndarray, sparsity: float, masks: Arrays)
     reached.
 
     Args:
-      scores: from `unit_scores`.
+      scores: from `unit_scores`, or `ranks_by_layer` of them.
       sparsity: fraction of the weights, in [0, 1).
       masks: what is left now, by tensor name; what is gone stays gone and counts.
     """

@@ -30,16 +30,25 @@ def masks_at_sparsity(
       PruneError: sparsity is not in [0, 1), or a score is NaN.
     """
     check_sparsity(sparsity)
+    check_scope(scope)
     scores = _ranked(scores, before)
     if scope == "layer":
         return {name: _keep_highest(s.ravel(), sparsity).reshape(s.shape) for name, s in scores.items()}
-    if scope != "global":
-        raise PruneError(f"scope must be 'global' or 'layer', got {scope!r}")
     kept = _keep_highest(np.concatenate([s.ravel() for s in scores.values()]), sparsity)
     ends = np.cumsum([s.size for s in scores.values()])
     return {
         name: part.reshape(s.shape) for (name, s), part in zip(scores.items(), np.split(kept, ends[:-1]), strict=True)
     }
+
+
+def check_scope(scope: str) -> None:
+    """Refuses an unknown scope.
+
+    Raises:
+      PruneError: it is neither "global" nor "layer".
+    """
+    if scope not in ("global", "layer"):
+        raise PruneError(f"scope must be 'global' or 'layer', got {scope!r}")
 
 
 def check_sparsity(sparsity: float) -> None:

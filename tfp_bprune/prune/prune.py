@@ -34,7 +34,8 @@ def prune(
       threshold: or remove what scores below this (an SNR, or a magnitude).
       criterion: "snr", |mu| / sigma (Blundell et al. 2015, section 5.1), or "magnitude", |mu| (Han et al. 2015); by
         default the first, and the second for a model without any Bayesian layer.
-      scope: "global" ranks all layers together, "layer" each by itself.
+      scope: "global" ranks all layers together, "layer" each by itself: every layer loses the same part of its weights,
+        or of its units.
       include_bias: whether Bayesian biases are prunable too, with granularity "weight".
       granularity: "weight", or "unit" for whole neurons and filters, which makes the network smaller and faster and
         not only sparser; `sparsity` is then the least fraction of weights to remove.

@@ -81,9 +81,8 @@ def _choose_units(
     scope: Scope,
     aggregate: Aggregate,
 ) -> tuple[dict[str, np.ndarray], float, int]:
-    """Masks, the lowest score of a unit that stays, and how many of those that stay have the highest that went."""
-    if scope != "global":
-        raise PruneError(f"units are ranked together: expected scope 'global', got {scope!r}")
+    """Masks, the lowest score of a unit that stays, and how many that stay have the highest that went (0 by layer)."""
+    masks.check_scope(scope)
     if sparsity is not None:
         masks.check_sparsity(sparsity)
     units = groups.units_of(model, {name: w.loc for name, w in weights.items()})
@@ -91,14 +90,15 @@ def _choose_units(
     scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if criterion == "snr" else None
     scores = groups.unit_scores(units, locs, scales, before, aggregate)
     if sparsity is not None:
-        chosen = groups.unit_masks(units, scores, sparsity, before)
+        ranks = scores if scope == "global" else groups.ranks_by_layer(units, scores)
+        chosen = groups.unit_masks(units, ranks, sparsity, before)
     else:
         chosen = groups.masks_without_units_below(units, scores, threshold or 0.0, before)
     stays = np.zeros(units.count, bool)
     for name, label in units.made.items():
         stays[label[chosen[name].reshape(-1, len(label)).any(0)]] = True
     kept, gone = scores[stays & units.removable], scores[~stays & units.removable]
-    tied = int(np.count_nonzero(kept == gone.max())) if gone.size else 0
+    tied = int(np.count_nonzero(kept == gone.max())) if gone.size and scope == "global" else 0
     return chosen, float(kept.min()) if kept.size else float("inf"), tied
 
 
