@@ -18,11 +18,11 @@ SHAPE = (40, 30)
 
 
 def pruned(sparsity: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Means and variances of which the same entries are left."""
+    """Means and scales of which the same entries are left."""
     rng = np.random.default_rng(seed)
     left = rng.random(SHAPE) >= sparsity
-    loc, variance = rng.normal(size=SHAPE) * left, rng.uniform(0.1, 1, SHAPE) * left
-    return loc.astype(np.float32), variance.astype(np.float32)
+    loc, scale = rng.normal(size=SHAPE) * left, rng.uniform(0.1, 1, SHAPE) * left
+    return loc.astype(np.float32), scale.astype(np.float32)
 
 
 def products(kernel: DenseKernel, x: np.ndarray) -> list[np.ndarray]:
@@ -35,21 +35,21 @@ def products(kernel: DenseKernel, x: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.95, 0.999, 1.0])
 @pytest.mark.parametrize("lowering", [Lowering("dense"), Lowering("sparse"), Lowering("auto"), FOR_CONVERTERS])
 def test_every_form_gives_the_product(sparsity: float, lowering: Lowering) -> None:
-    loc, variance = pruned(sparsity)
-    kernel = DenseKernel(loc, variance, lowering)
+    loc, scale = pruned(sparsity)
+    kernel = DenseKernel(loc, scale, lowering)
     assert kernel.stored == np.count_nonzero(loc)
     for batch in (0, 1, 5, 70):
         x = np.random.default_rng(1).normal(size=(batch, SHAPE[0])).astype(np.float32)
-        for found, weights in zip(products(kernel, x), (loc, loc**2, variance), strict=True):
+        for found, weights in zip(products(kernel, x), (loc, loc**2, scale**2), strict=True):
             np.testing.assert_allclose(found, x @ weights, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("below", [False, True])
 def test_both_forms_take_turns_by_batch(below: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    loc, variance = pruned(0.9)
+    loc, scale = pruned(0.9)
     limit = BATCHES[3]
     monkeypatch.setattr(kernels, "choose", lambda *_: Choice(below, limit))
-    kernel = DenseKernel(loc, variance, Lowering())
+    kernel = DenseKernel(loc, scale, Lowering())
     for batch in (1, limit - 1, limit, limit + 1):
         x = np.random.default_rng(1).normal(size=(batch, SHAPE[0])).astype(np.float32)
         np.testing.assert_allclose(products(kernel, x)[0], x @ loc, rtol=1e-4, atol=1e-4)
@@ -69,11 +69,22 @@ def uses_sparse(kernel: DenseKernel, batch: int) -> bool:
 
 @pytest.mark.parametrize("form", ["dense", "sparse"])
 def test_weights_in_half_the_bytes_are_rounded_once(form: Any) -> None:
-    loc, variance = pruned(0.8)
+    loc, scale = pruned(0.8)
     loc[0, 0] = 1e6  # beyond float16's range: its largest stands for it
-    kernel = DenseKernel(loc, variance, Lowering(form, "float16"))
+    kernel = DenseKernel(loc, scale, Lowering(form, "float16"))
     expected = np.clip(loc, -65504, 65504).astype(np.float16).astype(np.float32)
     np.testing.assert_allclose(products(kernel, np.eye(SHAPE[0], dtype=np.float32))[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.95])
+def test_small_scales_survive_half_the_bytes(form: Any, sparsity: float) -> None:
+    """Their squares would be 0 in float16, which ends at 6e-8."""
+    loc, scale = pruned(sparsity)
+    scale *= 1e-4
+    kernel = DenseKernel(loc, scale, Lowering(form, "float16"))
+    found = products(kernel, np.eye(SHAPE[0], dtype=np.float32))[2]
+    np.testing.assert_allclose(found, scale.astype(np.float64) ** 2, rtol=2 * 2.0**-8, atol=1e-14)
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])
@@ -86,3 +97,5 @@ def test_what_is_held_is_read_back(storage: Any, sparsity: float, shape: tuple[i
     np.testing.assert_array_equal(read(kept), array.astype(storage).astype(np.float32))
     assert isinstance(kept, Decoded) == (sparsity > 0 or storage == "float16")
     np.testing.assert_array_equal(read(held(array, FOR_CONVERTERS)), array)
+    squares = read(held(array, Lowering(storage=storage), squared=True))
+    np.testing.assert_array_equal(squares, np.square(array.astype(storage).astype(np.float32)))

@@ -11,9 +11,10 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.export.cost import Choice, Costs, Kernels, choose
-from tfp_bprune.export.stored import Decoded, Packed, Storage, digest, narrowed
+from tfp_bprune.export.stored import Decoded, Packed, Storage, digest, narrowed, widened
 from tfp_bprune.export.value import Value
 
+_SCALE = 1  # its place among the arrays of a kernel
 _GRAPH = 8192  # bytes of the operations that make a packed array ready
 
 
@@ -44,12 +45,12 @@ class DenseKernel(tf.Module):
 
     Args:
       loc: the means.
-      variance: of each weight; None where weights are certain.
+      scale: standard deviation of each weight; None where weights are certain.
     """
 
-    def __init__(self, loc: np.ndarray, variance: np.ndarray | None, lowering: Lowering) -> None:
+    def __init__(self, loc: np.ndarray, scale: np.ndarray | None, lowering: Lowering) -> None:
         super().__init__()
-        arrays = [loc] if variance is None else [loc, variance]
+        arrays = [loc] if scale is None else [loc, scale]
         pattern = np.logical_or.reduce([array != 0 for array in arrays])
         self.shape, self.stored = loc.shape, int(pattern.sum())
         self.choice: Choice = choose(lowering.kernels, loc.shape, self.stored, lowering.costs, lowering.by_batch)
@@ -64,15 +65,17 @@ class DenseKernel(tf.Module):
         if uses_sparse:
             self._indices = ready(packed.indices, f"indices-{packed.key}", packed, lowering)
             self._values = [
-                ready(partial(packed.entries, i), f"entries-{i}-{packed.key}", packed, lowering)
+                ready(partial(packed.entries, i, squared=i == _SCALE), f"entries-{i}-{packed.key}", packed, lowering)
                 for i in range(len(arrays))
             ]
 
     def _dense_form(self, which: int, array: np.ndarray, lowering: Lowering) -> Any:
         packed = self.packed
         if packed is None:
-            return held(array, lowering)
-        return Decoded(lambda: tf.transpose(packed.matrix(which)), f"dense-{which}-{packed.key}", packed)
+            return held(array, lowering, squared=which == _SCALE)
+        return Decoded(
+            lambda: tf.transpose(packed.matrix(which, squared=which == _SCALE)), f"dense-{which}-{packed.key}", packed
+        )
 
     def by_mean(self, inputs: Value, of: Any) -> Any:
         """The tensor `of`, which lies as `inputs` do, times the means."""
@@ -108,16 +111,21 @@ class DenseKernel(tf.Module):
         return tf.cond(tf.shape(of)[1] < self.choice.limit, below, beyond)
 
 
-def held(array: np.ndarray, lowering: Lowering) -> Any:
-    """An array [..., out] as a variable, or as what takes fewer bytes in a file and is made ready at load."""
+def held(array: np.ndarray, lowering: Lowering, *, squared: bool = False) -> Any:
+    """An array [..., out] as a variable, or as what takes fewer bytes in a file and is made ready at load.
+
+    Args:
+      squared: its squares are wanted. Files hold the array itself: float16 has no squares of numbers below 2.4e-4.
+    """
     flat = array.reshape(-1, array.shape[-1])
     packed = Packed(flat != 0, [flat], lowering.storage)
+    name = f"{'squares' if squared else 'array'}-{array.shape}"
     if lowering.at_load and packed.nbytes + _GRAPH < array.size * np.dtype(lowering.storage).itemsize:
-        return Decoded(lambda: tf.reshape(packed.matrix(0), array.shape), f"array-{array.shape}-{packed.key}", packed)
+        return Decoded(lambda: tf.reshape(packed.matrix(0, squared), array.shape), f"{name}-{packed.key}", packed)
     if lowering.storage == "float32" or not lowering.at_load:
-        return tf.Variable(array, trainable=False)
+        return tf.Variable(np.square(array) if squared else array, trainable=False)
     stored = tf.Variable(narrowed(array, lowering.storage), trainable=False)
-    return Decoded(lambda: tf.cast(stored, tf.float32), f"half-{digest(array)}", stored)
+    return Decoded(lambda: widened(stored, squared), f"half-{name}-{digest(array)}", stored)
 
 
 def read(kept: Any) -> Any:

@@ -34,7 +34,7 @@ class Linear(tf.Module):
         self.stream, self.activation = layer.name, layer.activation
         q = layer.kernel_posterior if isinstance(layer, Variational) else None
         self.loc = q.loc.numpy() if q is not None else layer.kernel.numpy()
-        self.variance = None if q is None else np.square(q.scale.numpy())
+        self.scale = None if q is None else q.scale.numpy()
         bias_q = layer.bias_posterior if isinstance(layer, Variational) else None
         self.bias = bias_q.loc.numpy() if bias_q is not None else (layer.bias.numpy() if layer.use_bias else None)
         self.bias_variance = None if bias_q is None else np.square(bias_q.scale.numpy())
@@ -96,7 +96,7 @@ class LoweredDense(Linear):
 
     def __init__(self, layer: Any, lowering: Lowering) -> None:
         super().__init__(layer)
-        self.kernel = DenseKernel(self.loc, self.variance, lowering)
+        self.kernel = DenseKernel(self.loc, self.scale, lowering)
 
     def laid(self, inputs: Value) -> Value:
         """Columns for a sparse kernel."""
@@ -122,7 +122,7 @@ class LoweredPositions(Linear):
         super().__init__(layer)
         self._apply = _operation(layer)
         self._loc = held(self.loc, lowering)
-        self._variance = held(self.variance, lowering) if self.variance is not None else None
+        self._variance = None if self.scale is None else held(self.scale, lowering, squared=True)
 
     def patches(self, inputs: Any) -> Any:
         """What each position reads: [batch, positions, kernel entries without the last axis]."""

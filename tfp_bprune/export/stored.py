@@ -71,15 +71,15 @@ class Packed(tf.Module):
         places = self._places()
         return tf.stack([places // self.shape[1], places % self.shape[1]], axis=1)
 
-    def entries(self, which: int) -> Any:
-        """The entries [places] of one matrix as a float32 tensor."""
-        return tf.cast(self._values[which], tf.float32)
+    def entries(self, which: int, squared: bool = False) -> Any:
+        """The entries [places] of one matrix, or their squares, as a float32 tensor."""
+        return widened(self._values[which], squared)
 
-    def matrix(self, which: int) -> Any:
-        """One matrix, dense: [rows, columns]."""
+    def matrix(self, which: int, squared: bool = False) -> Any:
+        """One matrix, or the squares of its entries, dense: [rows, columns]."""
         rows, columns = self.shape
         size = tf.constant([rows * columns], tf.int64)
-        flat = tf.scatter_nd(self._places()[:, None], self.entries(which), size)
+        flat = tf.scatter_nd(self._places()[:, None], self.entries(which, squared), size)
         return tf.reshape(flat, self.shape)
 
     def _places(self) -> Any:
@@ -92,6 +92,12 @@ class Packed(tf.Module):
 def narrowed(array: np.ndarray, storage: Storage) -> np.ndarray:
     """The numbers in the type of `storage`; those beyond float16's range become its largest."""
     return array.astype(np.float32) if storage == "float32" else np.clip(array, -_MOST, _MOST).astype(np.float16)
+
+
+def widened(stored: Any, squared: bool = False) -> Any:
+    """What files hold as float32, or its squares."""
+    wide = tf.cast(stored, tf.float32)
+    return tf.square(wide) if squared else wide
 
 
 def digest(*arrays: np.ndarray) -> str:
