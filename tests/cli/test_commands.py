@@ -197,7 +197,9 @@ def test_labels_are_short_and_differ() -> None:
 
 def test_export_and_inspect(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "served"
-    made = answer("export", tiny_run, "--out", out, "--predictive", "sampled", "--samples", 3, "--seed", 5)
+    made = answer(
+        "export", tiny_run, "--out", out, "--predictive", "sampled", "--samples", 3, "--seed", 5, "--no-score"
+    )
     assert (made["samples"], made["draw_seed"], made["dataset"]) == (3, 5, "digits")
     assert made["seed"] == 0  # the training's
     seen = answer("inspect", out)
@@ -282,11 +284,11 @@ def test_an_export_without_data_at_hand_is_not_scored(
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "litert"])
-def test_another_format_is_exported_scored_and_timed(
+def test_another_format_is_exported_then_scored_and_timed(
     answer: Answer, tiny_run: Path, tmp_path: Path, file_format: str
 ) -> None:
     out = tmp_path / "served"
-    made = answer("export", tiny_run, "--out", out, "--format", file_format)
+    made = answer("export", tiny_run, "--out", out, "--format", file_format, "--no-score")
     assert made["export_format"] == file_format
     assert answer("evaluate", out)["nll"] == pytest.approx(answer("evaluate", tiny_run)["nll"], rel=1e-4)
     (row,) = answer("bench", out, "--batch", 2, "--rounds", 2, "--threads", 1)["rows"]

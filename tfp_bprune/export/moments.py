@@ -15,8 +15,8 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.export.value import Value
-from tfp_bprune.layers import GaussianOutput, StatelessDropout
-from tfp_bprune.models.channels import is_elementwise
+from tfp_bprune.layers import GaussianOutput
+from tfp_bprune.models.channels import IDENTITIES, is_elementwise
 from tfp_bprune.models.convert import activation_name
 from tfp_bprune.types import ExportError
 
@@ -26,10 +26,6 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 _LEAST = 1e-20
 _ROOT_TWO_PI = math.sqrt(2 * math.pi)
 
-IDENTITIES = (
-    _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D, _L.GaussianNoise, StatelessDropout,
-    _L.ActivityRegularization,
-)  # fmt: skip
 _MOVES = tuple(
     getattr(_L, name)
     for name in (

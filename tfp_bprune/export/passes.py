@@ -10,7 +10,7 @@ from tfp_bprune.export import moments
 from tfp_bprune.export.lower import Linear, LoweredDense, LoweredPositions
 from tfp_bprune.export.value import Value
 from tfp_bprune.layers import noise
-from tfp_bprune.models.channels import ACTIVATIONS, is_elementwise
+from tfp_bprune.models.channels import ACTIVATIONS, IDENTITIES, is_elementwise
 from tfp_bprune.models.convert import activation_name
 
 _L = keras.layers
@@ -218,7 +218,7 @@ def called(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> 
     """The layer's own call, on rows; layers that look at each number by itself take columns too."""
     values = [value for value in tf.nest.flatten((arguments, keywords)) if isinstance(value, Value)]
     drawn = any(value.drawn for value in values)
-    if isinstance(layer, moments.IDENTITIES):
+    if isinstance(layer, IDENTITIES):
         return values[0]
     if isinstance(layer, ACTIVATIONS) and is_elementwise(layer):
         return Value(layer(values[0].mean), None, values[0].columns, drawn)

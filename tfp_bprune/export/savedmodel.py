@@ -86,22 +86,11 @@ def export(
     storage: Storage = "float16" if float16 else "float32"
     lowering = Lowering(kernels, storage, costs or Costs()) if served else FOR_CONVERTERS
     predictor = Predictor(model, predictive, samples, seed, lowering, error_rate)
-    about: Json = {
-        "kind": "export",
-        "export_format": format,
-        "network": model.name,
-        "task": predictor.task,
-        "predictive": predictive,
-    }
+    about = _about(model, predictor, predictive, lowering, float16) | {"export_format": format, **(facts or {})}
     if predictive == "sampled":
         about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
     if error_rate is not None:
         about["error_rate"] = error_rate
-    about |= {"input_shape": list(model.input_shape[1:]), **describe(adopt(model)), **(facts or {})}
-    if served:
-        _add_products(about, predictor, lowering.costs)
-    if float16:
-        about["float16"] = True
     with _aside(path) as folder:
         place = folder / FILES[format]
         _write(predictor, model.name, place, format, float16)
@@ -110,12 +99,18 @@ def export(
         return run.manifest
 
 
-def _add_products(about: Json, predictor: Predictor, costs: Costs) -> None:
-    """Adds to a manifest's entries how each dense layer is multiplied, and the costs that this was chosen by."""
-    about["costs"] = asdict(costs)
-    for name, product in predictor.products().items():
-        if name in about["layers"]:
-            about["layers"][name] |= product
+def _about(model: Any, predictor: Predictor, predictive: Predictive, lowering: Lowering, float16: bool) -> Json:
+    """What a manifest says of the network; of a SavedModel also how each dense layer is multiplied, and by which costs."""
+    about: Json = {"kind": "export", "network": model.name, "task": predictor.task, "predictive": predictive}
+    about |= {"input_shape": list(model.input_shape[1:]), **describe(adopt(model))}
+    if float16:
+        about["float16"] = True
+    if lowering.at_load:
+        about["costs"] = asdict(lowering.costs)
+        for name, product in predictor.products().items():
+            if name in about["layers"]:
+                about["layers"][name] |= product
+    return about
 
 
 def check_new(path: Path) -> None:

@@ -31,11 +31,10 @@ class Decoded(tf.saved_model.experimental.TrackableResource):
         super().__init__(device="CPU")
         self._decode, self._key = decode, key
         self._track_trackable(stored, "stored")
-        value = decode()
-        self._dtype, self._shape = value.dtype, value.shape
         with tf.init_scope():
-            self._handle = self.resource_handle
-            self._initialize()
+            value = decode()
+            self._dtype, self._shape = value.dtype, value.shape
+            tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=value)
 
     def _create_resource(self) -> Any:
         return tf.raw_ops.VarHandleOp(dtype=self._dtype, shape=self._shape, shared_name=self._key)

@@ -24,8 +24,9 @@ _POOLING = tuple(
     for kind in ("Max", "Average", "GlobalMax", "GlobalAverage")
     for rank in (1, 2, 3)
 )
-_IDENTITIES = (
+IDENTITIES = (  # outside training
     _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D, _L.GaussianNoise, StatelessDropout,
+    _L.ActivityRegularization,
 )  # fmt: skip
 _ELEMENTWISE = {
     "linear", "relu", "relu6", "elu", "selu", "gelu", "tanh", "sigmoid", "hard_sigmoid", "swish", "silu", "softplus",
@@ -131,7 +132,7 @@ def keeps_channels(step: Step) -> bool:
         return is_elementwise(layer)
     if isinstance(layer, _POOLING):
         return layer.data_format == "channels_last"
-    return isinstance(layer, _IDENTITIES) or is_normalization(step)
+    return isinstance(layer, IDENTITIES) or is_normalization(step)
 
 
 def positions(step: Step, channels: int) -> int:
