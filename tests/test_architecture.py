@@ -15,6 +15,7 @@ import tfp_bprune
 PACKAGE = Path(tfp_bprune.__file__).parent
 STATIONS = (
     "augment",
+    "info",
     "data",
     "layers",
     "models",

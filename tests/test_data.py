@@ -12,14 +12,15 @@ import tensorflow_datasets as tfds
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tfp_bprune.data import Info, Splits, from_arrays, load
+from tfp_bprune.data import Splits, from_arrays, load
+from tfp_bprune.info import Info, info_of
 from tfp_bprune.types import DataError
 
 
 def numbered(n: int, batch_size: int = 4, validation_fraction: float = 0.0, seed: int = 0) -> Splits:
     """Examples whose value is their number, so that each can be told apart."""
     x = np.arange(n, dtype=np.float32).reshape(-1, 1)
-    info = Info("numbered", "classification", (1,), 2)
+    info = Info("numbered", "classification", (1,), max(n, 1))
     return from_arrays((x, np.arange(n)), (x, np.arange(n)), info, batch_size, validation_fraction, seed)
 
 
@@ -282,3 +283,53 @@ def test_a_dataset_with_one_split_is_parted_not_read_twice(shades: Any) -> None:
 def test_what_is_no_image_classification_is_refused(shades: Any) -> None:
     with pytest.raises(DataError, match="is not an image classification"):
         load(*shades("captions"))
+
+
+def test_arrays_describe_themselves() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal([3.0, -50.0, 7.0], [0.1, 20.0, 0.0], (200, 3))
+    info = info_of(table, np.arange(200) % 4)
+    assert (info.task, info.input_shape, info.classes) == ("classification", (3,), 4)
+    scaled = table * info.scale + info.offset
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(scaled.std(0), [1, 1, 0], atol=1e-9)  # a constant feature says nothing
+    images = rng.integers(0, 256, (20, 4, 4, 1), np.uint8)
+    info = info_of(images, rng.normal(size=20))
+    assert (info.task, info.input_shape, info.classes) == ("regression", (4, 4, 1), 1)
+    scaled = images * info.scale + info.offset
+    np.testing.assert_allclose([scaled.mean(), scaled.std()], [0, 1], atol=1e-9)
+
+
+def test_arrays_need_no_description() -> None:
+    x, y = np.random.default_rng(0).normal(5, 3, (40, 2)), np.arange(40) % 3
+    data = from_arrays((x[:30], y[:30]), (x[30:], y[30:]))
+    assert (data.info.name, data.info.input_shape, data.info.classes) == ("arrays", (2,), 3)
+    np.testing.assert_allclose((x[:30] * data.info.scale + data.info.offset).mean(0), 0, atol=1e-9)
+
+
+_X, _Y = np.ones((6, 2)), np.arange(6) % 2
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "said"),
+    [
+        (_X, _Y[:5], r"expected \[n, ...\] and \[n\]"),
+        (_X[:, 0], _Y, r"expected \[n, ...\] and \[n\]"),
+        (np.full((6, 2), np.nan), _Y, "examples that are NaN or infinite"),
+        (_X, np.full(6, np.inf), "targets that are NaN or infinite"),
+        (_X, _Y - 1, "classes from -1 to 0: expected 0 to 0"),
+        (_X, _Y.astype(str), "targets of type <U21: expected numbers"),
+        (_X[:0], _Y[:0], "no examples"),
+    ],
+)
+def test_arrays_that_cannot_be_trained_on_are_refused(x: np.ndarray, y: np.ndarray, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        info_of(x, y)
+
+
+def test_test_examples_must_be_as_the_training_examples() -> None:
+    for test, said in (((_X[:, :1], _Y), "expected \\(2,\\)"), ((_X, _Y + 1), "classes from 1 to 2: expected 0 to 1")):
+        with pytest.raises(DataError, match=said):
+            from_arrays((_X, _Y), test, validation_fraction=0)
+    with pytest.raises(DataError, match="of type float64: expected whole numbers"):
+        from_arrays((_X, _Y / 1), (_X, _Y), Info("mine", "classification", (2,), 2), validation_fraction=0)

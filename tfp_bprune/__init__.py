@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from tfp_bprune.evaluate import reload as reload
     from tfp_bprune.evaluate import sweep as sweep
     from tfp_bprune.export import export as export
+    from tfp_bprune.info import Info as Info
+    from tfp_bprune.info import info_of as info_of
     from tfp_bprune.layers import NormalPrior as NormalPrior
     from tfp_bprune.layers import ScaleMixturePrior as ScaleMixturePrior
     from tfp_bprune.models import bayesianize as bayesianize
@@ -32,6 +34,7 @@ __all__ = _attach(
     __name__,
     {
         "data": ("from_arrays", "load"),
+        "info": ("Info", "info_of"),
         "layers": ("NormalPrior", "ScaleMixturePrior"),
         "models": ("bayesianize", "build", "load_model", "recalibrate", "save_model", "strip"),
         "train": ("Horovod", "Settings", "compile_model", "distribute", "distributed_callbacks", "fit"),

@@ -17,37 +17,13 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.augment import augment, check_augmentation, draws
-from tfp_bprune.types import Augmentation, DataError, Task
+from tfp_bprune.info import Info, check_arrays, info_of
+from tfp_bprune.types import Augmentation, DataError
 
 EMBEDDED = ("digits", "diabetes")
 _EVALUATION_BATCH = 1000
 _HELD_OUT = 0.2  # of the examples of a dataset that comes without a test split
 _FIXED_SEED = 20200525  # what is held out never depends on the user's seed
-
-
-@dataclass(frozen=True)
-class Info:
-    """What a network needs to know of its data.
-
-    Attributes:
-      name: dataset name.
-      task: `"classification"` or `"regression"`.
-      input_shape: shape of one example, without the batch.
-      classes: number of classes; 1 for regression.
-      scale, offset: the network's first step is `x * scale + offset`; scalars for images, one per feature for tables.
-      target_loc, target_scale: mean and standard deviation of the training targets (regression).
-      fingerprint: SHA-256 over all examples, in their order.
-    """
-
-    name: str
-    task: Task
-    input_shape: tuple[int, ...]
-    classes: int
-    scale: float | tuple[float, ...] = 1.0
-    offset: float | tuple[float, ...] = 0.0
-    target_loc: float = 0.0
-    target_scale: float = 1.0
-    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -212,13 +188,22 @@ def load(
 def from_arrays(
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
-    info: Info,
+    info: Info | None = None,
     batch_size: int = 100,
     validation_fraction: float = 0.1,
     seed: int = 0,
     augmentation: Augmentation = "none",
 ) -> Splits:
-    """Splits made of arrays in memory; arguments and errors as in `load`."""
+    """Splits made of arrays in memory; further arguments and errors as in `load`.
+
+    Args:
+      train: examples [n, ...] in their raw units and targets [n], of which the validation split is taken.
+      test: the same, for final numbers only.
+      info: what a network needs to know of them; by default `info_of(*train)`: whole-number targets are classes.
+    """
+    info = info_of(*train) if info is None else info
+    for split in (train, test):
+        check_arrays(*split, info)
     if not 0 <= validation_fraction < 1:
         raise DataError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
     check_augmentation(augmentation, info.input_shape)
