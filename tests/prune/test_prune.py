@@ -13,7 +13,7 @@ from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.data import Splits
 from tfp_bprune.layers import Conv2DFlipout, DenseFlipout, DenseReparameterization, variational_layers
 from tfp_bprune.models import load_model, save_model, strip
-from tfp_bprune.prune import Report, prune
+from tfp_bprune.prune import Report, prune, scores_of
 from tfp_bprune.train import Settings, fit
 from tfp_bprune.types import BpruneError, PruneError
 
@@ -101,6 +101,20 @@ def test_sparsity_and_the_threshold_that_it_reports_are_equivalent(mlp: Build) -
     for name, mask in masks_of(by_sparsity).items():
         np.testing.assert_array_equal(masks_of(by_threshold)[name], mask)
     assert (again.pruned, again.threshold, report.ties) == (report.pruned, report.threshold, 0)
+
+
+@pytest.mark.parametrize("criterion", ["snr", "magnitude"])
+def test_scores_are_what_prune_ranks_by(mlp: Build, criterion: Any) -> None:
+    model = mlp()
+    scores = scores_of(model, criterion)
+    pruned, report = prune(model, sparsity=0.7, criterion=criterion)
+    masks = masks_of(pruned)
+    assert scores.keys() == masks.keys()
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(scores[name] >= report.threshold, mask)
+        np.testing.assert_array_equal(scores_of(pruned, criterion)[name], np.where(mask, scores[name], 0))
+    with pytest.raises(PruneError, match="unknown criterion 'noise': expected one of snr, magnitude"):
+        scores_of(model, "noise")  # type: ignore[arg-type]
 
 
 def test_the_original_stays_as_it_is(mlp: Build, images: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.layers import Variational
-from tfp_bprune.models.convert import is_raw, kind_of, refuse_equal_names
+from tfp_bprune.models.convert import adopt, is_raw, kind_of, refuse_equal_names
 from tfp_bprune.prune import groups, masks
 from tfp_bprune.prune.report import LayerSparsity, Report
 from tfp_bprune.prune.scores import CRITERIA
@@ -46,8 +46,7 @@ def choose_masks(
     if (sparsity is None) == (threshold is None):
         raise PruneError(f"give either sparsity or threshold, got sparsity={sparsity} and threshold={threshold}")
     criterion = criterion or default_criterion(model)
-    if criterion not in CRITERIA:
-        raise PruneError(f"unknown criterion {criterion!r}: expected one of {', '.join(CRITERIA)}")
+    _check_criterion(criterion)
     weights = prunable_weights(model, criterion, include_bias)
     scores = {name: scored(name, w, criterion) for name, w in weights.items()}
     before = {name: w.mask for name, w in weights.items()}
@@ -62,6 +61,11 @@ def choose_masks(
     layers = [LayerSparsity(name, m.size, m.size - int(np.count_nonzero(m))) for name, m in chosen.items()]
     requested = {"sparsity": sparsity} if sparsity is not None else {"threshold": threshold}
     return Selection(chosen, Report(criterion, scope, granularity, requested, lowest, ties, layers))
+
+
+def _check_criterion(criterion: str) -> None:
+    if criterion not in CRITERIA:
+        raise PruneError(f"unknown criterion {criterion!r}: expected one of {', '.join(CRITERIA)}")
 
 
 def _choose_weights(
@@ -129,6 +133,24 @@ def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: boo
         hint = "; plain Keras layers have no sigma, use criterion='magnitude'" if criterion == "snr" else ""
         raise PruneError(f"model {model.name!r} has nothing to prune: expected Bayesian Dense or Conv layers{hint}")
     return found
+
+
+def scores_of(model: Any, criterion: Criterion | None = None, include_bias: bool = False) -> dict[str, np.ndarray]:
+    """What `prune` ranks by: the score of every prunable weight, by tensor name; 0 for weights that are gone.
+
+    Args:
+      model: as for `prune`; raw tfp.layers are scored as this package's would be.
+      criterion: "snr" or "magnitude", as in `prune`.
+      include_bias: whether Bayesian biases are prunable too.
+
+    Raises:
+      PruneError: unknown criterion, nothing to prune, or a weight is NaN or infinite.
+    """
+    model = adopt(model)
+    criterion = criterion or default_criterion(model)
+    _check_criterion(criterion)
+    weights = prunable_weights(model, criterion, include_bias)
+    return {name: np.where(w.mask, scored(name, w, criterion), 0.0) for name, w in weights.items()}
 
 
 def scored(name: str, weights: Weights, criterion: Criterion) -> np.ndarray:
