@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from tfp_bprune._keras import tf
 from tfp_bprune.augment import augment, check_augmentation, draws
 from tfp_bprune.info import Info, check_arrays, info_of
-from tfp_bprune.types import Augmentation, DataError
+from tfp_bprune.types import Augmentation, DataError, Json
 
 EMBEDDED = ("digits", "diabetes")
 _EVALUATION_BATCH = 1000
@@ -48,7 +48,8 @@ class Splits:
     """The three splits and how training walks through them.
 
     `train`, `valid` and `test` are `tf.data.Dataset`s for `model.fit`; `examples("train")` gives the arrays. Only what
-    `train` and `epochs` give is augmented. After `shard` they hold one worker's examples.
+    `train` and `epochs` give is augmented. After `shard` they hold one worker's examples. `request` says how `load` loads
+    them again; it is empty for arrays.
     """
 
     parts: dict[str, Split]
@@ -58,6 +59,7 @@ class Splits:
     rank: int = 0
     workers: int = 1
     augmentation: Augmentation = "none"
+    request: Json = field(default_factory=dict)
 
     def examples(self, name: str) -> Split:
         """The arrays of the split `name`: "train", "valid" or "test"."""
@@ -182,7 +184,10 @@ def load(
         train, test, info = _load_embedded(name)
     else:
         train, test, info = _load_tfds(name, _data_dir(data_dir))
-    return from_arrays(train, test, info, batch_size, validation_fraction, seed, augmentation)
+    place = None if data_dir is None else os.path.abspath(data_dir)
+    request = {"dataset": name, "data_dir": place, "validation_fraction": validation_fraction}
+    splits = from_arrays(train, test, info, batch_size, validation_fraction, seed, augmentation)
+    return replace(splits, request=request)
 
 
 def from_arrays(

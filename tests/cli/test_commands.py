@@ -16,10 +16,14 @@ import pytest
 from tfp_bprune.cli import demo, sweep
 from tfp_bprune.cli.bench import labels_of
 from tfp_bprune.cli.main import main
+from tfp_bprune.data import load
+from tfp_bprune.evaluate import reload
+from tfp_bprune.evaluate.metrics import of_outputs
 from tfp_bprune.export import cost, export
 from tfp_bprune.models import load_model, save_model
 from tfp_bprune.report import sweep_markdown
 from tfp_bprune.runs import Run
+from tfp_bprune.train import Settings, fit
 
 Answer = Callable[..., dict[str, Any]]
 QUALITY = {"accuracy", "nll", "ece", "brier", "entropy"}
@@ -96,6 +100,16 @@ def test_prune_takes_models_that_were_saved_by_hand(answer: Answer, mlp: Callabl
 def test_prune_of_a_plain_network(answer: Answer, plain_run: Path, tmp_path: Path) -> None:
     words = ["prune", plain_run, "--sparsity", 0.5, "--criterion", "magnitude", "--out", tmp_path / "out"]
     assert answer(*words)["sparsity"] == 0.5
+
+
+def test_a_run_of_python_knows_how_its_data_is_loaded(answer: Answer, mlp: Callable[..., Any], tmp_path: Path) -> None:
+    data = load("digits", batch_size=200, validation_fraction=0.3, seed=5)
+    fit(mlp(), data, Settings(epochs=1), out=tmp_path / "run", progress=False)
+    result = answer("evaluate", tmp_path / "run", "--split", "valid")
+    assert (result["dataset"], result["split"]) == ("digits", "valid")
+    export(load_model(tmp_path / "run").model, tmp_path / "export")
+    [found] = reload([tmp_path / "export"], data.examples("valid").x)
+    assert result["nll"] == pytest.approx(of_outputs(found.outputs, data.examples("valid").y)["nll"], rel=1e-6)
 
 
 def test_prune_by_unit_with_batch_normalization_measured_anew(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def fit(
       out: the run's folder, new or empty unless `resume`.
       resume: continue the run in `out` from its last epoch, or start it if it never got that far. The weights end
         bit-identical to those of a run that was never interrupted.
-      request: what else to keep in the run's `config.json`, such as how to load the data again.
+      request: what else to keep in the run's `config.json`; by default how to load the data again, which lets the commands
+        evaluate and sweep the run.
       callbacks: further Keras callbacks. Their own state is not part of a checkpoint.
       distributor: `Horovod()` under `horovodrun`.
       progress: a bar on standard error, from rank 0 alone.
@@ -119,7 +120,10 @@ def fit(
     def attempt(committed: Committed) -> list[Json]:
         mine = distributor.shard(data)
         compile_model(model, mine, settings, distributor)
-        config, going_on = _config(model, mine, settings, request or {}), committed.arrays is not None
+        config, going_on = (
+            _config(model, mine, settings, data.request if request is None else request),
+            committed.arrays is not None,
+        )
         if progress and (distributor.size > 1 or distributor.attempts_again):
             _announce(distributor, mine)
         with _open(out if distributor.rank == 0 else None, resume or going_on, config, mine) as run:
