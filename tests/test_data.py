@@ -331,5 +331,8 @@ def test_test_examples_must_be_as_the_training_examples() -> None:
     for test, said in (((_X[:, :1], _Y), "expected \\(2,\\)"), ((_X, _Y + 1), "classes from 1 to 2: expected 0 to 1")):
         with pytest.raises(DataError, match=said):
             from_arrays((_X, _Y), test, validation_fraction=0)
+    for wrong in ({"batch_size": 0}, {"seed": -1}):
+        with pytest.raises(DataError, match="must be at least"):
+            from_arrays((_X, _Y), (_X, _Y), **wrong)
     with pytest.raises(DataError, match="of type float64: expected whole numbers"):
         from_arrays((_X, _Y / 1), (_X, _Y), Info("mine", "classification", (2,), 2), validation_fraction=0)

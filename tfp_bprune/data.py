@@ -176,10 +176,7 @@ def load(
     Raises:
       DataError: the dataset is unknown, absent, not an image classification, or a split would be empty.
     """
-    if batch_size < 1:
-        raise DataError(f"batch_size must be at least 1, got {batch_size}")
-    if seed < 0:
-        raise DataError(f"seed must be at least 0, got {seed}")
+    _check_order(batch_size, seed)  # before anything that takes time
     if name in EMBEDDED:
         train, test, info = _load_embedded(name)
     else:
@@ -206,6 +203,7 @@ def from_arrays(
       test: the same, for final numbers only.
       info: what a network needs to know of them; by default `info_of(*train)`: whole-number targets are classes.
     """
+    _check_order(batch_size, seed)
     info = info_of(*train) if info is None else info
     for split in (train, test):
         check_arrays(*split, info)
@@ -233,6 +231,13 @@ def from_arrays(
         "test": Split("test", *test),
     }
     return Splits(parts, info, batch_size, seed, augmentation=augmentation)
+
+
+def _check_order(batch_size: int, seed: int) -> None:
+    if batch_size < 1:
+        raise DataError(f"batch_size must be at least 1, got {batch_size}")
+    if seed < 0:
+        raise DataError(f"seed must be at least 0, got {seed}")
 
 
 def _with_target_scale(info: Info, y: np.ndarray) -> Info:
