@@ -6,6 +6,7 @@ from tfp_bprune.train.distribute import (
     ElasticHorovod,
     Horovod,
     OneProcess,
+    detect,
     distribute,
     distributed_callbacks,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Settings",
     "StopAtNonFinite",
     "compile_model",
+    "detect",
     "distribute",
     "distributed_callbacks",
     "fit",
