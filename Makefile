@@ -8,7 +8,7 @@ UV_VERSION := 0.13.8
 TF_NEWEST := 2.21.0
 export MPLBACKEND := Agg
 
-.PHONY: help setup setup-test demo test test-slow test-newest check bench wheel clean
+.PHONY: help setup setup-test demo test test-slow test-newest check bench notebooks wheel clean
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -25,7 +25,7 @@ $(VENV)/.setup: $(BIN)/uv pyproject.toml uv.lock
 
 $(VENV)/.setup-test: $(BIN)/uv pyproject.toml uv.lock
 	@echo "setting up, Horovod's build included: a few minutes the first time"
-	$(UV) sync --quiet --frozen --inexact --extra horovod --extra formats --extra dev
+	$(UV) sync --quiet --frozen --inexact --extra horovod --extra formats --extra notebooks --extra dev
 	@touch $@ $(VENV)/.setup
 
 setup: $(VENV)/.setup             ## the package and what it needs, into .venv
@@ -43,7 +43,7 @@ test-slow: $(VENV)/.setup-test    ## the slow checks on real data; TFDS_DATA_DIR
 
 test-newest: $(BIN)/uv            ## the fast tests but Horovod's on the newest TensorFlow, in an environment of its own
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-newest
-	$(BIN)/uv pip install --quiet --no-config --python .venv-newest/bin/python -e '.[dev,formats]' tensorflow==$(TF_NEWEST) tf-keras==$(TF_NEWEST)
+	$(BIN)/uv pip install --quiet --no-config --python .venv-newest/bin/python -e '.[dev,formats,notebooks]' tensorflow==$(TF_NEWEST) tf-keras==$(TF_NEWEST)
 	.venv-newest/bin/python -m pytest -m "not slow and not horovod"
 
 check: $(VENV)/.setup-test        ## format, lint, types, and the tests that need no training
@@ -55,6 +55,9 @@ check: $(VENV)/.setup-test        ## format, lint, types, and the tests that nee
 bench: $(VENV)/.setup-test        ## the benchmarks that need no data, into benchmarks/results: minutes on a quiet machine
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/networks.py
+
+notebooks: $(VENV)/.setup-test    ## execute the notebooks in place: some minutes
+	$(BIN)/python notebooks/execute.py
 
 wheel: $(VENV)/.setup-test        ## the wheel, into dist/
 	$(BIN)/uv build --quiet --wheel
