@@ -76,6 +76,8 @@ def stable(notebook: Any) -> Any:
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", nbformat.from_dict({})
         for output in cell.get("outputs", []):
+            if output.output_type == "stream":
+                output.text = output.text.replace("\r\n", "\n")  # commands after ! run in a terminal
             if "metadata" in output:
                 output.metadata = nbformat.from_dict({})
     return notebook
