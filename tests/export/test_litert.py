@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from tests.export.networks import NETWORKS, settled
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.export import Predictor, litert
+from tfp_bprune.export import Predictor, export, litert
 from tfp_bprune.export.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.export.sparsify import Rows, sparsify
 from tfp_bprune.layers import DenseFlipout
@@ -51,6 +53,22 @@ def test_the_signature_keeps_its_names_and_takes_any_batch(content: bytes) -> No
     }
     (details,) = interpreter.get_input_details()
     assert details["shape_signature"].tolist() == [-1, 8, 8, 1]
+
+
+def test_nothing_is_logged_on_the_way(tmp_path: Path) -> None:
+    """Where standard error is no file, as in a notebook, a log cannot be kept back but by its logger."""
+    logger, records = tf.get_logger(), []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        export(settled(NETWORKS["mlp"]()), tmp_path / "export", format="litert")
+        assert (logger.level, records) == (logging.INFO, [])
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def test_no_operation_of_tensorflow_is_in_the_file(content: bytes) -> None:

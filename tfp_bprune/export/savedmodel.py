@@ -159,7 +159,9 @@ def _write(predictor: Predictor, name: str, target: Path, file_format: Format, f
         [spec] = predictor.predict.input_signature
         write_warmup(target, name, spec)
         return
-    write_atomically(target, to_onnx(predictor) if file_format == "onnx" else to_litert(predictor, float16))
+    with _quiet():  # converters save a SavedModel in between
+        content = to_onnx(predictor) if file_format == "onnx" else to_litert(predictor, float16)
+    write_atomically(target, content)
 
 
 @contextmanager
