@@ -23,7 +23,7 @@ $(VENV)/.setup: $(BIN)/uv pyproject.toml uv.lock
 	$(UV) sync --quiet --frozen --inexact
 	@touch $@
 
-$(VENV)/.setup-test: $(BIN)/uv pyproject.toml uv.lock
+$(VENV)/.setup-test: $(BIN)/uv pyproject.toml uv.lock Makefile
 	@echo "setting up, Horovod's build included: a few minutes the first time"
 	$(UV) sync --quiet --frozen --inexact --extra horovod --extra formats --extra notebooks --extra dev
 	@touch $@ $(VENV)/.setup
