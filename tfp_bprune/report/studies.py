@@ -1,0 +1,140 @@
+"""Tables and pictures of the studies."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from tfp_bprune.report.figures import _DISTINCT, _MARKERS, _STYLE
+from tfp_bprune.types import Json
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """A table in Markdown; the first `names` columns are of words and stand left.
+
+    >>> print(markdown_table(["method", "accuracy"], [["sgd", "0.98"]]))
+    | method | accuracy |
+    |:---|---:|
+    | sgd | 0.98 |
+    """
+    lines = ["| " + " | ".join(header) + " |", "|" + ":---|" * names + "---:|" * (len(header) - names)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
+    """The mean, and the sample standard deviation where there are several.
+
+    >>> mean_and_spread([0.5]), mean_and_spread([0.5, 0.6])
+    ('0.5000', '0.5500 ± 0.0707')
+    """
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+@contextmanager
+def drawn(width: float, height: float, title: str, into: list[bytes]) -> Iterator[Figure]:
+    """A figure in the package's style, appended to `into` as a PNG when it is done."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        figure.suptitle(title, fontsize=12)
+        yield figure
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        into.append(buffer.getvalue())
+
+
+def picture(width: float, height: float, title: str, draw: Callable[[Figure], None]) -> bytes:
+    """A PNG of what `draw` puts on a figure."""
+    made: list[bytes] = []
+    with drawn(width, height, title, made) as figure:
+        draw(figure)
+    return made[0]
+
+
+def style_of(number: int) -> dict[str, Any]:
+    """Colour and marker of the series of that number."""
+    return {"color": _DISTINCT[number % len(_DISTINCT)], "marker": _MARKERS[number % len(_MARKERS)]}
+
+
+def against_sparsity(axes: Any, rows: list[Json], key: str, number: int, label: str, **line: Any) -> None:
+    """Mean over seeds of `key` at each sparsity asked for, a bar from the least to the most; evenly spaced."""
+    requested = sorted({row["requested"] for row in rows})
+    values = [[row[key] for row in rows if row["requested"] == s and row.get(key) is not None] for s in requested]
+    middle = np.array([np.mean(v) for v in values])
+    spread = np.abs(np.array([[np.min(v), np.max(v)] for v in values]).T - middle)
+    options = {"markersize": 4.5, "linewidth": 1.4, "capsize": 2, **style_of(number), **line}
+    axes.errorbar(np.arange(len(requested)), middle, spread, label=label, **options)
+    axes.set_xticks(np.arange(len(requested)), [f"{100 * s:g}" for s in requested])
+    axes.set_xlabel("weights removed (%)")
+
+
+def accuracy_figure(
+    series: Mapping[str, list[Json]], title: str, published: Mapping[str, list[float | None]] | None = None
+) -> bytes:
+    """Accuracy against sparsity, whole on the left and from .9 of the best on the right; published values hollow.
+
+    Args:
+      series: rows by name.
+      published: accuracy at each sparsity of the rows, in rising order; by the same names.
+    """
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, 2)
+        best = max(row["accuracy"] for rows in series.values() for row in rows)
+        for axes in panels:
+            for number, (name, rows) in enumerate(series.items()):
+                against_sparsity(axes, rows, "accuracy", number, name)
+                known = [(i, v) for i, v in enumerate((published or {}).get(name, [])) if v is not None]
+                if known:
+                    style = style_of(number) | {"markerfacecolor": "none", "linestyle": "none", "markersize": 8}
+                    axes.plot(*zip(*known, strict=True), **style)
+            axes.set_ylabel("test accuracy")
+        panels[0].set_ylim(0, 1.02)
+        panels[1].set_ylim(best - 0.1, best + 0.005)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=9)
+
+    return picture(11, 4.6, title, draw)
+
+
+def curves_figure(curves: Mapping[str, Json], title: str) -> bytes:
+    """Training loss by epoch: negative log likelihood on the left, with the KL on the right.
+
+    Args:
+      curves: `nll` and `loss` by epoch, by name.
+    """
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, 2)
+        parts = (("nll", "negative log likelihood"), ("loss", "negative log likelihood + KL / N"))
+        for axes, (key, label) in zip(panels, parts, strict=True):
+            for number, (name, curve) in enumerate(curves.items()):
+                epochs = np.arange(1, len(curve[key]) + 1)
+                axes.plot(epochs, np.maximum(curve[key], 1e-6), color=style_of(number)["color"], label=name)
+            axes.set(xlabel="epoch", ylabel="nats per training example", yscale="log", title=label)
+            axes.title.set_fontsize(10)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=9)
+
+    return picture(11, 4.6, title, draw)
+
+
+def weights_figure(histograms: Mapping[str, Sequence[int]], edges: Sequence[float], title: str) -> bytes:
+    """Histograms of weights (posterior means), a panel each, on one logarithmic scale."""
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, len(histograms), sharey=True, squeeze=False)[0]
+        for number, (axes, (name, counts)) in enumerate(zip(panels, histograms.items(), strict=True)):
+            density = np.asarray(counts) / max(1, np.sum(counts))
+            axes.stairs(density, edges, fill=True, color=style_of(number)["color"], alpha=0.75)
+            axes.set(title=name, xlabel="weight", yscale="log", xlim=(edges[0], edges[-1]))
+            axes.title.set_fontsize(10)
+        panels[0].set_ylabel("part of the weights")
+
+    return picture(2.5 * max(2, len(histograms)), 3.2, title, draw)

@@ -1,0 +1,1 @@
+"""What to rank weights by."""

@@ -1,0 +1,214 @@
+"""One trained network: all that determines it, and its run in a store from which no study trains it twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tfp_bprune._keras import keras
+from tfp_bprune.data import Splits, load
+from tfp_bprune.models import build, load_model
+from tfp_bprune.prune import GradualPruning, KeepPruned, polynomial, prune
+from tfp_bprune.runs import Run, rows_to_bytes, sha256
+from tfp_bprune.train import Settings, fit
+from tfp_bprune.types import Augmentation, Json, Twin
+
+VALIDATION_FRACTION = 0.1
+_TIMES = "times.jsonl"
+_PRUNE_EVERY = 100  # steps between two prunings of a gradual one
+_GRADUAL_UNTIL = 0.75  # part of the training at which it has reached its sparsity
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that determines a trained network, apart from versions and data, which its run's manifest names.
+
+    Attributes:
+      dataset, network, twin, seed: as in `data.load` and `models.build`.
+      hidden, width: options of the architecture; None where it has none.
+      epochs, batch_size, learning_rate, kl, warmup_part, kl_weight: as in `train.Settings`.
+      dropout_rate: at which units are dropped, for the dropout twin alone.
+      prior: config of the prior; None for the default scale mixture.
+      rho_init: where rho starts.
+      augmentation: of training images.
+      parent: the trained network that this one starts from, if not from the beginning.
+      sparsity: pruned to this before training (with a parent), or while training (without); by SNR where weights have
+        a distribution, else by magnitude.
+    """
+
+    dataset: str
+    network: str = "mlp"
+    twin: Twin = "flipout"
+    hidden: tuple[int, ...] | None = None
+    width: float | None = None
+    epochs: int = 50
+    batch_size: int = 100
+    seed: int = 0
+    learning_rate: float = 1e-3
+    kl: str = "warmup"
+    warmup_part: float = 0.4
+    kl_weight: float = 1.0
+    dropout_rate: float | None = None
+    prior: Json | None = None
+    rho_init: float = -5.0
+    augmentation: Augmentation = "none"
+    parent: Spec | None = None
+    sparsity: float | None = None
+
+    def to_json(self) -> Json:
+        """The entries that are not None, as plain data."""
+        return _without_none(json.loads(json.dumps(asdict(self))))
+
+    @classmethod
+    def from_json(cls, stored: Json) -> Spec:
+        """The inverse of `to_json`."""
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in stored.items() if key in known}
+        if "parent" in values:
+            values["parent"] = cls.from_json(values["parent"])
+        if "hidden" in values:
+            values["hidden"] = tuple(values["hidden"])
+        return cls(**values)
+
+    @property
+    def key(self) -> str:
+        """A name for the network that no other has: what a person looks for, and a hash of everything."""
+        digest = sha256(json.dumps(self.to_json(), sort_keys=True).encode())[:12]
+        return f"{self.dataset}-{self.network}-{self.twin}-{self.seed}-{digest}"
+
+    @property
+    def kind(self) -> str:
+        """Networks of one kind take the same time to train."""
+        return replace(self, seed=0, dropout_rate=None).key
+
+    @property
+    def bayesian(self) -> bool:
+        """Whether its weights have distributions."""
+        return self.twin not in ("deterministic", "dropout")
+
+
+def _without_none(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_none(item) for key, item in value.items() if item is not None}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network with its data, as a study measures it."""
+
+    spec: Spec
+    model: Any
+    data: Splits
+
+
+def is_trained(spec: Spec, store: Path) -> bool:
+    """Whether the store holds the network with all its epochs."""
+    run = Run(store / spec.key)
+    return run.exists and run.manifest.get("seconds") is not None
+
+
+def train(spec: Spec, store: Path, data_dir: Path | None, threads: int, parent_process: int | None = None) -> Splits:
+    """Trains the network into the store, from its last finished epoch if it was begun before; returns its data.
+
+    Args:
+      threads: that TensorFlow was told to use; kept with the times.
+      parent_process: training stops after the epoch in which this process is no longer the parent of ours.
+    """
+    data = data_of(spec, data_dir)
+    if is_trained(spec, store):
+        return data
+    if spec.parent is not None:
+        train(spec.parent, store, data_dir, threads, parent_process)
+    path = store / spec.key
+    settings = Settings(
+        spec.epochs, spec.learning_rate, kl=spec.kl, warmup_part=spec.warmup_part, kl_weight=spec.kl_weight
+    )
+    times = Times(path, parent_process)
+    callbacks = [*pruning_callbacks(spec, data.steps), times]
+    request = _request(spec, data_dir)
+    fit(start_of(spec, data, store), data, settings, out=path, resume=True, request=request, callbacks=callbacks, progress=False)  # fmt: skip
+    run = Run.open(path)
+    with run.locked():
+        run.commit({}, seconds=times.total(spec.epochs), threads=threads)
+    return data
+
+
+def data_of(spec: Spec, data_dir: Path | None) -> Splits:
+    """The data that the network is trained and tested on."""
+    return load(spec.dataset, data_dir, spec.batch_size, VALIDATION_FRACTION, spec.seed, spec.augmentation)
+
+
+def start_of(spec: Spec, data: Splits, store: Path) -> Any:
+    """The Keras model that training begins with."""
+    if spec.parent is not None:
+        model = load_model(store / spec.parent.key).model
+        return prune(model, spec.sparsity)[0] if spec.sparsity else model
+    options: Json = {"hidden": spec.hidden} if spec.hidden is not None else {}
+    options |= {"width": spec.width} if spec.width is not None else {}
+    twins: Json = {"dropout_rate": spec.dropout_rate} if spec.dropout_rate is not None else {}
+    twins |= {"prior": spec.prior, "rho_init": spec.rho_init, "seed": spec.seed}
+    return build(spec.network, spec.twin, data.info, options=options, **twins)
+
+
+def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
+    """What keeps pruned weights at 0, or prunes while training."""
+    if spec.sparsity is None:
+        return []
+    if spec.parent is not None:
+        return [KeepPruned()]
+    end = max(_PRUNE_EVERY, round(_GRADUAL_UNTIL * spec.epochs * steps))
+    every = min(_PRUNE_EVERY, max(1, end // 10))
+    return [GradualPruning(polynomial(spec.sparsity, round(0.25 * end), end), steps, every)]
+
+
+def trained(spec: Spec, store: Path, data: Splits) -> Network:
+    """The network from the store."""
+    return Network(spec, load_model(store / spec.key).model, data)
+
+
+def _request(spec: Spec, data_dir: Path | None) -> Json:
+    """What the package's other commands want to know of a run, and the whole of the spec."""
+    about = {"dataset": spec.dataset, "model": spec.network, "twin": spec.twin, "seed": spec.seed}
+    about |= {"validation_fraction": VALIDATION_FRACTION, "augmentation": spec.augmentation}
+    return about | {"data_dir": str(data_dir.absolute()) if data_dir else None, "study": spec.to_json()}
+
+
+class Times(keras.callbacks.Callback):
+    """Keeps the seconds of every epoch in the run, validation and writing included.
+
+    Args:
+      path: of the run that `fit` writes.
+      parent_process: see `train`.
+
+    Raises:
+      SystemExit: from within `model.fit`, once the parent process is gone.
+    """
+
+    def __init__(self, path: Path, parent_process: int | None = None) -> None:
+        super().__init__()
+        self._run, self._parent = Run(path), parent_process
+        self._rows: list[Json] = []
+
+    def on_train_begin(self, logs: Json | None = None) -> None:
+        """Takes up the times of the epochs that are done."""
+        self._rows, self._begin = self._run.read_rows(_TIMES), time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
+        """Adds a time to the run, which `fit` holds locked."""
+        now = time.perf_counter()
+        self._rows = [row for row in self._rows if row["epoch"] <= epoch]
+        self._rows.append({"epoch": epoch + 1, "seconds": now - self._begin})
+        self._run.commit({_TIMES: rows_to_bytes(self._rows)})
+        self._begin = now
+        if self._parent is not None and os.getppid() != self._parent:
+            raise SystemExit(f"{self._run.path.name}: stopped after epoch {epoch + 1}, as the study was ended")
+
+    def total(self, epochs: int) -> float:
+        """Seconds of the whole training; an epoch whose time was lost by a kill counts as the mean of the others."""
+        seconds = [row["seconds"] for row in self._rows]
+        return sum(seconds) * epochs / max(1, len(seconds))

@@ -1,0 +1,113 @@
+"""One task of a study in a process of its own: `python -m tfp_bprune.studies.worker`, the task as JSON on standard input.
+
+A task is a network: it is trained if the store does not hold it, then measured for a study. Both results stay in the
+store, so that a study that was killed repeats nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfp_bprune.runs import read_json, sha256, write_json
+from tfp_bprune.studies import STUDIES
+from tfp_bprune.studies.networks import Spec, is_trained, train, trained
+from tfp_bprune.types import BpruneError, Json
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to train and to measure.
+
+    Attributes:
+      spec: the network.
+      study: whose `measure(network, options)` is called; an empty name trains only.
+      options: what the study wants to have measured.
+      store: folder of networks and measurements.
+      data_dir: TensorFlow Datasets' folder.
+      threads: of TensorFlow, for training and measuring.
+    """
+
+    spec: Spec
+    study: str
+    options: Json
+    store: Path
+    data_dir: Path | None
+    threads: int
+
+    def to_json(self) -> Json:
+        """The task as plain data."""
+        named = {"study": self.study, "options": self.options, "threads": self.threads, "store": str(self.store)}
+        return named | {"spec": self.spec.to_json(), "data_dir": str(self.data_dir) if self.data_dir else None}
+
+    @classmethod
+    def from_json(cls, stored: Json) -> Task:
+        """The inverse of `to_json`."""
+        data_dir = Path(stored["data_dir"]) if stored["data_dir"] else None
+        spec, store = Spec.from_json(stored["spec"]), Path(stored["store"])
+        return cls(spec, stored["study"], stored["options"], store, data_dir, stored["threads"])
+
+    @property
+    def result(self) -> Path:
+        """Where the measurement is kept: named by the network, the options and the code that measures."""
+        code = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in (self.study, "scoring"))
+        digest = hashlib.sha256(code + json.dumps(self.options, sort_keys=True).encode()).hexdigest()[:12]
+        return self.store / "measured" / f"{self.spec.key}-{self.study}-{digest}.json"
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return is_trained(self.spec, self.store) and (not self.study or self.result.exists())
+
+    def measured(self) -> Json:
+        """What was measured, checked against the digest that was written with it.
+
+        Raises:
+          BpruneError: the file was changed or damaged.
+        """
+        if not self.study:
+            return {}
+        stored = read_json(self.result)
+        if not isinstance(stored, dict) or stored.get("sha256") != _digest(stored.get("found")):
+            raise BpruneError(f"{self.result} was changed or damaged: delete it, and the study measures again")
+        return stored["found"]
+
+
+def perform(task: Task, parent_process: int | None = None) -> None:
+    """Does what is left of a task."""
+    data = train(task.spec, task.store, task.data_dir, task.threads, parent_process)
+    if task.study and not task.result.exists():
+        if task.study not in STUDIES:
+            raise BpruneError(f"unknown study {task.study!r}: expected one of {', '.join(STUDIES)}")
+        module = importlib.import_module(f"tfp_bprune.studies.{task.study}")
+        found = json.loads(json.dumps(module.measure(trained(task.spec, task.store, data), task.options)))
+        write_json(task.result, {"found": found, "sha256": _digest(found)})
+
+
+def _digest(found: Any) -> str:
+    return sha256(json.dumps(found, sort_keys=True).encode())
+
+
+def main() -> int:
+    """Performs the task on standard input; exit code 2 and one line on standard error where it cannot be done."""
+    from tfp_bprune._keras import tf
+
+    task = Task.from_json(json.load(sys.stdin))
+    tf.config.threading.set_intra_op_parallelism_threads(task.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(task.threads)
+    try:
+        perform(task, os.getppid())
+    except BpruneError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
