@@ -30,7 +30,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=1, help="networks at once; 0: all in this process (default: 1, with all cores)"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where NAME.md, NAME.json and pictures go")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where NAME.md, NAME.json and pictures go"
+    )
     parser.add_argument(
         "--networks", type=Path, metavar="DIR", help="store of networks, which studies share (default: OUT/networks)"
     )

@@ -172,7 +172,9 @@ def targets_text(rows: list[Json]) -> str:
     """Whether what was aimed at is reached; empty where it was not measured."""
     lines = []
     for dataset, sparsity, target in TARGETS:
-        mine = [r["accuracy"] for r in rows if (r["dataset"], r["method"], r["requested"]) == (dataset, "bbb", sparsity)]
+        mine = [
+            r["accuracy"] for r in rows if (r["dataset"], r["method"], r["requested"]) == (dataset, "bbb", sparsity)
+        ]
         if mine:
             reached = "reached" if np.mean(mine) >= target else "missed"
             lines.append(
@@ -201,7 +203,10 @@ def notes_text(rows: list[Json]) -> str:
     if not lines:
         return ""
     table = markdown_table(["dataset", "method", "removed", "published", "ours", "difference"], lines)
-    return f"## Where we find something else\n\nAccuracies more than .01, and more than three standard deviations of our seeds, away from the published ones:\n\n{table}\n\n{_CAUSES}"
+    said = (
+        "Accuracies more than .01, and more than three standard deviations of our seeds, away from the published ones:"
+    )
+    return f"## Where we find something else\n\n{said}\n\n{table}\n\n{_CAUSES}"
 
 
 _CAUSES = """What is known of the causes:

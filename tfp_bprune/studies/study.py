@@ -192,7 +192,13 @@ def _how(settings: Settings, result: Result) -> str:
     for found in result.networks:
         kinds.setdefault(f"{found.spec.dataset}|{label(found.spec)}", []).append(found)
     rows = [
-        [group[0].spec.dataset, label(group[0].spec), str(group[0].spec.epochs), str(len(group)), spread_of_times(group)]
+        [
+            group[0].spec.dataset,
+            label(group[0].spec),
+            str(group[0].spec.epochs),
+            str(len(group)),
+            spread_of_times(group),
+        ]
         for group in kinds.values()
     ]
     here = machine()
@@ -200,10 +206,12 @@ def _how(settings: Settings, result: Result) -> str:
     about = [
         f"    {settings.command}",
         f"Seeds {seeds}; {here['processor']}, {here['cores']} cores; {_threads(result.networks)}.",
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in versions().items()) + f", {platform.system()}.",
+        "Versions: "
+        + ", ".join(f"{name} {version}" for name, version in versions().items())
+        + f", {platform.system()}.",
         "Nothing was chosen on the test split. Times are of training alone, validation and checkpoints of every epoch included.",
     ]
-    table = markdown_table(["dataset", "network", "epochs", "runs", "seconds a run"], rows)
+    table = markdown_table(["dataset", "network", "epochs", "runs", "seconds a run"], rows, names=2)
     return "## How it was made\n\n" + "\n\n".join([*about, table])
 
 

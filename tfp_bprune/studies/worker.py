@@ -56,7 +56,9 @@ class Task:
     @property
     def result(self) -> Path:
         """Where the measurement is kept: named by the network, the options and the code that measures."""
-        code = b"".join(Path(__file__).with_name(f"{name}.py").read_bytes() for name in (self.study, "scoring"))
+        code = b"".join(
+            Path(__file__).with_name(f"{name}.py").read_bytes() for name in (self.study, "scoring", "saliency")
+        )
         digest = hashlib.sha256(code + json.dumps(self.options, sort_keys=True).encode()).hexdigest()[:12]
         return self.store / "measured" / f"{self.spec.key}-{self.study}-{digest}.json"
 
