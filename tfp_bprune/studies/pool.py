@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -83,8 +83,7 @@ def complete(tasks: Sequence[Task], jobs: int) -> None:
     waiting = [task for task in tasks if not task.done]
     durations, failures = _known_durations(tasks), []
     running: list[_Running] = []
-    with _bar(len(tasks)) as bar, contextlib.ExitStack() as ends:
-        ends.callback(lambda: [one.stop() for one in running])
+    with _bar() as bar, _stopped_at_the_end(running):
         row = bar.add_task("study", total=len(tasks), completed=len(tasks) - len(waiting), left="")
         while waiting or running:
             if jobs == 0:
@@ -100,6 +99,16 @@ def complete(tasks: Sequence[Task], jobs: int) -> None:
             time.sleep(_LOOK_EVERY if jobs else 0)
     if failures:
         raise BpruneError(f"{len(failures)} of {len(tasks)} networks failed; the first, {failures[0]}")
+
+
+@contextlib.contextmanager
+def _stopped_at_the_end(running: list[_Running]) -> Iterator[None]:
+    """Whatever ends the study, also Ctrl-C, ends the processes that it started."""
+    try:
+        yield
+    finally:
+        for one in running:
+            one.stop()
 
 
 def _known_durations(tasks: Sequence[Task]) -> Durations:
@@ -149,7 +158,7 @@ def _ended(one: _Running, durations: Durations) -> list[str]:
     return [words] if failed else []
 
 
-def _bar(total: int) -> Any:
+def _bar() -> Any:
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     # Away from a terminal a bar says nothing and would stand before the one line of an error.
