@@ -61,23 +61,42 @@ def test_the_change_of_the_elbo_is_exact_where_the_likelihood_is_quadratic() -> 
     np.testing.assert_allclose(elbo_change(loc, scale, gradient, b, kl), after - before, atol=1e-12)
 
 
-def test_slopes_are_those_of_each_example(mlp: Callable[..., Any], digits: Splits) -> None:
+def test_slopes_are_those_of_each_example_and_each_label(mlp: Callable[..., Any], digits: Splits) -> None:
     plain = strip(mlp("deterministic", hidden=(7, 5)))
-    x, y = digits.examples("valid").x[:23], digits.examples("valid").y[:23]
+    x, y = digits.examples("valid").x[:5], digits.examples("valid").y[:5]
     found = likelihood_slopes(plain, x, y)
     kernels = [layer.kernel for layer in plain.layers if isinstance(layer, keras.layers.Dense)]
-    gradient, squares = [np.zeros(k.shape) for k in kernels], [np.zeros(k.shape) for k in kernels]
+    gradient, fisher = [np.zeros(k.shape) for k in kernels], [np.zeros(k.shape) for k in kernels]
     for example, label in zip(x, y, strict=True):
-        with tf.GradientTape() as tape:
-            logits = plain(tf.constant(example[None], tf.float32))
-            nll = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=[label], logits=logits)
-        for i, slope in enumerate(tape.gradient(nll, kernels)):
-            gradient[i] += slope.numpy()[...].reshape(kernels[i].shape)
-            squares[i] += np.square(slope.numpy())
+        for c in range(10):
+            with tf.GradientTape() as tape:
+                logits = plain(tf.constant(example[None], tf.float32))
+                nll = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=[c], logits=logits)
+            slopes = [slope.numpy() for slope in tape.gradient(nll, kernels)]
+            for i, slope in enumerate(slopes):
+                gradient[i] += slope * (c == label)
+                fisher[i] += np.exp(-nll.numpy()[0]) * np.square(slope)
     assert list(found) == ["dense_1/kernel", "dense_2/kernel", "logits/kernel"]
-    for (mine, mine_squared), theirs, theirs_squared in zip(found.values(), gradient, squares, strict=True):
+    for (mine, mine_squared), theirs, theirs_squared in zip(found.values(), gradient, fisher, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(mine_squared, theirs_squared, rtol=1e-3, atol=1e-3)
+
+
+def test_slopes_under_draws_are_means_over_q(mlp: Callable[..., Any], digits: Splits) -> None:
+    # d NLL / d kernel of the last layer is its inputs times (softmax - label): both its moments by draws of our own.
+    plain, n = strip(mlp("deterministic", hidden=(4,))), 600
+    scales = {"logits/kernel": np.full(plain.layers[-1].kernel.shape, 0.5, np.float32)}
+    x, y = np.repeat(digits.examples("valid").x[:1], n, 0), np.repeat(digits.examples("valid").y[:1], n)
+    found = likelihood_slopes(plain, x, y, scales, batch=1)["logits/kernel"][0] / n
+    before = keras.Model(plain.inputs, plain.layers[-1].input)(x[:1].astype(np.float32)).numpy()[0]
+    drawn = plain.layers[-1].kernel.numpy() + 0.5 * np.random.default_rng(99).standard_normal((100_000, 4, 10))
+    logits = np.einsum("i,nij->nj", before, drawn) + plain.layers[-1].bias.numpy()
+    seen = np.exp(logits - logits.max(1, keepdims=True))
+    seen = seen / seen.sum(1, keepdims=True) - np.eye(10)[y[0]]
+    error = np.abs(before)[:, None] * seen.std(0) / np.sqrt(n)
+    assert (
+        np.abs(found - before[:, None] * seen.mean(0)) <= 4.5 * error + 1e-5
+    ).all()  # 10 sums: false alarm below 1e-4
 
 
 def test_slopes_of_a_convolution_are_refused() -> None:

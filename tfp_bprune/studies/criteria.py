@@ -1,4 +1,4 @@
-"""What to rank weights by: five scores, over all layers and by layer, on the same trained Bayesian networks.
+"""What to rank weights by: six scores, over all layers and by layer, on the same trained Bayesian networks.
 
 The networks are those of `compression`; a store that both share holds them once.
 """
@@ -16,7 +16,7 @@ from tfp_bprune.prune.scores import log_density_at_zero, magnitude, snr
 from tfp_bprune.report.studies import accuracy_figure, markdown_table, mean_and_spread
 from tfp_bprune.studies.compression import SPARSITIES, specs_of
 from tfp_bprune.studies.networks import Network
-from tfp_bprune.studies.saliency import elbo_change, kl_of_each, likelihood_slopes
+from tfp_bprune.studies.saliency import elbo_change, kl_of_each, likelihood_slopes, nll_change
 from tfp_bprune.studies.scoring import MeanNetwork, counted
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
 from tfp_bprune.types import Json, Scope
@@ -26,6 +26,7 @@ NAMES = {
     "magnitude": "|mu|",
     "log_q0": "-log q(0)",
     "kl": "KL of the weight",
+    "nll": "change of E[NLL]",
     "elbo": "change of the ELBO",
 }
 SCOPES: tuple[Scope, ...] = ("global", "layer")
@@ -68,7 +69,8 @@ def measure(network: Network, options: Json) -> Json:
 def all_scores(network: Network, mean: MeanNetwork) -> dict[str, dict[str, np.ndarray]]:
     """Scores of every weight by criterion and tensor name; the lowest go first."""
     train = network.data.examples("train")
-    slopes = likelihood_slopes(mean.plain, train.x, train.y)
+    scales = {f"{q.name}/kernel": q.kernel_posterior.scale.numpy() for q in variational_layers(network.model)}
+    slopes = likelihood_slopes(mean.plain, train.x, train.y, scales)
     scores: dict[str, dict[str, np.ndarray]] = {criterion: {} for criterion in NAMES}
     for layer in variational_layers(network.model):
         name, q = f"{layer.name}/kernel", layer.kernel_posterior
@@ -79,6 +81,7 @@ def all_scores(network: Network, mean: MeanNetwork) -> dict[str, dict[str, np.nd
         scores["magnitude"][name] = magnitude(loc)
         scores["log_q0"][name] = -log_density_at_zero(loc, scale)
         scores["kl"][name] = kl
+        scores["nll"][name] = nll_change(loc, scale, gradient, curvature)
         scores["elbo"][name] = elbo_change(loc, scale, gradient, curvature, kl)
     return scores
 
@@ -141,7 +144,7 @@ def best_sentence(rows: list[Json]) -> str:
     return "Highest mean accuracy: " + "; ".join(said) + "."
 
 
-_METHOD = r"""Five things that a trained weight q(w) = N(mu, sigma²) could be ranked by, on the same networks, the lowest removed first, without
+_METHOD = r"""Six things that a trained weight q(w) = N(mu, sigma²) could be ranked by, on the same networks, the lowest removed first, without
 retraining; accuracy of the posterior mean on the test split, mean ± standard deviation over seeds.
 
 - SNR: |mu| / sigma (Blundell et al. 2015, section 5.1; Graves 2011, "Practical variational inference for neural networks").
@@ -149,11 +152,14 @@ retraining; accuracy of the posterior mean on the test split, mean ± standard d
 - -log q(0) = log sigma + mu² / (2 sigma²) + log(2 pi) / 2: how improbable 0 is. Without log sigma, that is relative to the density
   at its peak, it would be the order of SNR.
 - KL of the weight: KL(q || p) of its term, E_q[log q(w) - log p(w)], by Gauss-Hermite quadrature.
-- Change of the ELBO when the weight goes: the negative log likelihood L of the training data by Taylor around the mean network, with
-  a diagonal curvature (LeCun et al. 1989, "Optimal brain damage", eq. 4, here with its first-order term, since mu is no minimum of L
-  alone). With q, E[L] = L(mu) + h sigma² / 2; without the weight it is L(mu) - g mu + h mu² / 2. The KL of the weight is saved:
+- Change of E[NLL] when the weight goes: the negative log likelihood L of the training data by Taylor, with a diagonal curvature (LeCun
+  et al. 1989, "Optimal brain damage", eq. 4, here with its first-order term, since mu is no minimum of L alone). With q, E[L] =
+  L(mu) + h sigma² / 2; without the weight it is L(mu) - g mu + h mu² / 2. The difference is
 
-      -g mu + h (mu² - sigma²) / 2 - KL(q || p)
+      -g mu + h (mu² - sigma²) / 2
 
-  g is the derivative of L by the weight, h the sum over training examples of the squared derivative (diagonal of the empirical
-  Fisher information, in the place of the Hessian)."""
+  g is the derivative of L by the weight, h the diagonal of the Fisher information in the place of the Hessian, both means over draws
+  of the network.
+- Change of the ELBO: the same less KL(q || p) of the weight, which is saved.
+
+Both changes are of one weight alone while all others stay."""

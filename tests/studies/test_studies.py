@@ -1,0 +1,174 @@
+"""Every study on digits with its small budget, and what all of them rest on: a store that nothing is trained into twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfp_bprune.cli.main import main
+from tfp_bprune.data import Splits
+from tfp_bprune.evaluate.fresh import reload
+from tfp_bprune.evaluate.metrics import of_outputs
+from tfp_bprune.export import export
+from tfp_bprune.models import load_model
+from tfp_bprune.prune.masks import masks_at_sparsity
+from tfp_bprune.prune.prune import prune
+from tfp_bprune.runs import Run
+from tfp_bprune.studies.networks import Spec, is_trained
+from tfp_bprune.studies.pool import Durations, environment
+from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs, without
+from tfp_bprune.studies.study import Settings, gather
+from tfp_bprune.types import BpruneError, Json
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks that the studies of this file share."""
+    return tmp_path_factory.mktemp("networks")
+
+
+def study(name: str, out: Path, store: Path, *more: object) -> Json:
+    """Runs a study with tiny settings in this process and gives its JSON file."""
+    words = [
+        "study",
+        name,
+        "--budget",
+        "quick",
+        "--epochs",
+        "2",
+        "--jobs",
+        "0",
+        "--out",
+        out,
+        "--networks",
+        store,
+        *more,
+    ]
+    assert main([*map(str, words), "--json", str(out / "copy.json")]) == 0
+    content = json.loads((out / f"{name}.json").read_text())
+    assert content == json.loads((out / "copy.json").read_text())
+    text = (out / f"{name}.md").read_text()
+    for picture in out.glob(f"{name}-*.png"):
+        assert f"({picture.name})" in text
+        assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "nan" not in text.lower().split()
+    return content
+
+
+def scored(row: Json) -> bool:
+    """Whether a row has what all commands call scores, in their ranges."""
+    return 0 <= row["accuracy"] <= 1 and 0 <= row["ece"] <= 1 and 0 <= row["brier"] <= 2 and row["nll"] > 0
+
+
+def test_compression_and_criteria_share_their_networks(tmp_path: Path, store: Path) -> None:
+    found = study("compression", tmp_path, store)
+    assert len(found["networks"]) == 5
+    assert len(found["rows"]) == 40
+    assert all(scored(row) for row in found["rows"])
+    for row in found["rows"]:
+        assert row["sparsity"] == pytest.approx(row["requested"], abs=1e-3)
+        assert row["published"] is None  # nothing was published for digits
+        assert ("sampled_nll" in row) == (row["method"] == "bbb")
+    assert len(found["curves"]["digits/bbb"]["loss"]) == 2
+    before = {path: path.stat().st_mtime_ns for path in store.glob("*/manifest.json")}
+    ranked = study("criteria", tmp_path, store)
+    assert {path: path.stat().st_mtime_ns for path in store.glob("*/manifest.json")} == before
+    assert {(r["method"], r["scope"]) for r in ranked["rows"]} == {
+        (m, s) for m in ("snr", "magnitude", "log_q0", "kl", "nll", "elbo") for s in ("global", "layer")
+    }
+    # Nothing removed is the same network, whatever it is ranked by; and SNR over all layers is what compression does.
+    assert len({row["nll"] for row in ranked["rows"] if row["requested"] == 0}) == 1
+    by_snr = [r["nll"] for r in ranked["rows"] if (r["method"], r["scope"]) == ("snr", "global")]
+    np.testing.assert_allclose(by_snr, [r["nll"] for r in found["rows"] if r["method"] == "bbb"], rtol=1e-6)
+
+
+def test_figures_in_this_process_are_those_of_an_export(tiny_run: Path, digits: Splits, tmp_path: Path) -> None:
+    model, test = load_model(tiny_run).model, digits.examples("test")
+    for sparsity, row in zip((0.0, 0.6), mean_rows(model, test.x, test.y, [0.0, 0.6]), strict=True):
+        pruned, report = prune(model, sparsity)
+        export(pruned, tmp_path / f"{sparsity}", "mean")
+        [served] = reload([tmp_path / f"{sparsity}"], test.x)
+        expected = of_outputs(served.outputs, test.y)
+        assert row["accuracy"] == expected["accuracy"]
+        assert row["nll"] == pytest.approx(expected["nll"], rel=1e-4)
+        assert (row["sparsity"], row["nonzeros"]) == (report.sparsity, report.prunable - report.pruned)
+
+
+def test_draws_of_a_network_without_weights_know_only_its_biases(tiny_run: Path, digits: Splits) -> None:
+    model, x = load_model(tiny_run).model, digits.examples("test").x[:50]
+    masks = {name: np.zeros_like(m) for name, m in masks_at_sparsity(default_scores(model), 0.0).items()}
+    said = outputs(without(model, masks), "sampled", x, 3)
+    np.testing.assert_allclose(said["probabilities"], np.tile(said["probabilities"][:1], (50, 1)), atol=1e-6)
+    np.testing.assert_allclose(said["epistemic"], 0, atol=1e-6)
+    assert np.ptp(outputs(model, "sampled", x, 3)["probabilities"][:, 0]) > 0.01
+
+
+_TWO_NETWORKS = """
+import sys
+from pathlib import Path
+from tfp_bprune.studies.networks import Spec
+from tfp_bprune.studies.study import Settings, gather
+from tests.studies.test_studies import PAIR
+gather(Settings("compression", Path(sys.argv[1]), jobs=1), PAIR, {}, study="")
+"""
+PAIR = [Spec("digits", hidden=(4,), twin="deterministic", epochs=e) for e in (2, 60)]
+
+
+def test_a_killed_study_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
+    settings = Settings("compression", tmp_path, jobs=0)
+    first, second = (settings.store / spec.key for spec in PAIR)
+    words = [sys.executable, "-c", _TWO_NETWORKS, str(tmp_path)]
+    with subprocess.Popen(words, env=environment(), start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not (second / "times.jsonl").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)  # the study and its worker
+    assert is_trained(PAIR[0], settings.store)
+    assert not is_trained(PAIR[1], settings.store)
+    done, finished = len(Run.open(second).read_rows()), (first / "manifest.json").stat().st_mtime_ns
+    begun = [json.loads(line) for line in (second / "times.jsonl").read_text().splitlines()]
+    found = gather(settings, PAIR, {}, study="")
+    assert (first / "manifest.json").stat().st_mtime_ns == finished
+    assert [row["epoch"] for row in found[1].history] == list(range(1, 61))
+    times = Run.open(second).read_rows("times.jsonl")
+    assert 1 <= done < 60
+    assert times[: len(begun) - 1] == begun[:-1]  # those epochs were not trained again
+    assert Run.open(second).verify()
+
+
+def test_a_spec_survives_json_and_its_key_names_all_of_it() -> None:
+    parent = Spec("digits", hidden=(8,), prior={"kind": "normal", "scale": 0.1})
+    spec = Spec("digits", hidden=(8,), parent=parent, sparsity=0.5)
+    assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    others = [Spec("digits"), Spec("digits", hidden=(9,)), parent, Spec("digits", seed=1), Spec("digits", epochs=3)]
+    assert len({one.key for one in [spec, *others]}) == 6
+    assert Spec("digits", seed=1).kind == Spec("digits", seed=2).kind != Spec("digits", epochs=2).kind
+
+
+def test_time_left_is_by_the_median_of_a_kind() -> None:
+    durations = Durations()
+    assert durations.left(["a"], [], 1) is None
+    for seconds in (10, 12, 100):
+        durations.add("a", seconds)
+    durations.add("b", 40)
+    assert durations.left(["a", "b", "b"], [], 2) == (12 + 40 + 40) / 2
+    assert durations.left([], [("b", 30.0)], 2) == 10  # one network cannot be shared by two
+    assert durations.left([], [("a", 500.0)], 1) == 0
+
+
+def test_a_failure_is_told_after_the_others_were_finished(tmp_path: Path) -> None:
+    good = Spec("digits", hidden=(4,), epochs=1)
+    settings = Settings("compression", tmp_path, budget="quick", jobs=2)
+    with pytest.raises(BpruneError, match=r"1 of 2 networks failed; the first, nowhere-mlp.*there is no dataset"):
+        gather(settings, [Spec("nowhere", epochs=1), good], {}, study="")
+    assert is_trained(good, settings.store)
