@@ -138,3 +138,81 @@ def weights_figure(histograms: Mapping[str, Sequence[int]], edges: Sequence[floa
         panels[0].set_ylabel("part of the weights")
 
     return picture(2.5 * max(2, len(histograms)), 3.2, title, draw)
+
+
+def panels_figure(
+    series: Mapping[str, list[Json]],
+    panels: Mapping[str, str],
+    title: str,
+    width: float = 12.0,
+    x_label: str = "weights removed (%)",
+    to_scale: bool = False,
+) -> bytes:
+    """Several scores against `requested` of the rows, a panel each, three in a line.
+
+    Args:
+      series: rows by name; of one name over the same places.
+      panels: axis label by key of the rows; series without the key are left out of its panel.
+      to_scale: places by 100 times their value; else evenly spaced.
+    """
+    lines = -(-len(panels) // 3)
+
+    def draw(figure: Figure) -> None:
+        places = figure.subplots(lines, min(3, len(panels)), squeeze=False).ravel()
+        named: dict[str, Any] = {}
+        for axes, (key, label) in zip(places, panels.items(), strict=False):
+            for number, (name, rows) in enumerate(series.items()):
+                known = [row for row in rows if row.get(key) is not None]
+                if known and to_scale:
+                    known.sort(key=lambda row: row["requested"])
+                    x, y = [100 * row["requested"] for row in known], [row[key] for row in known]
+                    axes.plot(x, y, markersize=4.5, linewidth=1.4, label=name, **style_of(number))
+                elif known:
+                    against_sparsity(axes, known, key, number, name)
+            axes.set(ylabel=label, xlabel=x_label)
+            handles, labels = axes.get_legend_handles_labels()
+            named |= dict(zip(labels, handles, strict=True))
+        for axes in places[len(panels) :]:
+            axes.set_visible(False)
+        columns = min(5, len(named)) if width > 10 else 3
+        figure.legend(named.values(), named, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+
+    return picture(width, 3.3 * lines + 0.6, title, draw)
+
+
+def layers_figure(counts: Mapping[str, Sequence[int]], edges: Sequence[float], title: str) -> bytes:
+    """The distribution of SNR in each layer: a line a layer, first at the top, dark where many weights are."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        table = np.array(list(counts.values()), float)
+        table /= np.maximum(table.sum(1, keepdims=True), 1)
+        axes.grid(False)
+        image = axes.pcolormesh(edges, np.arange(len(table) + 1), table, cmap="Blues")
+        axes.set_yticks(np.arange(len(table)) + 0.5, list(counts), fontsize=7)
+        axes.invert_yaxis()
+        axes.set_xlabel("signal-to-noise ratio |mu| / sigma (dB)")
+        figure.colorbar(image, label="part of the layer's weights")
+
+    return picture(8, 1.6 + 0.22 * len(counts), f"{title}: SNR by layer", draw)
+
+
+def lines_figure(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], x: Sequence[float], x_label: str, y_label: str, title: str
+) -> bytes:
+    """Lines by name over common places `x`, a panel for each group."""
+
+    def draw(figure: Figure) -> None:
+        places = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (name, lines) in zip(places, panels.items(), strict=True):
+            for number, (label, values) in enumerate(lines.items()):
+                axes.plot(x, values, color=style_of(number)["color"], label=label)
+            axes.set(title=name, xlabel=x_label, ylim=(0, None))
+            axes.title.set_fontsize(10)
+        places[0].set_ylabel(y_label)
+        handles, labels = places[0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=max(1, min(5, len(labels))), frameon=False, fontsize=9
+        )
+
+    return picture(4 * max(2, len(panels)), 4, title, draw)

@@ -15,6 +15,7 @@ from tfp_bprune.prune.masks import masks_at_sparsity
 from tfp_bprune.prune.scores import decibel
 from tfp_bprune.prune.select import prunable_weights
 from tfp_bprune.report.studies import accuracy_figure, curves_figure, markdown_table, mean_and_spread, weights_figure
+from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.published import PRASAD_SPARSITIES, prasad
 from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs, without
@@ -39,6 +40,7 @@ NAMES = {
 TARGETS = (("mnist", 0.9, 0.982), ("mnist", 0.95, 0.982), ("fashion_mnist", 0.9, 0.89))
 _WEIGHTS = np.linspace(-0.5, 0.5, 101)
 _DECIBELS = np.linspace(-30, 30, 121)
+MEASURED_BY = (scoring,)
 _DIFFERS = 0.01  # in accuracy, from which on a published figure is said to differ
 
 

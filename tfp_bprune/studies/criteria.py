@@ -14,6 +14,7 @@ from tfp_bprune.layers import variational_layers
 from tfp_bprune.prune.masks import masks_at_sparsity
 from tfp_bprune.prune.scores import log_density_at_zero, magnitude, snr
 from tfp_bprune.report.studies import accuracy_figure, markdown_table, mean_and_spread
+from tfp_bprune.studies import saliency, scoring
 from tfp_bprune.studies.compression import SPARSITIES, specs_of
 from tfp_bprune.studies.networks import Network
 from tfp_bprune.studies.saliency import elbo_change, kl_of_each, likelihood_slopes, nll_change
@@ -91,6 +92,9 @@ def agreement(one: dict[str, np.ndarray], other: dict[str, np.ndarray], sparsity
     mine, theirs = masks_at_sparsity(one, sparsity), masks_at_sparsity(other, sparsity)
     both = sum(int(np.count_nonzero(mine[name] & theirs[name])) for name in mine)
     return both / max(1, sum(int(np.count_nonzero(mask)) for mask in mine.values()))
+
+
+MEASURED_BY = (all_scores, agreement, saliency, scoring)
 
 
 def rows_of(found: Found) -> list[Json]:

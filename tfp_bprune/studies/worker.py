@@ -6,8 +6,8 @@ store, so that a study that was killed repeats nothing.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfp_bprune.runs import read_json, sha256, write_json
+from tfp_bprune.runs import finite, read_json, sha256, write_json
 from tfp_bprune.studies import STUDIES
 from tfp_bprune.studies.networks import Spec, is_trained, train, trained
 from tfp_bprune.types import BpruneError, Json
@@ -56,10 +56,9 @@ class Task:
     @property
     def result(self) -> Path:
         """Where the measurement is kept: named by the network, the options and the code that measures."""
-        code = b"".join(
-            Path(__file__).with_name(f"{name}.py").read_bytes() for name in (self.study, "scoring", "saliency")
-        )
-        digest = hashlib.sha256(code + json.dumps(self.options, sort_keys=True).encode()).hexdigest()[:12]
+        study = _study(self.study)
+        code = [inspect.getsource(part) for part in (study.measure, *study.MEASURED_BY)]
+        digest = sha256(json.dumps([*code, self.options], sort_keys=True).encode())[:12]
         return self.store / "measured" / f"{self.spec.key}-{self.study}-{digest}.json"
 
     @property
@@ -85,11 +84,16 @@ def perform(task: Task, parent_process: int | None = None) -> None:
     """Does what is left of a task."""
     data = train(task.spec, task.store, task.data_dir, task.threads, parent_process)
     if task.study and not task.result.exists():
-        if task.study not in STUDIES:
-            raise BpruneError(f"unknown study {task.study!r}: expected one of {', '.join(STUDIES)}")
-        module = importlib.import_module(f"tfp_bprune.studies.{task.study}")
-        found = json.loads(json.dumps(module.measure(trained(task.spec, task.store, data), task.options)))
+        measured = _study(task.study).measure(trained(task.spec, task.store, data), task.options)
+        found = json.loads(json.dumps(finite(measured)))
         write_json(task.result, {"found": found, "sha256": _digest(found)})
+
+
+def _study(name: str) -> Any:
+    """The module of a study: its `measure`, and by `MEASURED_BY` what else decides what that finds."""
+    if name not in STUDIES:
+        raise BpruneError(f"unknown study {name!r}: expected one of {', '.join(STUDIES)}")
+    return importlib.import_module(f"tfp_bprune.studies.{name}")
 
 
 def _digest(found: Any) -> str:
