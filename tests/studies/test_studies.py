@@ -24,8 +24,10 @@ from tfp_bprune.prune.prune import prune
 from tfp_bprune.runs import Run
 from tfp_bprune.studies.networks import Spec, is_trained
 from tfp_bprune.studies.pool import Durations, environment
+from tfp_bprune.studies.retrain import children_of
 from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs, without
 from tfp_bprune.studies.study import Settings, gather
+from tfp_bprune.studies.uncertainty import strangers
 from tfp_bprune.types import BpruneError, Json
 
 
@@ -172,3 +174,70 @@ def test_a_failure_is_told_after_the_others_were_finished(tmp_path: Path) -> Non
     with pytest.raises(BpruneError, match=r"1 of 2 networks failed; the first, nowhere-mlp.*there is no dataset"):
         gather(settings, [Spec("nowhere", epochs=1), good], {}, study="")
     assert is_trained(good, settings.store)
+
+
+def test_uncertainty_says_what_each_way_of_predicting_can_know(tmp_path: Path, store: Path) -> None:
+    found = study("uncertainty", tmp_path, store)
+    assert {(r["method"], r["predictive"]) for r in found["rows"]} == {
+        *(("sgd", "mean"), ("dropout_0.5", "mean")),
+        *(("bbb", way) for way in ("mean", "moments", "sampled")),
+    }
+    for row in found["rows"]:
+        assert scored(row)
+        assert ("epistemic_right" in row) == (row["predictive"] != "mean")
+        assert row["ood_auroc"] == np.mean([row["ood_auroc_entropy_noise"], row["ood_auroc_entropy_rotated"]])
+    # All answered: the error rate itself.
+    whole = next(r for r in found["rows"] if (r["method"], r["requested"]) == ("sgd", 0.0))
+    assert found["risk"]["digits/sgd/mean/0"][-1] == pytest.approx(1 - whole["accuracy"])
+
+
+def test_strange_images_are_of_the_same_shape_and_units(digits: Splits) -> None:
+    x = digits.examples("test").x[:7]
+    made = strangers(digits.info, x, None)
+    assert {name: (images.shape, images.dtype) for name, images in made.items()} == dict.fromkeys(
+        ("noise", "rotated"), (x.shape, x.dtype)
+    )
+    np.testing.assert_array_equal(made["rotated"][0, :, :, 0], np.rot90(x[0, :, :, 0]))
+    assert 0 <= made["noise"].min() < made["noise"].max() <= x.max()
+
+
+def test_retraining_keeps_what_is_pruned_and_equal_time_buys_epochs(tmp_path: Path, store: Path) -> None:
+    found = study("retrain", tmp_path, store)
+    ways = {(r["method"], r["way"]) for r in found["rows"]}
+    plain = {"none", "retrained", "gradual", "retrained_equal_time", "gradual_equal_time"}
+    assert ways == {(m, w) for m in ("sgd", "dropout_0.5") for w in plain} | {
+        ("bbb", w) for w in ("none", "retrained", "gradual")
+    }
+    for row in found["rows"]:
+        assert scored(row)
+        assert row["sparsity"] == pytest.approx(0.9, abs=1e-3), row["way"]
+    assert "in percentage points" in (tmp_path / "retrain.md").read_text()
+
+
+def test_equal_time_is_counted_in_the_bayesian_networks_seconds() -> None:
+    parent = Spec("digits", twin="deterministic", epochs=50)
+    children = children_of(parent, 0.9, 5, 2.0)
+    assert children["gradual_equal_time"].epochs == 100
+    assert parent.epochs + children["retrained_equal_time"].epochs == 2 * (50 + 5)
+    assert children["retrained"].parent == parent
+    assert set(children_of(Spec("digits"), 0.9, 5, 1.0)) == {"retrained", "gradual"}
+
+
+def test_blundell_sets_errors_beside_published_ones_of_mnist_alone(tmp_path: Path, store: Path) -> None:
+    found = study("blundell", tmp_path, store)
+    assert {row["method"] for row in found["rows"]} == {"mixture", "normal"}
+    assert all(scored(row) and row["published"] is None for row in found["rows"])
+    assert {spec["prior"]["kind"] for spec in found["networks"]} == {"scale_mixture", "normal"}
+
+
+def test_scale_measures_size_and_time(tmp_path: Path, store: Path) -> None:
+    found = study("scale", tmp_path, store, "--epochs", 1)
+    by = {(r["method"], r["granularity"], r["requested"]): r for r in found["rows"]}
+    assert len(by) == 6
+    for method in ("bayesian", "plain"):
+        whole, weights, units = by[method, "weight", 0.0], by[method, "weight", 0.8], by[method, "unit", 0.5]
+        assert weights["nonzeros"] == pytest.approx(0.2 * whole["nonzeros"], rel=0.01)
+        assert units["nonzeros"] <= 0.5 * whole["nonzeros"]
+        assert all(scored(row) and row["latency_ms"] > 0 for row in (whole, weights, units))
+    assert len(found["snr_db"]["digits/resnet18"]) == 21
+    assert "Left out" in (tmp_path / "scale.md").read_text()

@@ -29,7 +29,7 @@ exp(-6); the normal prior has sigma exp(-2). Neither was searched for. Mean ± s
 
 def specs_of(dataset: str, seed: int, settings: Settings) -> dict[str, Spec]:
     """The networks by prior."""
-    epochs = settings.epochs or (10 if settings.quick else 100)
+    epochs = settings.epochs or (30 if settings.quick else 100)
     hidden, batch = ((64, 64), 50) if settings.quick else ((1200, 1200), 100)
     return {
         name: Spec(dataset, hidden=hidden, epochs=epochs, batch_size=batch, seed=seed, prior=prior)

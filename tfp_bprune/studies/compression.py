@@ -46,7 +46,7 @@ _DIFFERS = 0.01  # in accuracy, from which on a published figure is said to diff
 
 def specs_of(dataset: str, seed: int, settings: Settings) -> dict[str, Spec]:
     """The five networks by method."""
-    epochs = settings.epochs or (10 if settings.quick else 50)
+    epochs = settings.epochs or (30 if settings.quick else 50)
     hidden = (64, 64) if settings.quick else (500, 500)
     return {
         method: Spec(dataset, hidden=hidden, epochs=epochs, seed=seed, batch_size=50 if settings.quick else 100, **twin)
