@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tfp_bprune.report.figures import _DISTINCT, _MARKERS, _STYLE
 from tfp_bprune.types import Json
@@ -147,6 +148,7 @@ def panels_figure(
     width: float = 12.0,
     x_label: str = "weights removed (%)",
     to_scale: bool = False,
+    logarithmic: bool = False,
 ) -> bytes:
     """Several scores against `requested` of the rows, a panel each, three in a line.
 
@@ -154,6 +156,7 @@ def panels_figure(
       series: rows by name; of one name over the same places.
       panels: axis label by key of the rows; series without the key are left out of its panel.
       to_scale: places by 100 times their value; else evenly spaced.
+      logarithmic: scores on a logarithmic axis.
     """
     lines = -(-len(panels) // 3)
 
@@ -169,7 +172,11 @@ def panels_figure(
                     axes.plot(x, y, markersize=4.5, linewidth=1.4, label=name, **style_of(number))
                 elif known:
                     against_sparsity(axes, known, key, number, name)
-            axes.set(ylabel=label, xlabel=x_label)
+            axes.set(ylabel=label, xlabel=x_label, yscale="log" if logarithmic else "linear")
+            if logarithmic:
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                axes.yaxis.set_minor_formatter(NullFormatter())
             handles, labels = axes.get_legend_handles_labels()
             named |= dict(zip(labels, handles, strict=True))
         for axes in places[len(panels) :]:

@@ -7,10 +7,12 @@ batch 100; plain and dropout networks ranked by |w|, Bayes by Backprop by |mu| /
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tfp_bprune.evaluate.metrics import classification
+from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.prune.masks import masks_at_sparsity
 from tfp_bprune.prune.scores import decibel
 from tfp_bprune.prune.select import prunable_weights
@@ -18,7 +20,7 @@ from tfp_bprune.report.studies import accuracy_figure, curves_figure, markdown_t
 from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.published import PRASAD_SPARSITIES, prasad
-from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs, without
+from tfp_bprune.studies.scoring import MeanNetwork, default_scores, mean_rows, outputs, without
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
 from tfp_bprune.types import Json
 
@@ -40,7 +42,6 @@ NAMES = {
 TARGETS = (("mnist", 0.9, 0.982), ("mnist", 0.95, 0.982), ("fashion_mnist", 0.9, 0.89))
 _WEIGHTS = np.linspace(-0.5, 0.5, 101)
 _DECIBELS = np.linspace(-30, 30, 121)
-MEASURED_BY = (scoring,)
 _DIFFERS = 0.01  # in accuracy, from which on a published figure is said to differ
 
 
@@ -64,7 +65,13 @@ def run(settings: Settings) -> Result:
     by_method = {(d, m): [f for p, f in zip(places, found, strict=True) if p[:2] == (d, m)] for d in datasets for m in METHODS}  # fmt: skip
     curves = {f"{d}/{m}": mean_curves(group) for (d, m), group in by_method.items()}
     histograms = {f"{d}/{m}": added_histograms(group) for (d, m), group in by_method.items()}
-    extra: Json = {"curves": curves, "histograms": histograms, "weight_edges": _WEIGHTS.tolist()}
+    mistaken = {d: [f.measured["by_rho"] for f in by_method[d, "bbb"]] for d in datasets}
+    extra: Json = {
+        "ranked_by_rho": mistaken,
+        "curves": curves,
+        "histograms": histograms,
+        "weight_edges": _WEIGHTS.tolist(),
+    }
     pictures = {}
     for d in datasets:
         named = {NAMES[m]: m for m in METHODS}
@@ -74,7 +81,7 @@ def run(settings: Settings) -> Result:
         pictures[f"{d}-loss"] = curves_figure({n: curves[f"{d}/{m}"] for n, m in named.items()}, f"{d}: training")
         shown = {n: histograms[f"{d}/{m}"] for n, m in named.items()}
         pictures[f"{d}-weights"] = weights_figure(shown, _WEIGHTS.tolist(), f"{d}: weights after training")
-    return Result("Compression without retraining", text_of(rows, datasets, pictures), rows, pictures, extra, found)
+    return Result("Compression without retraining", text_of(rows, mistaken, pictures), rows, pictures, extra, found)
 
 
 def measure(network: Network, options: Json) -> Json:
@@ -91,8 +98,27 @@ def measure(network: Network, options: Json) -> Json:
     found: Json = {"rows": rows, "weights": np.histogram(values, _WEIGHTS)[0].tolist()}
     if network.spec.bayesian:
         ratios = decibel(np.concatenate([s.ravel() for s in scores.values()]))
+        found["by_rho"] = by_rho(model, test.x, test.y)
         found["snr_db"] = np.histogram(ratios, _DECIBELS)[0].tolist()
     return found
+
+
+def by_rho(model: Any, x: np.ndarray, y: np.ndarray) -> Json:
+    """Accuracy at the published sparsities where |mu| / rho is ranked in the place of |mu| / sigma, the lowest removed first.
+
+    rho is negative for every sigma below .69, so that this removes the largest weights first. It is what the published code
+    says; no figure but this one rests on it.
+    """
+    mean, scores = MeanNetwork(model), {}
+    for name, w in prunable_weights(model).items():
+        scores[name] = np.abs(w.loc) / rho_of(np.asarray(w.scale))
+    return {
+        f"{s:g}": float(np.mean(mean.probabilities(x, masks_at_sparsity(scores, s)).argmax(1) == y))
+        for s in PRASAD_SPARSITIES
+    }
+
+
+MEASURED_BY = (by_rho, scoring)
 
 
 def rows_of(method: str, found: Found) -> list[Json]:
@@ -117,7 +143,7 @@ def added_histograms(group: Sequence[Found]) -> list[int]:
     return np.sum([one.measured["weights"] for one in group], 0).tolist()
 
 
-def text_of(rows: list[Json], datasets: Sequence[str], pictures: dict[str, bytes]) -> str:
+def text_of(rows: list[Json], mistaken: dict[str, list[Json]], pictures: dict[str, bytes]) -> str:
     """The study in words, tables and pictures."""
     parts = [
         "What pruned dropout networks and a pruned Bayesian network still know, with no retraining in between. "
@@ -126,7 +152,7 @@ def text_of(rows: list[Json], datasets: Sequence[str], pictures: dict[str, bytes
         'settings) by |mu| / sigma. "SGD" is the plain network, trained with Adam as published; dropout p drops each '
         "hidden unit with probability p. Accuracy on the test split, mean ± standard deviation over seeds.",
     ]
-    for dataset in datasets:
+    for dataset in mistaken:
         mine = [row for row in rows if row["dataset"] == dataset]
         captions = {f"{dataset}-accuracy": f"{dataset}: accuracy against the part of the weights removed, published figures hollow"}  # fmt: skip
         captions |= {f"{dataset}-loss": f"{dataset}: training loss of all methods"}
@@ -134,7 +160,7 @@ def text_of(rows: list[Json], datasets: Sequence[str], pictures: dict[str, bytes
         shown = {name: picture for name, picture in pictures.items() if name in captions}
         parts += [f"## {dataset}", accuracy_table(mine), sampled_table(mine), times_sentence(mine)]
         parts.append(pictures_in("compression", shown, captions))
-    return "\n\n".join(filter(None, [*parts, targets_text(rows), notes_text(rows)]))
+    return "\n\n".join(filter(None, [*parts, targets_text(rows), notes_text(rows, mistaken)]))
 
 
 def accuracy_table(rows: list[Json]) -> str:
@@ -199,25 +225,44 @@ def differences(rows: list[Json]) -> list[list[str]]:
     return lines
 
 
-def notes_text(rows: list[Json]) -> str:
-    """The differences from what was published, and what is known of their causes."""
-    lines = differences(rows)
-    if not lines:
+def notes_text(rows: list[Json], mistaken: dict[str, list[Json]]) -> str:
+    """The differences from what was published, and what is known of their causes; empty where nothing was published."""
+    if not any(row["published"] for row in rows):
         return ""
-    table = markdown_table(["dataset", "method", "removed", "published", "ours", "difference"], lines)
+    lines = differences(rows)
     said = (
         "Accuracies more than .01, and more than three standard deviations of our seeds, away from the published ones:"
     )
-    return f"## Where we find something else\n\n{said}\n\n{table}\n\n{_CAUSES}"
+    header = ["dataset", "method", "removed", "published", "ours", "difference"]
+    table = f"{said}\n\n{markdown_table(header, lines, names=3)}" if lines else f"{said} none."
+    return "\n\n".join(["## Beside the published figures", table, _CAUSE_BAYES, rho_table(mistaken), _CAUSE_PLAIN])
 
 
-_CAUSES = """What is known of the causes:
+def rho_table(mistaken: dict[str, list[Json]]) -> str:
+    """Accuracy of our Bayesian networks ranked by |mu| / rho, beside the published row."""
+    lines = []
+    for dataset, found in mistaken.items():
+        if prasad(dataset, "bbb", 0.0) is not None:
+            cells = [mean_and_spread([one[f"{s:g}"] for one in found]) for s in PRASAD_SPARSITIES]
+            lines.append(
+                [
+                    dataset,
+                    *(
+                        f"{cell} ({prasad(dataset, 'bbb', s):.4f})"
+                        for cell, s in zip(cells, PRASAD_SPARSITIES, strict=True)
+                    ),
+                ]
+            )
+    header = ["ours, ranked by abs(mu) / rho (published)", *(f"{100 * s:g} %" for s in PRASAD_SPARSITIES)]
+    return markdown_table(header, lines)
 
-- Bayes by Backprop. The code published with the comparison divides |mu| by rho where sigma = softplus(rho) is meant; rho is
-  negative, so that the order is turned round. It also prunes a copy that the forward pass never reads, so that its four
-  columns are four evaluations of the unpruned network, which explains why they do not fall. Ours are of the pruned
-  network, by a test equal to what its export says; where they agree with the published ones nonetheless, the claim of
-  the comparison holds, on other evidence.
-- SGD and dropout. We cannot rerun the code that gave those figures, and do not know its initial values, its learning-rate
-  schedule or which layers it ranked together; each moves the accuracy at 75 and 90 % by far more than the spread over
-  seeds. Ours is one consistent setting for all methods, not a correction of theirs."""
+
+_CAUSE_BAYES = """Bayes by Backprop: the code published with the comparison divides |mu| by rho where sigma = softplus(rho) is meant. rho is negative
+there, so that the largest weights would go first; and it prunes a copy that the forward pass never reads, so that its four columns
+are four evaluations of the unpruned network. The table below supports this: pruned in that order our networks do not keep the accuracy
+that was published for all four sparsities. Ranked by |mu| / sigma, and pruned in truth (what is scored here equals what an export of
+the pruned network says, by a test), our figures are those of the first table: where they agree with the published ones, the claim of the
+comparison holds, on this evidence and not on that."""
+_CAUSE_PLAIN = """SGD and dropout: we do not know the initial values, the learning-rate schedule or the order of ranking of the published
+networks, each of which can move the accuracy at 75 and 90 % by more than the spread over our seeds. Ours is one consistent setting for
+all methods, not a correction of theirs."""

@@ -17,7 +17,7 @@ from tfp_bprune.runs import Run, finite, versions, write_atomically, write_json
 from tfp_bprune.studies import BUDGETS, STUDIES
 from tfp_bprune.studies.networks import Spec
 from tfp_bprune.studies.pool import complete
-from tfp_bprune.studies.worker import Task
+from tfp_bprune.studies.worker import Task, result_of
 from tfp_bprune.types import BpruneError, Json
 
 
@@ -141,7 +141,11 @@ def gather(settings: Settings, specs: Sequence[Spec], options: Json, study: str 
       BpruneError: a network could not be trained or measured.
     """
     name = settings.name if study is None else study
-    tasks = [Task(s, name, options, settings.store, settings.data_dir, settings.threads) for s in specs]
+    store = settings.store
+    tasks = [
+        Task(spec, name, options, store, settings.data_dir, settings.threads, result_of(spec, name, options, store))
+        for spec in specs
+    ]
     complete(tasks, settings.jobs)
     return [_found(task) for task in tasks]
 

@@ -32,6 +32,7 @@ class Task:
       store: folder of networks and measurements.
       data_dir: TensorFlow Datasets' folder.
       threads: of TensorFlow, for training and measuring.
+      result: where the measurement is kept; see `result_of`. Of the study that set the task, whatever its code is by then.
     """
 
     spec: Spec
@@ -40,10 +41,12 @@ class Task:
     store: Path
     data_dir: Path | None
     threads: int
+    result: Path
 
     def to_json(self) -> Json:
         """The task as plain data."""
         named = {"study": self.study, "options": self.options, "threads": self.threads, "store": str(self.store)}
+        named |= {"result": str(self.result)}
         return named | {"spec": self.spec.to_json(), "data_dir": str(self.data_dir) if self.data_dir else None}
 
     @classmethod
@@ -51,15 +54,7 @@ class Task:
         """The inverse of `to_json`."""
         data_dir = Path(stored["data_dir"]) if stored["data_dir"] else None
         spec, store = Spec.from_json(stored["spec"]), Path(stored["store"])
-        return cls(spec, stored["study"], stored["options"], store, data_dir, stored["threads"])
-
-    @property
-    def result(self) -> Path:
-        """Where the measurement is kept: named by the network, the options and the code that measures."""
-        study = _study(self.study)
-        code = [inspect.getsource(part) for part in (study.measure, *study.MEASURED_BY)]
-        digest = sha256(json.dumps([*code, self.options], sort_keys=True).encode())[:12]
-        return self.store / "measured" / f"{self.spec.key}-{self.study}-{digest}.json"
+        return cls(spec, stored["study"], stored["options"], store, data_dir, stored["threads"], Path(stored["result"]))
 
     @property
     def done(self) -> bool:
@@ -78,6 +73,14 @@ class Task:
         if not isinstance(stored, dict) or stored.get("sha256") != _digest(stored.get("found")):
             raise BpruneError(f"{self.result} was changed or damaged: delete it, and the study measures again")
         return stored["found"]
+
+
+def result_of(spec: Spec, study: str, options: Json, store: Path) -> Path:
+    """A file in the store, named by the network, the options and the code that measures."""
+    parts = (_study(study).measure, *_study(study).MEASURED_BY) if study else ()
+    code = [inspect.getsource(part) for part in parts]
+    digest = sha256(json.dumps([*code, options], sort_keys=True).encode())[:12]
+    return store / "measured" / f"{spec.key}-{study}-{digest}.json"
 
 
 def perform(task: Task, parent_process: int | None = None) -> None:
