@@ -21,6 +21,7 @@ VALIDATION_FRACTION = 0.1
 _TIMES = "times.jsonl"
 _PRUNE_EVERY = 100  # steps between two prunings of a gradual one
 _GRADUAL_UNTIL = 0.75  # part of the training at which it has reached its sparsity
+_GRADUAL_FROM = 0.25  # part of that at which it begins
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
         return []
     if spec.parent is not None:
         return [KeepPruned()]
-    end = max(_PRUNE_EVERY, round(_GRADUAL_UNTIL * spec.epochs * steps))
-    every = min(_PRUNE_EVERY, max(1, end // 10))
-    return [GradualPruning(polynomial(spec.sparsity, round(0.25 * end), end), steps, every)]
+    end = max(1, round(_GRADUAL_UNTIL * spec.epochs * steps))
+    every = min(_PRUNE_EVERY, max(1, end // 10))  # so that some pruning falls on the end or after it
+    return [GradualPruning(polynomial(spec.sparsity, round(_GRADUAL_FROM * end), end), steps, every)]
 
 
 def trained(spec: Spec, store: Path, data: Splits) -> Network:

@@ -14,7 +14,7 @@ import numpy as np
 from tfp_bprune._keras import tf
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.export.predict import Predictor
-from tfp_bprune.models import recalibrate
+from tfp_bprune.models import recalibrate, strip
 from tfp_bprune.prune.prune import prune
 from tfp_bprune.prune.scores import decibel
 from tfp_bprune.report.studies import layers_figure, markdown_table, mean_and_spread, panels_figure
@@ -129,7 +129,7 @@ def served(model: Any, x: np.ndarray, y: np.ndarray) -> Json:
         times.append(1e3 * (time.perf_counter() - begin))
     return {
         **classification(np.concatenate(parts), y),
-        "parameters": model.count_params(),
+        "parameters": int(strip(model).count_params()),
         "latency_ms": float(np.median(times)),
     }
 
