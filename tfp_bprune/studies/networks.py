@@ -18,7 +18,7 @@ from tfp_bprune.train import Settings, fit
 from tfp_bprune.types import Augmentation, Json, Twin
 
 VALIDATION_FRACTION = 0.1
-_TIMES = "times.jsonl"
+TIMES = "times.jsonl"
 _PRUNE_EVERY = 100  # steps between two prunings of a gradual one
 _GRADUAL_UNTIL = 0.75  # part of the training at which it has reached its sparsity
 _GRADUAL_FROM = 0.25  # part of that at which it begins
@@ -197,14 +197,14 @@ class Times(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Json | None = None) -> None:
         """Takes up the times of the epochs that are done."""
-        self._rows, self._begin = self._run.read_rows(_TIMES), time.perf_counter()
+        self._rows, self._begin = self._run.read_rows(TIMES), time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
         """Adds a time to the run, which `fit` holds locked."""
         now = time.perf_counter()
         self._rows = [row for row in self._rows if row["epoch"] <= epoch]
         self._rows.append({"epoch": epoch + 1, "seconds": now - self._begin})
-        self._run.commit({_TIMES: rows_to_bytes(self._rows)})
+        self._run.commit({TIMES: rows_to_bytes(self._rows)})
         self._begin = now
         if self._parent is not None and os.getppid() != self._parent:
             raise SystemExit(f"{self._run.path.name}: stopped after epoch {epoch + 1}, as the study was ended")

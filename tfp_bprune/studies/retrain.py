@@ -37,7 +37,7 @@ comparison left out. Accuracy of the mean network on the test split.
 - Pruned, then retrained: once, to the full sparsity, then {retraining} epochs of Adam at 5e-4 with a cosine to 0; what is pruned stays pruned
   (Han et al. 2015; they prune and retrain several times).
 - Pruned while training: the {epochs} epochs from the beginning, the sparsity rising by a cubic from 19 % to 75 % of the steps (Zhu and Gupta 2017).
-- Equal time: plain and dropout networks get as many epochs as the Bayesian network's wall time buys ({ratios}).
+- Equal time: plain and dropout networks get as many epochs as the Bayesian network's time buys, by their undisturbed epochs ({ratios}).
   "Retrained" then spends what is left of it after the first {epochs} epochs on retraining."""
 
 
@@ -88,8 +88,8 @@ def children_of(parent: Spec, sparsity: float, retraining: int, ratio: float) ->
 
 
 def _ratio(found: dict[tuple[str, int, str], Found], place: tuple[str, int, str]) -> float:
-    """The Bayesian network's seconds an epoch over this one's."""
-    return found[*place[:2], "bbb"].seconds / found[place].seconds
+    """The Bayesian network's seconds an epoch over this one's, both undisturbed: what else the machine did must not count."""
+    return found[*place[:2], "bbb"].epoch_seconds / found[place].epoch_seconds
 
 
 def measure(network: Network, options: Json) -> Json:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune.evaluate.sweep import machine
 from tfp_bprune.report.studies import markdown_table
 from tfp_bprune.runs import Run, finite, versions, write_atomically, write_json
 from tfp_bprune.studies import BUDGETS, STUDIES
-from tfp_bprune.studies.networks import Spec
+from tfp_bprune.studies.networks import TIMES, Spec
 from tfp_bprune.studies.pool import complete
 from tfp_bprune.studies.worker import Task, result_of
 from tfp_bprune.types import BpruneError, Json
@@ -100,6 +102,8 @@ class Found:
       measured: what the study's `measure` found.
       history: a row an epoch.
       seconds, threads: of its training.
+      epoch_seconds: what an epoch takes undisturbed: the first decile over epochs, since other work on the machine makes
+        some of them longer.
     """
 
     spec: Spec
@@ -107,6 +111,7 @@ class Found:
     history: list[Json]
     seconds: float
     threads: int
+    epoch_seconds: float
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,9 @@ def gather(settings: Settings, specs: Sequence[Spec], options: Json, study: str 
 def _found(task: Task) -> Found:
     run = Run.open(task.store / task.spec.key)
     manifest = run.manifest
-    return Found(task.spec, task.measured(), run.read_rows(), manifest["seconds"], manifest["threads"])
+    times = [row["seconds"] for row in run.read_rows(TIMES)]
+    undisturbed = float(np.quantile(times, 0.1))
+    return Found(task.spec, task.measured(), run.read_rows(), manifest["seconds"], manifest["threads"], undisturbed)
 
 
 def run_study(settings: Settings) -> Json:
@@ -183,7 +190,13 @@ def run_study(settings: Settings) -> Json:
 def _trained(found: Found) -> Json:
     about = {key: value for key, value in found.spec.to_json().items() if key != "parent"}
     about |= {"parent": found.spec.parent.key} if found.spec.parent else {}
-    return {"name": found.spec.key, **about, "seconds": found.seconds, "threads": found.threads}
+    return {
+        "name": found.spec.key,
+        **about,
+        "seconds": found.seconds,
+        "epoch_seconds": found.epoch_seconds,
+        "threads": found.threads,
+    }
 
 
 def _document(settings: Settings, result: Result) -> str:
@@ -213,9 +226,12 @@ def _how(settings: Settings, result: Result) -> str:
         "Versions: "
         + ", ".join(f"{name} {version}" for name, version in versions().items())
         + f", {platform.system()}.",
-        "Nothing was chosen on the test split. Times are of training alone, validation and checkpoints of every epoch included.",
+        "Nothing was chosen on the test split. Times are of training alone, validation and checkpoints of every epoch included; "
+        "an undisturbed epoch is the first decile of a run's epochs, as other work on the machine makes some of them longer.",
     ]
-    table = markdown_table(["dataset", "network", "epochs", "runs", "seconds a run"], rows, names=2)
+    table = markdown_table(
+        ["dataset", "network", "epochs", "runs", "seconds a run", "seconds an epoch, undisturbed"], rows, names=2
+    )
     return "## How it was made\n\n" + "\n\n".join([*about, table])
 
 
