@@ -168,6 +168,26 @@ def test_time_left_is_by_the_median_of_a_kind() -> None:
     assert durations.left([], [("a", 500.0)], 1) == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing"], "invalid choice: 'nothing'"),
+        (["criteria", "--seeds", "-1"], "must not be negative"),
+        (["criteria", "--dataset", "diabetes", "--jobs", "0"], "diabetes is a regression"),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["study", *words, "--out", str(tmp_path)])
+    except SystemExit as ended:
+        code = ended.code  # type: ignore[assignment]
+    said = capsys.readouterr()
+    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert message in said.err
+
+
 def test_a_failure_is_told_after_the_others_were_finished(tmp_path: Path) -> None:
     good = Spec("digits", hidden=(4,), epochs=1)
     settings = Settings("compression", tmp_path, budget="quick", jobs=2)

@@ -147,7 +147,7 @@ def panels_figure(
     title: str,
     width: float = 12.0,
     x_label: str = "weights removed (%)",
-    to_scale: bool = False,
+    place: str | None = None,
     logarithmic: bool = False,
 ) -> bytes:
     """Several scores against `requested` of the rows, a panel each, three in a line.
@@ -155,7 +155,7 @@ def panels_figure(
     Args:
       series: rows by name; of one name over the same places.
       panels: axis label by key of the rows; series without the key are left out of its panel.
-      to_scale: places by 100 times their value; else evenly spaced.
+      place: key of the rows whose value is their place; by default `requested`, evenly spaced.
       logarithmic: scores on a logarithmic axis.
     """
     lines = -(-len(panels) // 3)
@@ -166,9 +166,9 @@ def panels_figure(
         for axes, (key, label) in zip(places, panels.items(), strict=False):
             for number, (name, rows) in enumerate(series.items()):
                 known = [row for row in rows if row.get(key) is not None]
-                if known and to_scale:
-                    known.sort(key=lambda row: row["requested"])
-                    x, y = [100 * row["requested"] for row in known], [row[key] for row in known]
+                if known and place:
+                    known.sort(key=lambda row: row[place])
+                    x, y = [row[place] for row in known], [row[key] for row in known]
                     axes.plot(x, y, markersize=4.5, linewidth=1.4, label=name, **style_of(number))
                 elif known:
                     against_sparsity(axes, known, key, number, name)

@@ -180,7 +180,8 @@ def accuracy_table(rows: list[Json]) -> str:
             known = mine[0]["published"]
             cells.append(mean_and_spread([row["accuracy"] for row in mine]) + (f" ({known:.4f})" if known else ""))
         lines.append(cells)
-    return markdown_table(header, lines) + "\n\nIn brackets: published."
+    brackets = "\n\nIn brackets: published." if any(row["published"] for row in rows) else ""
+    return markdown_table(header, lines) + brackets
 
 
 def sampled_table(rows: list[Json]) -> str:
@@ -229,7 +230,7 @@ def differences(rows: list[Json]) -> list[list[str]]:
         mine = [r for r in rows if (r["dataset"], r["method"], r["requested"]) == (dataset, method, sparsity)]
         ours, published = [row["accuracy"] for row in mine], mine[0]["published"]
         gap = float(np.mean(ours)) - published
-        if abs(gap) > max(_DIFFERS, 3 * float(np.std(ours))):
+        if abs(gap) > max(_DIFFERS, 3 * float(np.std(ours, ddof=len(ours) > 1))):
             removed = f"{100 * sparsity:g} %"
             lines.append([dataset, NAMES[method], removed, f"{published:.4f}", mean_and_spread(ours), f"{gap:+.4f}"])
     return lines

@@ -15,7 +15,7 @@ from tfp_bprune.models import build, load_model
 from tfp_bprune.prune import GradualPruning, KeepPruned, polynomial, prune
 from tfp_bprune.runs import Run, rows_to_bytes, sha256
 from tfp_bprune.train import Settings, fit
-from tfp_bprune.types import Augmentation, Json, Twin
+from tfp_bprune.types import Augmentation, DataError, Json, Twin
 
 VALIDATION_FRACTION = 0.1
 TIMES = "times.jsonl"
@@ -140,8 +140,15 @@ def train(spec: Spec, store: Path, data_dir: Path | None, threads: int, parent_p
 
 
 def data_of(spec: Spec, data_dir: Path | None) -> Splits:
-    """The data that the network is trained and tested on."""
-    return load(spec.dataset, data_dir, spec.batch_size, VALIDATION_FRACTION, spec.seed, spec.augmentation)
+    """The data that the network is trained and tested on.
+
+    Raises:
+      DataError: it is absent, or no classification.
+    """
+    data = load(spec.dataset, data_dir, spec.batch_size, VALIDATION_FRACTION, spec.seed, spec.augmentation)
+    if data.info.task != "classification":
+        raise DataError(f"{spec.dataset} is a {data.info.task}: the studies compare classifiers, expected images")
+    return data
 
 
 def start_of(spec: Spec, data: Splits, store: Path) -> Any:

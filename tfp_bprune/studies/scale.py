@@ -82,7 +82,8 @@ def run(settings: Settings) -> Result:
         options = {"sparsities": {"weight": [0.0, 0.8], "unit": [0.5]}}
     found = gather(settings, list(named.values()), options)
     rows = [row for place, one in zip(named, found, strict=True) for row in rows_of(place[2], one)]
-    workers = [] if settings.quick else throughput_rows(sorted({place[1] for place in named}), WIDTH, _BATCH)
+    names = sorted({place[1] for place in named})
+    workers, why = ([], "the small budget") if settings.quick else throughput_rows(names, WIDTH, _BATCH)
     pictures, histograms = {}, {}
     for (dataset, network, kind, seed), one in zip(named, found, strict=True):
         if kind == "bayesian" and seed == 0:
@@ -94,7 +95,12 @@ def run(settings: Settings) -> Result:
             histograms[f"{dataset}/{network}"] = one.measured["snr_db"]
     extra = {"snr_db": histograms, "snr_db_edges": _DECIBELS.tolist(), "throughput": workers}
     return Result(
-        "At the size of VGG-16 and ResNet-18", text_of(rows, workers, found, pictures), rows, pictures, extra, found
+        "At the size of VGG-16 and ResNet-18",
+        text_of(rows, workers_text(workers, why), found, pictures),
+        rows,
+        pictures,
+        extra,
+        found,
     )
 
 
@@ -160,15 +166,20 @@ def _series(rows: list[Json]) -> dict[str, list[Json]]:
 
 def _threshold_picture(rows: list[Json], title: str) -> bytes:
     """The Bayesian network's scores against the SNR below which weights, or units, went."""
-    panels = {}
-    for granularity in SPARSITIES:
-        mine = [r for r in rows if (r["method"], r["granularity"]) == ("bayesian", granularity) and r["requested"]]
-        shown = [{**r, "requested": round(r["threshold_db"], 1) / 100} for r in mine]
-        panels[f"by {granularity}"] = shown
-    return panels_figure(panels, _PANELS, f"{title}, Bayesian", x_label="SNR threshold (dB)", to_scale=True)
+    panels = {
+        f"by {granularity}": [
+            row
+            for row in rows
+            if (row["method"], row["granularity"]) == ("bayesian", granularity)
+            and row["requested"]
+            and row["threshold_db"] is not None
+        ]
+        for granularity in SPARSITIES
+    }
+    return panels_figure(panels, _PANELS, f"{title}, Bayesian", x_label="SNR threshold (dB)", place="threshold_db")
 
 
-def text_of(rows: list[Json], workers: list[Json], found: Sequence[Found], pictures: dict[str, bytes]) -> str:
+def text_of(rows: list[Json], workers: str, found: Sequence[Found], pictures: dict[str, bytes]) -> str:
     """The study in words, tables and pictures."""
     one = found[0].spec
     names = " and ".join(dict.fromkeys({"vgg16": "VGG-16", "resnet18": "ResNet-18"}[f.spec.network] for f in found))
@@ -188,7 +199,7 @@ def text_of(rows: list[Json], workers: list[Json], found: Sequence[Found], pictu
             _loss_sentence(mine),
             pictures_in("scale", shown, captions),
         ]
-    return "\n\n".join(filter(None, [*parts, workers_text(workers)]))
+    return "\n\n".join(filter(None, [*parts, workers]))
 
 
 def table_of(rows: list[Json]) -> str:
@@ -217,10 +228,10 @@ def _loss_sentence(rows: list[Json]) -> str:
     return f"Percentage points of accuracy lost without 80 % of the weights: {', '.join(lost)} (Sharma and Jennings 2020: 7.0 at worst, in percent)."
 
 
-def workers_text(workers: list[Json]) -> str:
-    """Throughput of one worker and of two."""
+def workers_text(workers: list[Json], why: str) -> str:
+    """Throughput of one worker and of two, or why there is none."""
     if not workers:
-        return "## One worker and two\n\nLeft out: the small budget, or Horovod is not installed."
+        return f"## One worker and two\n\nLeft out: {why}."
     lines = [
         [r["network"], r["twin"], f"{r['one']:.0f}", f"{r['two']:.0f}", f"{r['two'] / r['one']:.2f}"] for r in workers
     ]

@@ -27,20 +27,25 @@ _ROUNDS, _STEPS = 5, 4
 _TWINS = ("deterministic", "flipout")
 
 
-def throughput_rows(networks: Sequence[str], width: float, batch: int) -> list[Json]:
-    """Examples a second of one worker and of two, for each network Bayesian and plain; none without Horovod or cores."""
+def throughput_rows(networks: Sequence[str], width: float, batch: int) -> tuple[list[Json], str]:
+    """Examples a second of one worker and of two, for each network Bayesian and plain; or none, and why."""
     starter = Path(sys.executable).with_name("horovodrun")
-    if importlib.util.find_spec("horovod") is None or not starter.exists() or len(os.sched_getaffinity(0)) < 2:
-        return []
+    if importlib.util.find_spec("horovod") is None or not starter.exists():
+        return [], "Horovod is not installed"
+    if len(os.sched_getaffinity(0)) < 2:
+        return [], "there is one core alone"
     from tfp_bprune.studies.pool import environment
 
     path = os.pathsep.join([str(starter.parent), os.environ.get("PATH", "")])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
         request = json.dumps({"networks": list(networks), "width": width, "batch": batch})
-        words = [str(starter), "-np", "2", "-H", "localhost:2", sys.executable, "-m", __name__, request, str(out)]
-        ended = subprocess.run(words, env=environment() | {"PATH": path}, capture_output=True, check=False)
-        return read_json(out) if ended.returncode == 0 else []
+        words = [str(starter), "-np", "2", "-H", "localhost:2", sys.executable, "-m", __spec__.name, request, str(out)]
+        ended = subprocess.run(words, env=environment() | {"PATH": path}, capture_output=True, text=True, check=False)
+        if ended.returncode == 0:
+            return read_json(out), ""
+    last = [line for line in ended.stderr.splitlines() if line.strip()]
+    return [], f"the two workers failed ({last[-1].strip() if last else f'code {ended.returncode}'})"
 
 
 def main(request: Json, out: Path) -> None:
