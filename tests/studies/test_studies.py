@@ -62,7 +62,16 @@ def study(name: str, out: Path, store: Path, *more: object) -> Json:
         assert f"({picture.name})" in text
         assert picture.read_bytes().startswith(b"\x89PNG")
     assert "nan" not in text.lower().split()
+    for lines in ([line.count(" | ") for line in table.splitlines()] for table in tables_in(text)):
+        assert len(set(lines)) == 1  # as many cells in every line
     return content
+
+
+def tables_in(text: str) -> list[str]:
+    """The tables of a Markdown text, their rules left out."""
+    return [
+        "\n".join(p for p in part.splitlines() if "---" not in p) for part in text.split("\n\n") if part.startswith("|")
+    ]
 
 
 def scored(row: Json) -> bool:

@@ -154,7 +154,7 @@ def panels_figure(
 
     Args:
       series: rows by name; of one name over the same places.
-      panels: axis label by key of the rows; series without the key are left out of its panel.
+      panels: title by key of the rows; series without the key are left out of its panel.
       place: key of the rows whose value is their place; by default `requested`, evenly spaced.
       logarithmic: scores on a logarithmic axis.
     """
@@ -172,7 +172,8 @@ def panels_figure(
                     axes.plot(x, y, markersize=4.5, linewidth=1.4, label=name, **style_of(number))
                 elif known:
                     against_sparsity(axes, known, key, number, name)
-            axes.set(ylabel=label, xlabel=x_label, yscale="log" if logarithmic else "linear")
+            axes.set(title=label, xlabel=x_label, yscale="log" if logarithmic else "linear")
+            axes.title.set_fontsize(10)
             if logarithmic:
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

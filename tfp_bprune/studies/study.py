@@ -207,7 +207,7 @@ def _how(settings: Settings, result: Result) -> str:
     """How the figures came to be: command, versions, machine, seeds, times."""
     kinds: dict[str, list[Found]] = {}
     for found in result.networks:
-        kinds.setdefault(f"{found.spec.dataset}|{label(found.spec)}", []).append(found)
+        kinds.setdefault(f"{found.spec.dataset}|{found.spec.epochs}|{label(found.spec)}", []).append(found)
     rows = [
         [
             group[0].spec.dataset,
@@ -215,6 +215,7 @@ def _how(settings: Settings, result: Result) -> str:
             str(group[0].spec.epochs),
             str(len(group)),
             spread_of_times(group),
+            f"{np.mean([found.epoch_seconds for found in group]):.1f}",
         ]
         for group in kinds.values()
     ]
