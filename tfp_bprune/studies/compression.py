@@ -289,10 +289,9 @@ def rho_table(mistaken: dict[str, list[Json]]) -> str:
 
 _CAUSE_BAYES = """Bayes by Backprop: the code published with the comparison divides |mu| by rho where sigma = softplus(rho) is meant. rho is negative
 there, so that the largest weights would go first; and it prunes a copy that the forward pass never reads, so that its four columns
-are four evaluations of the unpruned network. The table below supports this: pruned in that order our networks do not keep the accuracy
-that was published for all four sparsities. Ranked by |mu| / sigma, and pruned in truth (what is scored here equals what an export of
-the pruned network says, by a test), our figures are those of the first table: where they agree with the published ones, the claim of the
-comparison holds, on this evidence and not on that."""
+are four evaluations of the unpruned network. The table below shows our networks truly pruned in that order. Ranked by |mu| / sigma (what
+is scored here equals what an export of the pruned network says, by a test) our figures are those of the first table: where they agree with
+the published ones, the claim of the comparison holds, on this evidence and not on that."""
 _CAUSE_PLAIN = """SGD and dropout: we do not know the initial values, the learning-rate schedule or the order of ranking of the published
-networks, each of which can move the accuracy at 75 and 90 % by more than the spread over our seeds. Ours is one consistent setting for
-all methods, not a correction of theirs."""
+networks, nor how many runs each figure is of, and so cannot say what the differences come from. Ours is one consistent setting for all
+methods, not a correction of theirs."""
