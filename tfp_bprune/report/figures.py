@@ -17,12 +17,12 @@ _BLUE, _ORANGE, _GREY = "#1f5f99", "#d9772b", "#8a8f94"
 _DISTINCT = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#8a8f94")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _HALF_A_LINE = 62  # characters in the legend
-_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
 
 
 def sweep_figure(result: Json, title: str) -> bytes:
     """A PNG: quality against sparsity on the left, the histogram of scores with the cuts on the right."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
         left, right = figure.subplots(1, 2)
         _quality(left, result["rows"])
@@ -35,7 +35,7 @@ def sweep_figure(result: Json, title: str) -> bytes:
 
 def history_figure(rows: list[Json], title: str) -> bytes:
     """A PNG of a training: negative log likelihood and, where there is one, accuracy, by epoch."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
         axes = figure.subplots()
         epochs = [row["epoch"] for row in rows]
@@ -62,7 +62,7 @@ def bench_figure(result: Json) -> bytes:
     """A PNG: milliseconds of each export by batch size, a point at the median and a line up to the 95th percentile."""
     rows = result["rows"]
     batches, labels = sorted({row["batch"] for row in rows}), list(dict.fromkeys(row["label"] for row in rows))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.2 + 0.2 * len(labels)), dpi=110, layout="constrained")
         axes = figure.subplots()
         for i, label in enumerate(labels):

@@ -1,0 +1,182 @@
+"""`tfp-bprune search`: the smallest or fastest network within a budget, found by pruning and evaluating alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfp_bprune.cli.common import Parser, add_data, add_json, data_of, emit, facts_of, say
+from tfp_bprune.types import BpruneError, Json
+
+if TYPE_CHECKING:
+    from tfp_bprune.data import Split
+    from tfp_bprune.search import Settings
+
+HELP = "find the smallest or fastest network within a budget"
+EXAMPLE = """example:
+  tfp-bprune search runs/mnist --max-accuracy-drop 0.005
+  tfp-bprune search runs/mnist --max-ece-increase 0.01 --min-ood-auroc 0.95 --ood fashion_mnist --target bytes
+  tfp-bprune search runs/mnist --export 3 --to served/mnist-3      # a point of the Pareto front, by its number
+  tfp-bprune search runs/mnist --sensitivity                       # what pruning one layer at a time does
+"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments of this command."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    _add_budget(parser)
+    parser.add_argument(
+        "--target",
+        choices=["nonzeros", "bytes", "latency"],
+        default="nonzeros",
+        help="what to make small (default: nonzeros)",
+    )
+    parser.add_argument("--trials", type=int, default=100, help="networks evaluated at most (default: 100)")
+    parser.add_argument(
+        "--order",
+        choices=["refined", "score"],
+        default="refined",
+        help="in which the weights of a layer go: by score, or by score refined on training examples (default: refined)",
+    )
+    parser.add_argument(
+        "--criterion", choices=["snr", "magnitude"], help="the score (default: snr; magnitude without distributions)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="trials and results; a search there goes on (default: RUN/search)"
+    )
+    parser.add_argument(
+        "--sensitivity", action="store_true", help="only prune one layer at a time; a table and a heat map"
+    )
+    parser.add_argument(
+        "--export", type=int, metavar="N", help="only export point N of the Pareto front of a finished search"
+    )
+    parser.add_argument("--to", type=Path, metavar="EXPORT", help="of --export: a folder that does not exist yet")
+    add_data(parser)
+    add_json(parser)
+
+
+def _add_budget(parser: Parser) -> None:
+    parser.add_argument(
+        "--max-accuracy-drop",
+        type=float,
+        metavar="D",
+        help="as a fraction: 0.005 is half a point (default: 0.005 where nothing else is asked for)",
+    )
+    parser.add_argument("--max-ece-increase", type=float, metavar="D", help="growth of the expected calibration error")
+    parser.add_argument(
+        "--min-ood-auroc", type=float, metavar="A", help="how well predictive entropy tells the examples of --ood"
+    )
+    parser.add_argument(
+        "--ood", metavar="DATASET", help="another dataset of the same shape; its validation and test splits are used"
+    )
+    parser.add_argument("--level", type=float, default=0.95, help="confidence of what is promised (default: 0.95)")
+
+
+def run(arguments: Any) -> int:
+    """Runs the command."""
+    out = arguments.out or arguments.run / "search"
+    if (arguments.export is None) != (arguments.to is None):
+        raise BpruneError("--export N and --to EXPORT go together: give both or none")
+    if arguments.export is not None:
+        return _export(arguments, out)
+    return _sensitivity(arguments, out) if arguments.sensitivity else _search(arguments, out)
+
+
+def settings_of(arguments: Any) -> Settings:
+    """What is asked for."""
+    from tfp_bprune.search import Budget, Settings
+
+    drop, others = arguments.max_accuracy_drop, (arguments.max_ece_increase, arguments.min_ood_auroc)
+    if drop is None and others == (None, None):
+        drop = 0.005
+    budget = Budget(drop, *others, arguments.level)
+    return Settings(budget, arguments.target, arguments.trials, arguments.order, arguments.criterion, arguments.seed)
+
+
+def _search(arguments: Any, out: Path) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from tfp_bprune.models import load_model
+    from tfp_bprune.report.search import search_figure, search_table
+    from tfp_bprune.runs import Run, write_atomically
+    from tfp_bprune.search import search
+    from tfp_bprune.search.results import write_results
+
+    settings = settings_of(arguments)
+    saved = load_model(arguments.run)
+    data, strange = data_of(saved.config, arguments.data_dir), _strange(arguments, saved.config)
+    facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
+    console = Console(stderr=True)
+    columns = [
+        TextColumn("search"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    ]
+    with Run(out).locked(), Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=settings.trials)
+        found = search(
+            saved.model, data, out, settings, strange,
+            on_trial=lambda row: progress.update(task, completed=row["trial"] + 1),
+            on_step=lambda what: progress.update(task, description=what),
+        )  # fmt: skip
+        result = write_results(found, saved.model, data, out, settings, strange, facts)
+        write_atomically(out / "search.png", search_figure(result, found.rows))
+    if not emit(result, arguments.json):
+        say(
+            result["sentence"],
+            "",
+            search_table(result),
+            f"trials: {out / 'trials.jsonl'}   result: {out / 'search.json'}",
+        )
+    return 0
+
+
+def _strange(arguments: Any, config: Json) -> Split | None:
+    """Validation and test examples of the other dataset, which no network was trained on."""
+    if arguments.ood is None:
+        return None
+    from tfp_bprune.data import load
+
+    request = config.get("request") or {}
+    return load(arguments.ood, arguments.data_dir or request.get("data_dir")).examples("test")
+
+
+def _export(arguments: Any, out: Path) -> int:
+    """One point of the front as a SavedModel."""
+    from tfp_bprune.export import export
+    from tfp_bprune.export.savedmodel import check_new
+    from tfp_bprune.models import load_model
+    from tfp_bprune.runs import read_json
+    from tfp_bprune.search.results import network_at, point_of
+    from tfp_bprune.search.search import SETTINGS_FILE
+
+    check_new(arguments.to)
+    row, saved = point_of(out, arguments.export), load_model(arguments.run)
+    facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
+    pruned = network_at(saved.model, out, row, read_json(out / SETTINGS_FILE))
+    manifest = export(pruned, arguments.to, facts=facts)
+    if not emit(
+        {"export": str(arguments.to), "point": row["point"], "trial": row["trial"], **manifest}, arguments.json
+    ):
+        say(f"exported point {row['point']}, {manifest['nonzeros']:,} weights left, to {arguments.to}")
+    return 0
+
+
+def _sensitivity(arguments: Any, out: Path) -> int:
+    from tfp_bprune.models import load_model
+    from tfp_bprune.report.search import sensitivity_figure, sensitivity_table
+    from tfp_bprune.runs import write_atomically, write_json
+    from tfp_bprune.search import analyse
+
+    saved = load_model(arguments.run)
+    rows = analyse(saved.model, data_of(saved.config, arguments.data_dir), out, arguments.criterion)
+    result = {**facts_of(saved.config), "rows": rows}
+    write_json(out / "sensitivity.json", result)
+    write_atomically(out / "sensitivity.png", sensitivity_figure(result))
+    if not emit(result, arguments.json):
+        say(sensitivity_table(result), f"table: {out / 'sensitivity.json'}   picture: {out / 'sensitivity.png'}")
+    return 0

@@ -1,0 +1,151 @@
+"""Tables and pictures of a search and of a sensitivity analysis, from their JSON."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from tfp_bprune.report.figures import STYLE
+from tfp_bprune.report.tables import human_bytes
+from tfp_bprune.types import Json
+
+_COLOURS = {
+    "global": "#e69f00",
+    "sensitivity": "#8a8f94",
+    "start": "#56b4e9",
+    "bayesian": "#0072b2",
+    "local": "#009e73",
+}
+_TITLES = {
+    "global": "one threshold",
+    "sensitivity": "one layer",
+    "start": "start",
+    "bayesian": "Bayesian",
+    "local": "local",
+}
+_LABELLED = 14
+
+
+def search_table(result: Json) -> Table:
+    """What was found for every layer beside the best single threshold."""
+    table = Table(
+        "", "weights left", "sparsity", "accuracy", "NLL", "ECE", "bytes", "ms, batch 1", "ms, batch 256", "shown"
+    )
+    for name, row in (("every layer", result), ("one threshold", result["global"])):
+        latency = row["latency_ms"]
+        table.add_row(
+            name, f"{row['nonzeros']:,}", f"{100 * row['sparsity']:.2f} %", f"{row['accuracy']:.4f}", f"{row['nll']:.4f}",
+            f"{row['ece']:.4f}", human_bytes(row["bytes"]), f"{latency['1']:.2f}", f"{latency['256']:.2f}",
+            "yes" if row["claim"]["holds"] else "no",
+        )  # fmt: skip
+    return table
+
+
+def search_figure(result: Json, trials: list[Json]) -> bytes:
+    """A PNG: accuracy lost on the searched examples against weights left and against latency; numbered Pareto points."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        _front(left, result, trials, "nonzeros", "weights left")
+        _front(right, result, trials, "latency", "latency by the cost model (µs, batch 64)")
+        left.set_ylabel("accuracy lost on the searched half (points)")
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+        names = [str(result[key]) for key in ("network", "dataset") if key in result]
+        figure.suptitle(f"Search: {' on '.join(names)}", fontsize=12)
+        return _png(figure)
+
+
+def _front(axes: Any, result: Json, trials: list[Json], size: str, label: str) -> None:
+    for phase, colour in _COLOURS.items():
+        rows = [row for row in trials if row["phase"] == phase]
+        points = [(row[size], 100 * row["accuracy_drop"]) for row in rows]
+        if points:
+            axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.7, label=_TITLES[phase], linewidths=0)
+    best = [row for row in result["front"] if size in row["on"]]
+    axes.plot(
+        [r[size] for r in best],
+        [100 * r["accuracy_drop"] for r in best],
+        "-",
+        color="#d55e00",
+        lw=1,
+        label="Pareto front",
+    )
+    for row in best if len(best) <= _LABELLED else best[:: -(-len(best) // _LABELLED)]:
+        axes.annotate(
+            str(row["point"]), (row[size], 100 * row["accuracy_drop"]), (3, 4), textcoords="offset points", fontsize=7
+        )
+    limit = result["budget"].get("max_accuracy_drop")
+    if limit is not None:
+        axes.axhline(100 * limit, color="#d55e00", lw=0.8, ls=":", label="budget")
+        axes.set_ylim(
+            top=max(8 * 100 * limit, 1.0), bottom=min(-0.1, 100 * min(r["accuracy_drop"] for r in trials)) - 0.05
+        )
+    axes.set(xscale="log", xlabel=label)
+
+
+def sensitivity_table(result: Json) -> Table:
+    """Accuracy, NLL and ECE by layer and part of its weights kept."""
+    table = Table("layer", "kept", "weights", "accuracy", "NLL", "ECE")
+    for row in result["rows"]:
+        weights = row["counts"][row["tensor"]] if row["tensor"] else row["nonzeros"]
+        table.add_row(
+            row["layer"] or "none pruned", f"{100 * row['kept']:g} %", f"{int(weights):,}", f"{row['accuracy']:.4f}",
+            f"{row['nll']:.4f}", f"{row['ece']:.4f}",
+        )  # fmt: skip
+    return table
+
+
+def sensitivity_figure(result: Json) -> bytes:
+    """A PNG: heat maps of what accuracy, NLL and ECE become, a row a layer and a column a part kept."""
+    rows = [row for row in result["rows"] if row["layer"]]
+    [whole] = [row for row in result["rows"] if not row["layer"]]
+    layers, parts = list(dict.fromkeys(r["tensor"] for r in rows)), sorted({r["kept"] for r in rows}, reverse=True)
+    names = [next(r["layer"] for r in rows if r["tensor"] == tensor) for tensor in layers]
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(12, 1.9 + 0.45 * len(layers)), dpi=110, layout="constrained")
+        panels = figure.subplots(1, 3, sharey=True)
+        for axes, (key, title, scale) in zip(panels, _MAPS, strict=True):
+            grid = (
+                np.array([[_at(rows, tensor, part)[key] - whole[key] for part in parts] for tensor in layers]) * scale
+            )
+            _heat(axes, grid, names, [f"{100 * part:g} %" for part in parts], title)
+        figure.suptitle(
+            f"One layer pruned at a time: {result.get('network', 'network')} on {result.get('dataset', 'data')}",
+            fontsize=12,
+        )
+        return _png(figure)
+
+
+_MAPS = (
+    ("accuracy", "accuracy, points gained", 100.0),
+    ("nll", "NLL, nats more", 1.0),
+    ("ece", "ECE, points more", 100.0),
+)
+
+
+def _at(rows: list[Json], tensor: str, part: float) -> Json:
+    return next(r for r in rows if r["tensor"] == tensor and r["kept"] == part)
+
+
+def _heat(axes: Any, grid: np.ndarray, names: list[str], parts: list[str], title: str) -> None:
+    size = np.abs(grid)
+    axes.imshow(np.log1p(size / max(np.median(size), 1e-6)), cmap="OrRd", aspect="auto")
+    axes.set(title=title, xlabel="weights kept", xticks=range(len(parts)), yticks=range(len(names)))
+    axes.set_xticklabels(parts, fontsize=8)
+    axes.set_yticklabels(names, fontsize=8)
+    shade = np.log1p(size / max(np.median(size), 1e-6))
+    for (i, j), value in np.ndenumerate(grid):
+        dark = shade[i, j] > 0.65 * shade.max()
+        axes.text(j, i, f"{value:+.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""What a sample can tell of a difference in accuracy between two networks that answered the same questions.
+
+With n examples, of which one network loses `lost` that the other had right and gains `gained`, the drop in accuracy is
+(lost - gained) / n; all that vary are the examples on which the two differ (McNemar 1947).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import optimize, stats
+
+_SET_ASIDE = 0.001
+_GRID = 64
+_TAIL = 8.0  # standard deviations of the number of differing examples beyond which nothing counts
+
+
+def score(lost: np.ndarray, gained: np.ndarray, n: int, drop: float) -> np.ndarray:
+    """Standardized distance of the observed drop from `drop`, by the variance under it (Tango 1998, Stat. Med. 17, 891).
+
+    Args:
+      lost, gained: how many of `n` examples; any shape.
+      drop: in (-1, 1), as a fraction.
+
+    Returns:
+      (lost - gained - n drop) / standard deviation; 0 where both are 0.
+    """
+    lost, gained = np.asarray(lost, np.float64), np.asarray(gained, np.float64)
+    linear = -lost - gained + (2 * n - lost + gained) * drop
+    root = np.sqrt(np.maximum(np.square(linear) + 8 * n * gained * drop * (1 - drop), 0))
+    gains = np.maximum((root - linear) / (4 * n), 0)  # the restricted maximum likelihood of gaining an example
+    variance = n * np.maximum(2 * gains + drop * (1 - drop), 0)
+    distance = np.asarray(lost - gained - n * drop)
+    return np.divide(distance, np.sqrt(variance), out=np.zeros_like(distance), where=variance > 1e-12)
+
+
+def p_value(lost: int, gained: int, n: int, drop: float) -> float:
+    """How likely a drop so far below `drop` is if the true one were `drop` or more: never understated.
+
+    The tail of the score, summed exactly over the two counts and maximized over how often the networks differ, which is
+    not known: over its 99.9 % interval, and the missing 0.1 % is added (Berger and Boos 1994, JASA 89, 1012).
+    """
+    if drop >= 1:
+        return 0.0
+    if lost - gained >= n * drop:
+        return 1.0
+    observed = float(score(np.array(lost), np.array(gained), n, drop))
+    low, high = proportion(lost + gained, n, _SET_ASIDE)
+    rates = np.geomspace(max(low, drop, 1e-9), max(high, drop, 2e-9), _GRID)
+    differing = np.arange(_most(n, float(rates[-1])) + 1)
+    limit = _limits(differing, n, drop, observed)
+    return min(1.0, _SET_ASIDE + max(_tail(differing, limit, n, drop, rate) for rate in rates))
+
+
+def _most(n: int, rate: float) -> int:
+    return min(n, math.ceil(n * rate + _TAIL * math.sqrt(n * rate * (1 - rate)) + _TAIL))
+
+
+def _limits(differing: np.ndarray, n: int, drop: float, observed: float) -> np.ndarray:
+    """For each number of differing examples the most that can be lost with a score of at most `observed`; -1 for none."""
+    low, high = np.full(len(differing), -1), differing.copy()
+    while (low < high).any():  # the score rises with `lost`
+        middle = (low + high + 1) // 2
+        fits = score(middle, differing - middle, n, drop) <= observed + 1e-9
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
+    return low
+
+
+def _tail(differing: np.ndarray, limit: np.ndarray, n: int, drop: float, rate: float) -> float:
+    lost = stats.binom.cdf(limit, differing, min(1.0, (rate + drop) / (2 * rate)))
+    return float(np.sum(stats.binom.pmf(differing, n, rate) * lost))
+
+
+def proportion(count: int, n: int, error: float) -> tuple[float, float]:
+    """Both ends of the exact interval of a proportion (Clopper and Pearson 1934) that misses it with probability `error`."""
+    low = stats.beta.ppf(error / 2, count, n - count + 1) if count else 0.0
+    high = stats.beta.ppf(1 - error / 2, count + 1, n - count) if count < n else 1.0
+    return float(low), float(high)
+
+
+def most(lost: int, gained: int, n: int, error: float) -> float:
+    """The smallest drop, at least 0, that the sample rules out to be reached: an upper bound that fails with at most `error`."""
+    low, high = max(0.0, (lost - gained) / n), 1.0
+    if low == 0.0 and p_value(lost, gained, n, 0.0) <= error:
+        return 0.0
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if p_value(lost, gained, n, middle) <= error else (middle, high)
+    return high
+
+
+def interval(lost: int, gained: int, n: int, error: float = 0.05) -> tuple[float, float]:
+    """The drops that are within the two-sided score interval (Tango 1998); approximate, for reporting."""
+    z = float(stats.norm.ppf(1 - error / 2))
+    observed = (lost - gained) / n
+
+    def beyond(drop: float, side: float) -> float:
+        return float(score(np.array(lost), np.array(gained), n, drop)) - side * z
+
+    edge = 1 - 1e-9
+    low = optimize.brentq(beyond, -edge, observed, args=(1.0,)) if observed > -1 else -1.0
+    high = optimize.brentq(beyond, observed, edge, args=(-1.0,)) if observed < 1 else 1.0
+    return float(low), float(high)

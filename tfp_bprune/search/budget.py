@@ -1,0 +1,194 @@
+"""What a pruned network may cost: several conditions at once, each estimated while searching and proved afterwards.
+
+The validation split has two halves. The search looks at the first as often as it likes and is led by estimates. The second
+is looked at only to prove: each condition has a p-value for "it does not hold", and since all of them must fail to be
+shown, the largest p-value counts for all together (intersection-union test, Berger 1982).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from tfp_bprune.evaluate.metrics import expected_calibration_error
+from tfp_bprune.search import bounds
+from tfp_bprune.search.trial import Answers
+from tfp_bprune.types import BpruneError, Json
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pruned network beside the unpruned one, on the same examples.
+
+    Attributes:
+      whole, pruned: answers on examples of the data.
+      strange: what the pruned one says of examples of another dataset, where a condition needs it.
+    """
+
+    whole: Answers
+    pruned: Answers
+    strange: Answers | None = None
+
+    @property
+    def lost(self) -> int:
+        """Examples that the unpruned network has right and the pruned one wrong."""
+        return int(np.count_nonzero(self.whole.right & ~self.pruned.right))
+
+    @property
+    def gained(self) -> int:
+        """The other way round."""
+        return int(np.count_nonzero(~self.whole.right & self.pruned.right))
+
+    @property
+    def drop(self) -> float:
+        """Accuracy lost."""
+        return (self.lost - self.gained) / len(self.whole.labels)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The conditions.
+
+    Attributes:
+      max_accuracy_drop: accuracy that may be lost, a fraction: 0.005 is half a point.
+      max_ece_increase: by how much the expected calibration error may grow.
+      min_ood_auroc: how well the predictive entropy must tell examples of another dataset, in [0.5, 1].
+      level: confidence of what is promised.
+
+    Raises:
+      BpruneError: no condition is given, or one is out of range.
+    """
+
+    max_accuracy_drop: float | None = 0.005
+    max_ece_increase: float | None = None
+    min_ood_auroc: float | None = None
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.max_accuracy_drop is self.max_ece_increase is self.min_ood_auroc is None:
+            raise BpruneError("a budget needs a condition: give max_accuracy_drop, max_ece_increase or min_ood_auroc")
+        if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop < 1:
+            raise BpruneError(
+                f"max_accuracy_drop must be in [0, 1), got {self.max_accuracy_drop}: 0.005 is half a point"
+            )
+        if self.max_ece_increase is not None and not 0 <= self.max_ece_increase < 1:
+            raise BpruneError(f"max_ece_increase must be in [0, 1), got {self.max_ece_increase}")
+        if self.min_ood_auroc is not None and not 0.5 <= self.min_ood_auroc <= 1:
+            raise BpruneError(f"min_ood_auroc must be in [0.5, 1], got {self.min_ood_auroc}")
+        if not 0.5 <= self.level < 1:
+            raise BpruneError(f"level must be in [0.5, 1), got {self.level}")
+
+    @property
+    def _z(self) -> float:
+        return float(stats.norm.ppf(self.level))
+
+    def excess(self, pair: Pair) -> float:
+        """How far the worst condition is from being provable on a sample like this one, in standard errors; at most 0 is in."""
+        found = [self._z + z for z in self._distances(pair).values()]
+        return max(found)
+
+    def _distances(self, pair: Pair) -> dict[str, float]:
+        """Each condition's estimate beyond its limit, in standard errors."""
+        found = {}
+        if self.max_accuracy_drop is not None:
+            n = len(pair.whole.labels)
+            found["accuracy"] = float(
+                bounds.score(np.array(pair.lost), np.array(pair.gained), n, self.max_accuracy_drop)
+            )
+        if self.max_ece_increase is not None:
+            grown = _ece(pair.pruned) - _ece(pair.whole)
+            found["ece"] = (grown - self.max_ece_increase) / (0.5 / math.sqrt(len(pair.whole.labels)) * _ERROR_OF_ECE)
+        if self.min_ood_auroc is not None:
+            area = auroc(pair)
+            found["ood_auroc"] = (self.min_ood_auroc - area) / _error_of_area(area, pair)
+        return found
+
+    def evidence(self, pair: Pair, seed: int = 0) -> Json:
+        """What a sample that was not searched on says of each condition.
+
+        Returns:
+          `p_value`, the largest of all; and for each condition `limit`, `estimate`, `bound` (one-sided, at `level`),
+          `p_value` and the `method`.
+        """
+        conditions: Json = {}
+        if self.max_accuracy_drop is not None:
+            conditions["accuracy_drop"] = self._accuracy(pair)
+        if self.max_ece_increase is not None:
+            grown = _resampled(
+                lambda rows: _ece(pair.pruned, rows) - _ece(pair.whole, rows), len(pair.whole.labels), seed
+            )
+            estimate = _ece(pair.pruned) - _ece(pair.whole)
+            conditions["ece_increase"] = self._by_resampling(estimate, grown, self.max_ece_increase, 1.0)
+        if self.min_ood_auroc is not None:
+            area = auroc(pair)
+            error = _error_of_area(area, pair)
+            conditions["ood_auroc"] = {
+                "limit": self.min_ood_auroc,
+                "estimate": area,
+                "bound": area - self._z * error,
+                "p_value": float(stats.norm.sf((area - self.min_ood_auroc) / error)),
+                "method": "DeLong, normal approximation",
+            }
+        return {"p_value": max(found["p_value"] for found in conditions.values()), "conditions": conditions}
+
+    def _accuracy(self, pair: Pair) -> Json:
+        limit, n, error = self.max_accuracy_drop or 0.0, len(pair.whole.labels), 1 - self.level
+        return {
+            "limit": limit,
+            "estimate": pair.drop,
+            "bound": bounds.most(pair.lost, pair.gained, n, error),
+            "p_value": bounds.p_value(pair.lost, pair.gained, n, limit),
+            "lost": pair.lost,
+            "gained": pair.gained,
+            "examples": n,
+            "method": "paired, score statistic, exact (Tango 1998; Berger and Boos 1994)",
+        }
+
+    def _by_resampling(self, estimate: float, draws: np.ndarray, limit: float, sign: float) -> Json:
+        beyond = float((1 + np.count_nonzero(sign * (draws - limit) >= 0)) / (1 + len(draws)))
+        bound = float(np.quantile(draws, self.level if sign > 0 else 1 - self.level))
+        return {"limit": limit, "estimate": estimate, "bound": bound, "p_value": beyond, "method": "paired bootstrap"}
+
+
+_ERROR_OF_ECE = 0.5  # of the half that a proportion near 1 varies by; leads the search, proves nothing
+
+
+def _ece(answers: Answers, rows: np.ndarray | slice = slice(None)) -> float:
+    return expected_calibration_error(answers.probabilities[rows].astype(np.float64), answers.labels[rows])
+
+
+def _resampled(value: Any, n: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.array([value(rng.integers(0, n, n)) for _ in range(_RESAMPLES)])
+
+
+def auroc(pair: Pair) -> float:
+    """Probability that the pruned network's predictive entropy is higher for an example of the other dataset."""
+    inside, outside = _placements(pair)
+    return float(outside.mean())
+
+
+def _error_of_area(area: float, pair: Pair) -> float:
+    """Standard error of the area (DeLong et al. 1988, Biometrics 44, 837)."""
+    inside, outside = _placements(pair)
+    return math.sqrt(max(inside.var(ddof=1) / len(inside) + outside.var(ddof=1) / len(outside), 1e-12))
+
+
+def _placements(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """For each example inside how many outside have more entropy, and for each outside how many inside less; fractions."""
+    if pair.strange is None:
+        raise BpruneError("min_ood_auroc needs examples of another dataset: name one with --ood")
+    inside, outside = pair.pruned.entropy, pair.strange.entropy
+    return 1 - _below(outside, inside), _below(inside, outside)
+
+
+def _below(others: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which part of `others` is below each of `values`, equals counted half."""
+    ordered = np.sort(others)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))

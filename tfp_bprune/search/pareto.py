@@ -1,0 +1,39 @@
+"""Networks that none other beats in both accuracy and size, or both accuracy and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tfp_bprune.types import Json
+
+SIZES = ("nonzeros", "bytes", "latency")
+
+
+def front(rows: Sequence[Json]) -> list[Json]:
+    """The trials on the fronts of accuracy lost against `nonzeros` and against `latency`, smallest first.
+
+    Returns:
+      Rows with `point`, their number from 1 on, and `on`, the sizes on whose front they are.
+    """
+    chosen = {key: {row["trial"] for row in undominated(rows, key)} for key in ("nonzeros", "latency")}
+    members = sorted(
+        (row for row in rows if any(row["trial"] in trials for trials in chosen.values())),
+        key=lambda row: (row["nonzeros"], row["trial"]),
+    )
+    return [
+        row | {"point": i, "on": [key for key, trials in chosen.items() if row["trial"] in trials]}
+        for i, row in enumerate(members, 1)
+    ]
+
+
+def undominated(rows: Sequence[Json], size: str) -> list[Json]:
+    """Rows with no other that loses no more accuracy and is smaller, or loses less and is no larger; by size.
+
+    Of equals the first is taken.
+    """
+    best, found = float("inf"), []
+    for row in sorted(rows, key=lambda r: (r[size], r["accuracy_drop"], r["trial"])):
+        if row["accuracy_drop"] < best:
+            best = row["accuracy_drop"]
+            found.append(row)
+    return found

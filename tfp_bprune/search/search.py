@@ -1,0 +1,288 @@
+"""The search: one threshold, the order refined, every layer's sparsity, and then what may be promised."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from tfp_bprune.data import Split, Splits
+from tfp_bprune.models.convert import adopt
+from tfp_bprune.prune.select import default_criterion
+from tfp_bprune.runs import finite, tensors_to_bytes, write_atomically
+from tfp_bprune.search import layers
+from tfp_bprune.search.budget import Budget
+from tfp_bprune.search.claim import Claim, on_test, prove
+from tfp_bprune.search.log import TrialLog
+from tfp_bprune.search.pareto import front
+from tfp_bprune.search.ranking import Counts, Ranking, by_score, refined
+from tfp_bprune.search.sensitivity import KEPT, sensitivity
+from tfp_bprune.search.session import Sample, Session
+from tfp_bprune.search.size import Sizes, Target, check_target
+from tfp_bprune.search.threshold import bisect
+from tfp_bprune.search.trial import Evaluator
+from tfp_bprune.types import BpruneError, Criterion, Json, RunError
+
+Order = Literal["refined", "score"]
+TRIALS_FILE, SETTINGS_FILE, SCORES_FILE = "trials.jsonl", "settings.json", "scores.safetensors"
+_REFINE_TO = 0.75  # of what one threshold leaves: where the search is expected to end
+_LEAST_TRIALS = 20
+_FOR_CURVES = 0.25
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search.
+
+    Attributes:
+      budget: the conditions.
+      target: what to make small: "nonzeros", "bytes" or "latency".
+      trials: networks evaluated at most, those for the single threshold and the sensitivities among them.
+      order: "refined": weights of a kernel go in an order refined on training examples (`ranking.refined`), or "score":
+        in that of the criterion.
+      criterion: "snr" or "magnitude"; by default as in `prune`.
+      seed: of the optimization and of the halves of the validation split.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    target: Target = "nonzeros"
+    trials: int = 100
+    order: Order = "refined"
+    criterion: Criterion | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_target(self.target)
+        if self.trials < _LEAST_TRIALS:
+            raise BpruneError(f"trials must be at least {_LEAST_TRIALS}, got {self.trials}")
+        if self.order not in ("refined", "score"):
+            raise BpruneError(f"order must be 'refined' or 'score', got {self.order!r}")
+        if self.seed < 0:
+            raise BpruneError(f"seed must be at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+      layers, single: the claims for the sparsity of every layer and for the best single threshold.
+      test, single_test: their drop on the test split; see `claim.on_test`.
+      rows: all trials.
+      front: Pareto points, by number; see `pareto.front`.
+      rankings: the orders that counts refer to.
+      speed: `trials`, `evaluated` by this process and `trials_per_second` of those.
+      evaluator: of the network.
+    """
+
+    layers: Claim
+    single: Claim
+    test: Json
+    single_test: Json
+    rows: list[Json]
+    front: list[Json]
+    rankings: dict[str, Ranking]
+    sizes: Sizes
+    speed: Json
+    evaluator: Evaluator
+
+    def masks(self, ranking: str, counts: Counts) -> dict[str, np.ndarray]:
+        """The masks of counts in a row of a trial."""
+        return self.rankings[ranking].masks(counts)
+
+
+def search(
+    model: Any,
+    data: Splits,
+    out: Path,
+    settings: Settings | None = None,
+    strange: Split | None = None,
+    on_trial: Callable[[Json], None] = lambda row: None,
+    on_step: Callable[[str], None] = lambda what: None,
+) -> Found:
+    """Finds the smallest or fastest network within a budget, without retraining.
+
+    The first half of the validation split is searched on. The second half is used once, to prove; the test split once, to
+    report. A killed search that is called again with the same arguments goes on from its last trial.
+
+    Args:
+      model: a classifier that `prune` takes.
+      data: what it was trained on.
+      out: folder for the trials.
+      strange: examples of another dataset for `min_ood_auroc`, of the same shape.
+      on_trial, on_step: told of progress.
+
+    Raises:
+      PruneError: nothing is prunable, or the network is no classifier.
+      BpruneError: too few validation examples, or a condition lacks its data.
+      RunError: the folder holds another search, or a damaged one.
+    """
+    settings = settings or Settings()
+    model = adopt(model)
+    criterion = settings.criterion or default_criterion(model)
+    evaluator, order = Evaluator(model, criterion), by_score(model, criterion)
+    _check_data(evaluator, data, settings, strange)
+    _check_same(out, _fingerprint(evaluator, data, settings, strange))
+    looked_at, kept_aside = halves(data.examples("valid"), settings.seed)
+    odd, odd_aside = halves(strange, settings.seed) if strange else (None, None)
+    whole = order.masks(order.left)
+    session = Session(
+        _sample(evaluator, looked_at, odd, whole), settings.budget, settings.target, Sizes(evaluator),
+        {"score": order}, TrialLog(out / TRIALS_FILE), on_trial,
+    )  # fmt: skip
+    on_step("one threshold")
+    single = bisect(session)
+    best = single
+    if single is not None:
+        best = _every_layer(session, evaluator, data, settings, single, out, on_step) or single
+    on_step("proving")
+    aside = _sample(evaluator, kept_aside, odd_aside, whole)
+    test = _sample(evaluator, data.examples("test"), None, whole)
+
+    def claimed(row: Json | None) -> tuple[Claim, Json]:
+        name, counts = (row["ranking"], row["counts"]) if row else ("score", order.left)
+        ranking = session.rankings[name]
+        claim = prove(aside, settings.budget, ranking, name, counts)
+        return claim, on_test(test.pair(ranking.masks(claim.counts)))
+
+    (alone, alone_test), (all_layers, all_layers_test) = claimed(single), claimed(best)
+    speed = {"trials": session.done, "evaluated": session.evaluated, "trials_per_second": None}
+    if session.evaluated:
+        speed["trials_per_second"] = session.evaluated / session.seconds
+    return Found(
+        all_layers, alone, all_layers_test, alone_test, session.rows, front(session.rows), session.rankings,
+        session.sizes, speed, evaluator,
+    )  # fmt: skip
+
+
+def _every_layer(
+    session: Session, evaluator: Evaluator, data: Splits, settings: Settings, single: Json, out: Path, on_step: Any
+) -> Json | None:
+    """The best trial of all layers' search, started at the best single threshold of the order in use."""
+    name, center = "score", single["counts"]
+    if settings.order == "refined":
+        on_step("refining the order")
+        total = max(1, round(_REFINE_TO * sum(center.values())))
+        scores = _stored_scores(
+            out, lambda: refined(evaluator, data.examples("train"), session.rankings["score"], total, settings.seed)
+        )
+        name, session.rankings["refined"] = "refined", Ranking(scores)
+        found = bisect(session, name, start=sum(center.values()))
+        center = found["counts"] if found else session.rankings[name].globally(sum(center.values()))
+    on_step("layer by layer")
+    parts = layers.PARTS[: max(1, min(len(layers.PARTS), int(_FOR_CURVES * settings.trials) // len(center)))]
+    wanted = len(parts) * len(center)
+    curves = sensitivity(session, name, parts, center) if session.done + wanted < settings.trials else []
+    layers.per_layer(session, center, curves, settings.trials - session.done, settings.seed, name)
+    return layers.best_of(session)
+
+
+def analyse(
+    model: Any,
+    data: Splits,
+    out: Path,
+    criterion: Criterion | None = None,
+    on_trial: Callable[[Json], None] = lambda row: None,
+) -> list[Json]:
+    """The sensitivity of the whole network to pruning one layer, on the whole validation split; see `sensitivity`.
+
+    Returns:
+      Rows by layer and part kept, before them one of the unpruned network (`layer` None, `kept` 1).
+    """
+    model = adopt(model)
+    criterion = criterion or default_criterion(model)
+    evaluator, order = Evaluator(model, criterion), by_score(model, criterion)
+    valid = data.examples("valid")
+    if not len(valid):
+        raise BpruneError("the run held out no examples for validation: train with --validation-fraction above 0")
+    path = out / "sensitivity.jsonl"
+    path.unlink(missing_ok=True)
+    sample = _sample(evaluator, valid, None, order.masks(order.left))
+    session = Session(sample, Budget(), "nonzeros", Sizes(evaluator), {"score": order}, TrialLog(path), on_trial)
+    unpruned = session.trial("sensitivity", "score", order.left) | {"layer": None, "tensor": None, "kept": 1.0}
+    rows = [unpruned, *sensitivity(session, "score", KEPT)]
+    path.unlink(missing_ok=True)
+    return rows
+
+
+def halves(split: Split, seed: int) -> tuple[Split, Split]:
+    """Two halves of a split, by chance."""
+    order = np.random.default_rng(seed).permutation(len(split))
+    cut = len(split) // 2
+    return tuple(
+        Split(split.name, split.x[rows], split.y[rows]) for rows in (np.sort(order[:cut]), np.sort(order[cut:]))
+    )  # type: ignore[return-value]
+
+
+def _sample(evaluator: Evaluator, split: Split, strange: Split | None, whole: dict[str, np.ndarray]) -> Sample:
+    examples = evaluator.on(split)
+    return Sample(examples, evaluator.on(strange) if strange else None, examples.answers(whole))
+
+
+def _check_data(evaluator: Evaluator, data: Splits, settings: Settings, strange: Split | None) -> None:
+    if data.info.task != "classification":
+        raise BpruneError(f"{data.info.name} is a {data.info.task}: a search expects a classification")
+    if len(data.examples("valid")) < 4:
+        raise BpruneError(
+            f"{len(data.examples('valid'))} validation examples are too few to search on: train with a larger --validation-fraction"
+        )
+    if (settings.budget.min_ood_auroc is not None) != (strange is not None):
+        raise BpruneError("min_ood_auroc and examples of another dataset (--ood) go together: give both or none")
+    if strange is not None and strange.x.shape[1:] != data.examples("valid").x.shape[1:]:
+        raise BpruneError(
+            f"examples of the other dataset have shape {strange.x.shape[1:]}: expected {data.examples('valid').x.shape[1:]}"
+        )
+
+
+def _fingerprint(evaluator: Evaluator, data: Splits, settings: Settings, strange: Split | None) -> Json:
+    """What decides every trial."""
+    digest = hashlib.sha256()
+    for loc in evaluator.locs.values():
+        digest.update(np.ascontiguousarray(loc).tobytes())
+    return finite(
+        asdict(settings) | {"network": digest.hexdigest(), "data": data.info.fingerprint, "ood": len(strange or ())}
+    )
+
+
+def _check_same(out: Path, fingerprint: Json) -> None:
+    """Writes what is searched for, or compares it with what was."""
+    from tfp_bprune.runs import read_json, write_json
+
+    path = out / SETTINGS_FILE
+    if not path.exists():
+        write_json(path, fingerprint)
+        return
+    stored = read_json(path)
+    differing = sorted(
+        key for key in fingerprint if not isinstance(stored, dict) or stored.get(key) != fingerprint[key]
+    )
+    if differing:
+        raise RunError(
+            f"{out} holds a search with another {', '.join(differing)}: repeat that one to go on with it, or choose another folder with --out"
+        )
+
+
+def _stored_scores(out: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Refined scores, computed once: they depend on the order of sums in parallel threads, and a resumed search must not."""
+    path = out / SCORES_FILE
+    if not path.exists():
+        write_atomically(path, tensors_to_bytes(compute()))
+    return read_scores(path)
+
+
+def read_scores(path: Path) -> dict[str, np.ndarray]:
+    """Refined scores as a search stored them.
+
+    Raises:
+      RunError: the file is missing or damaged.
+    """
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} cannot be read ({error}): delete the folder to search anew") from error

@@ -1,0 +1,96 @@
+"""One trial: prune and evaluate. The network is built and its examples are put on the device once; masks change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import tf
+from tfp_bprune.data import Split
+from tfp_bprune.evaluate.metrics import classification
+from tfp_bprune.models import strip
+from tfp_bprune.prune.select import prunable_weights
+from tfp_bprune.types import Criterion, PruneError
+
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network said of some examples.
+
+    Attributes:
+      probabilities: of each class [n, classes].
+      labels: true classes [n].
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which examples are classified rightly [n]."""
+        return self.probabilities.argmax(1) == self.labels
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """Predictive entropy [n], nats."""
+        return -np.sum(self.probabilities * np.log(np.maximum(self.probabilities, 1e-30)), axis=1)
+
+    def scores(self) -> dict[str, float]:
+        """`accuracy`, `nll`, `ece` and `brier`."""
+        return classification(self.probabilities.astype(np.float64), self.labels)
+
+
+class Evaluator:
+    """The posterior mean of a network under any masks.
+
+    Args:
+      model: what `prune` takes.
+      criterion: "snr" or "magnitude", which decides what is prunable.
+
+    Raises:
+      PruneError: nothing is prunable, or the network is no classifier.
+    """
+
+    def __init__(self, model: Any, criterion: Criterion) -> None:
+        weights = prunable_weights(model, criterion)
+        self.locs = {name: w.loc.astype(np.float32) for name, w in weights.items()}
+        self.network = strip(model)
+        shape = self.network.output_shape
+        if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] < 2:
+            raise PruneError(
+                f"model {model.name!r} gives outputs of shape {shape}: a search expects logits [batch, classes]"
+            )
+        layers = {layer.name: layer for layer in self.network._flatten_layers(include_self=False)}
+        self.kernels = {name: layers[name.rpartition("/")[0]].kernel for name in self.locs}
+        self._held: dict[str, np.ndarray] = {}
+
+    def hold(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Prunes the network; weights outside the masks come back."""
+        for name, mask in masks.items():
+            if name not in self._held or not np.array_equal(self._held[name], mask):
+                self.kernels[name].assign(self.locs[name] * mask)
+                self._held[name] = mask
+
+    def on(self, split: Split) -> Examples:
+        """The examples of a split, put on the device."""
+        return Examples(self, split)
+
+
+class Examples:
+    """Examples on the device and the compiled pass over them; see `Evaluator.on`."""
+
+    def __init__(self, evaluator: Evaluator, split: Split) -> None:
+        self.evaluator, self.labels = evaluator, split.y
+        parts = [tf.constant(split.x[i : i + _BATCH], tf.float32) for i in range(0, len(split), _BATCH)]
+        network = evaluator.network
+        self._forward = tf.function(lambda: tf.concat([tf.nn.softmax(network(x, training=False)) for x in parts], 0))
+
+    def answers(self, masks: Mapping[str, np.ndarray]) -> Answers:
+        """What the network under `masks` says of the examples."""
+        self.evaluator.hold(masks)
+        return Answers(self._forward().numpy(), self.labels)
