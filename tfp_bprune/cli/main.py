@@ -11,7 +11,7 @@ from typing import Any
 from tfp_bprune.cli.common import PROGRAM, Parser
 from tfp_bprune.types import BpruneError
 
-COMMANDS = ("demo", "train", "prune", "sweep", "search", "export", "evaluate", "bench", "inspect", "study")
+COMMANDS = ("demo", "train", "tune", "prune", "sweep", "search", "export", "evaluate", "bench", "inspect", "study")
 _DESCRIPTION = (
     "Bayesian Keras networks: train, prune by signal-to-noise ratio, export small models that say how sure they are."
 )

@@ -2,5 +2,6 @@
 
 from tfp_bprune.search.budget import Budget
 from tfp_bprune.search.search import Found, Settings, analyse, search
+from tfp_bprune.search.tuner import hyper_model, tune
 
-__all__ = ["Budget", "Found", "Settings", "analyse", "search"]
+__all__ = ["Budget", "Found", "Settings", "analyse", "hyper_model", "search", "tune"]

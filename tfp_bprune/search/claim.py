@@ -11,7 +11,7 @@ from tfp_bprune.search.session import Sample
 from tfp_bprune.search.threshold import scaled
 from tfp_bprune.types import Json
 
-FACTORS = (16.0, 8.0, 4.0, 2.8, 2.0, 1.7, 1.5, 1.4, 1.3, 1.22, 1.15, 1.1, 1.05, 1.0, 0.96, 0.92, 0.88)
+FACTORS = (16.0, 8.0, 4.0, 2.8, 2.0, 1.7, 1.5, 1.4, 1.3, 1.22, 1.15, 1.1, 1.05, 1.0, 0.95, 0.9, 0.86, 0.82, 0.78, 0.74, 0.7, 0.65, 0.6)
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,21 @@ import numpy as np
 
 from tfp_bprune.search.oracle import Point, propose
 from tfp_bprune.search.ranking import Counts
-from tfp_bprune.search.session import Session
+from tfp_bprune.search.session import Session, smallest
 from tfp_bprune.search.threshold import scaled
 from tfp_bprune.types import Json
 
-PARTS = (2.0, 0.7, 0.5, 0.35)
-_RANGE = (math.log(0.35), math.log(2.0))
+PARTS = (1.6, 0.75, 0.6, 0.45)
+_RANGE = (math.log(0.45), math.log(1.6))
 _PENALTY, _NLL = 0.25, 0.5
 _LEVELS = (1.0, 0.9, 0.8)
 _GRID = 60
-_LOCAL_PART = 0.5
-_FIRST_STEP = 0.12
+_LOCAL_PART = 0.4
+_FIRST_STEP, _LAST_STEP = 0.1, 0.012
 
 
 def per_layer(session: Session, center: Counts, curves: Sequence[Json], trials: int, seed: int, ranking: str) -> None:
-    """Makes `trials` trials; the best is for `best_of` to find.
+    """Makes `trials` trials, or fewer where small steps lead nowhere; the best is for `best_of` to find.
 
     Args:
       center: counts to look around: those of the best single threshold.
@@ -39,14 +39,13 @@ def per_layer(session: Session, center: Counts, curves: Sequence[Json], trials: 
     while session.done < middle:
         session.trial("bayesian", ranking, _asked(session, center, seed, ranking))
     steps = _local(session, center, ranking)
-    while session.done < end:
-        session.trial("local", ranking, next(steps))
+    while session.done < end and (counts := next(steps, None)):
+        session.trial("local", ranking, counts)
 
 
 def best_of(session: Session, ranking: str | None = None) -> Json | None:
     """The smallest trial within the budget, by the target."""
-    rows = [r for r in session.rows if session.within(r) and ranking in (None, r["ranking"])]
-    return min(rows, key=lambda row: (row[session.target], row["nonzeros"], row["trial"]), default=None)
+    return smallest([row for row in session.rows if ranking in (None, row["ranking"])], session.target)
 
 
 def value_of(session: Session, row: Json) -> float:
@@ -86,14 +85,14 @@ def _counts(point: Point, center: Counts, limits: Counts) -> Counts:
 def _starts(center: Counts, curves: Sequence[Json], limits: Counts) -> Iterator[Counts]:
     """Allocations in which one more weight would lower the loss by the same in every layer, at a few sizes."""
     total = sum(center.values())
-    for level in _LEVELS:
+    for level in _LEVELS if curves else ():
         yield _allocated(center, curves, level * total, limits)
 
 
 def _allocated(center: Counts, curves: Sequence[Json], total: float, limits: Counts) -> Counts:
     """The counts of about `total` weights with the least sum of the layers' losses; by a price for each weight."""
     grid = np.linspace(*_RANGE, _GRID)
-    losses = {name: _loss(name, n, curves, grid) for name, n in center.items()}
+    losses = {name: _loss(name, curves, grid) for name in center}
 
     def at(price: float) -> Counts:
         best = {n: grid[int(np.argmin(losses[n] + price * center[n] * np.exp(grid)))] for n in center if center[n]}
@@ -107,7 +106,7 @@ def _allocated(center: Counts, curves: Sequence[Json], total: float, limits: Cou
     return scaled(chosen, total / max(sum(chosen.values()), 1), limits)
 
 
-def _loss(name: str, count: int, curves: Sequence[Json], grid: np.ndarray) -> np.ndarray:
+def _loss(name: str, curves: Sequence[Json], grid: np.ndarray) -> np.ndarray:
     """NLL at counts `count * exp(grid)`, between those measured; never less with fewer weights."""
     found = sorted((math.log(row["kept"]), row["nll"]) for row in curves if row["tensor"] == name)
     x, y = np.array(found).T
@@ -116,15 +115,20 @@ def _loss(name: str, count: int, curves: Sequence[Json], grid: np.ndarray) -> np
 
 
 def _local(session: Session, center: Counts, ranking: str) -> Iterator[Counts]:
-    """From the best trial, one layer at a time less; shorter steps where the budget was left."""
+    """From the best trial, one layer at a time less; shorter steps where the budget was left, until they are too short."""
     limits = session.rankings[ranking].left
+    more = 1.0
+    while best_of(session, ranking) is None:  # nothing holds the budget yet: more of everything
+        more *= 1.2
+        yield scaled(center, more, limits)
     steps = {name: _FIRST_STEP for name, n in center.items() if n}
-    while True:
+    while steps:
         for name in list(steps):
-            best = best_of(session, ranking)
-            start = best["counts"] if best else center
-            if best is None:  # nothing holds the budget yet: more of everything
-                yield scaled(start, 1 + 0.25 * (1 + sum(r["phase"] == "local" for r in session.rows)), limits)
-                continue
-            yield start | {name: max(1, min(start[name] - 1, round(start[name] * (1 - steps[name]))))}
-            steps[name] *= 1.0 if session.within(session.rows[-1]) else 0.5
+            start = (best_of(session, ranking) or {"counts": center})["counts"]
+            fewer = max(1, min(start[name] - 1, round(start[name] * (1 - steps[name]))))
+            if fewer < start[name]:
+                yield start | {name: fewer}
+            if fewer == start[name] or not session.within(session.rows[-1]):
+                steps[name] /= 2
+            if steps[name] < _LAST_STEP:
+                del steps[name]

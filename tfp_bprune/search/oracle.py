@@ -9,6 +9,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 
+from threadpoolctl import threadpool_limits
+
 from tfp_bprune.search._keras_tuner import keras_tuner
 
 Point = dict[str, float]
@@ -46,7 +48,8 @@ def propose(space: Mapping[str, tuple[float, float]], told: Sequence[tuple[Point
         trial = kt.engine.trial.Trial(values, trial_id=str(i), status="COMPLETED")
         trial.score = value
         oracle.trials[str(i)] = trial
-    with warnings.catch_warnings():
+    # The matrices are small: threads of the linear algebra would wait for each other longer than they work.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")  # of scikit-learn, when a length scale ends at its bound
         values = oracle.populate_space(str(len(told)))["values"]
     return {name: min(max(float(values[names[name]]), low), high) for name, (low, high) in space.items()}

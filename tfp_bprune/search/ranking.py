@@ -17,7 +17,7 @@ from tfp_bprune.search.trial import Evaluator
 from tfp_bprune.types import Criterion
 
 Counts = dict[str, int]
-STEPS, BATCH, RATE = 80, 2000, 0.03
+STEPS, BATCH, RATE = 80, 2000, 0.06
 _CLIP = 5.0
 
 

@@ -47,7 +47,7 @@ class Settings:
       order: "refined": weights of a kernel go in an order refined on training examples (`ranking.refined`), or "score":
         in that of the criterion.
       criterion: "snr" or "magnitude"; by default as in `prune`.
-      seed: of the optimization and of the halves of the validation split.
+      seed: of the optimization, the refinement and the parting of the validation split.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -108,8 +108,7 @@ def search(
 ) -> Found:
     """Finds the smallest or fastest network within a budget, without retraining.
 
-    The first half of the validation split is searched on. The second half is used once, to prove; the test split once, to
-    report. A killed search that is called again with the same arguments goes on from its last trial.
+    A third of the validation split is searched on. The rest is used once, to prove; the test split once, to report. A killed search that is called again with the same arguments goes on from its last trial.
 
     Args:
       model: a classifier that `prune` takes.
@@ -129,12 +128,12 @@ def search(
     evaluator, order = Evaluator(model, criterion), by_score(model, criterion)
     _check_data(evaluator, data, settings, strange)
     _check_same(out, _fingerprint(evaluator, data, settings, strange))
-    looked_at, kept_aside = halves(data.examples("valid"), settings.seed)
-    odd, odd_aside = halves(strange, settings.seed) if strange else (None, None)
+    looked_at, kept_aside = parted(data.examples("valid"), settings.seed)
+    odd, odd_aside = parted(strange, settings.seed) if strange else (None, None)
     whole = order.masks(order.left)
     session = Session(
         _sample(evaluator, looked_at, odd, whole), settings.budget, settings.target, Sizes(evaluator),
-        {"score": order}, TrialLog(out / TRIALS_FILE), on_trial,
+        {"score": order}, TrialLog(out / TRIALS_FILE), len(kept_aside), on_trial,
     )  # fmt: skip
     on_step("one threshold")
     single = bisect(session)
@@ -204,17 +203,17 @@ def analyse(
     path = out / "sensitivity.jsonl"
     path.unlink(missing_ok=True)
     sample = _sample(evaluator, valid, None, order.masks(order.left))
-    session = Session(sample, Budget(), "nonzeros", Sizes(evaluator), {"score": order}, TrialLog(path), on_trial)
+    session = Session(sample, Budget(), "nonzeros", Sizes(evaluator), {"score": order}, TrialLog(path), len(valid), on_trial)
     unpruned = session.trial("sensitivity", "score", order.left) | {"layer": None, "tensor": None, "kept": 1.0}
     rows = [unpruned, *sensitivity(session, "score", KEPT)]
     path.unlink(missing_ok=True)
     return rows
 
 
-def halves(split: Split, seed: int) -> tuple[Split, Split]:
-    """Two halves of a split, by chance."""
+def parted(split: Split, seed: int) -> tuple[Split, Split]:
+    """What is searched on, a third of a split by chance, and what is kept aside to prove."""
     order = np.random.default_rng(seed).permutation(len(split))
-    cut = len(split) // 2
+    cut = len(split) // 3
     return tuple(
         Split(split.name, split.x[rows], split.y[rows]) for rows in (np.sort(order[:cut]), np.sort(order[cut:]))
     )  # type: ignore[return-value]

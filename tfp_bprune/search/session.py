@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class Session:
     """What every part of a search needs: the sample that it may look at, the budget, and the log.
 
     Attributes:
+      proof: how many examples are kept aside to prove the budget on.
       rankings: by name, "score" and, once it is there, "refined".
       on_trial: told the number of each trial when it is done.
     """
@@ -43,6 +44,7 @@ class Session:
     sizes: Sizes
     rankings: dict[str, Ranking]
     log: TrialLog
+    proof: int
     on_trial: Callable[[Json], None] = lambda row: None
     done: int = 0
     evaluated: int = 0
@@ -85,8 +87,14 @@ class Session:
         found |= {"accuracy_drop": pair.drop, "lost": pair.lost, "gained": pair.gained}
         if pair.strange is not None:
             found["ood_auroc"] = auroc(pair)
-        return found | {"excess": self.budget.excess(pair), **self.sizes.of(counts)}
+        return found | {"soft_drop": pair.soft_drop, "excess": self.budget.excess(pair, self.proof), **self.sizes.of(counts)}
 
     def within(self, row: Json) -> bool:
-        """Whether a trial is within the budget as far as the searched half tells."""
+        """Whether a trial is within the budget as far as the searched examples tell."""
         return bool(row["excess"] <= 0)
+
+
+def smallest(rows: Sequence[Json], target: Target) -> Json | None:
+    """The smallest of the trials that are within the budget, as far as the searched examples tell; None where none is."""
+    inside = [row for row in rows if row["excess"] <= 0]
+    return min(inside, key=lambda row: (row[target], row["nonzeros"], row["trial"]), default=None)

@@ -36,6 +36,15 @@ class Answers:
         return self.probabilities.argmax(1) == self.labels
 
     @property
+    def margin(self) -> np.ndarray:
+        """By how much log probability the true class leads the best other [n], nats; negative where another leads."""
+        rows = np.arange(len(self.labels))
+        logs = np.log(np.maximum(self.probabilities, 1e-30))
+        others = logs.copy()
+        others[rows, self.labels] = -np.inf
+        return logs[rows, self.labels] - others.max(1)
+
+    @property
     def entropy(self) -> np.ndarray:
         """Predictive entropy [n], nats."""
         return -np.sum(self.probabilities * np.log(np.maximum(self.probabilities, 1e-30)), axis=1)

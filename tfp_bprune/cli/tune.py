@@ -1,0 +1,86 @@
+"""`tfp-bprune tune`: priors, initial sigma, learning rate, KL schedule and width by their scores on the validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
+from tfp_bprune.types import Json
+
+HELP = "search priors and other hyperparameters of the training with Keras Tuner"
+EXAMPLE = """example:
+  tfp-bprune tune --dataset mnist --hidden 500 500 --method hyperband --epochs 9 --out tuned/mnist
+"""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments of this command."""
+    parser.add_argument("--dataset", default="digits", help="as for train (default: digits)")
+    parser.add_argument("--model", default="mlp", help="as for train (default: mlp)")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[500, 500], metavar="UNITS", help="of an mlp at width 1")
+    parser.add_argument("--twin", default="flipout", choices=["flipout", "reparameterization", "local"])
+    parser.add_argument("--method", default="bayesian", choices=["random", "hyperband", "bayesian"])
+    parser.add_argument("--trials", type=int, default=20, help="at most; hyperband decides itself (default: 20)")
+    parser.add_argument("--epochs", type=int, default=20, help="of a trial, with hyperband at most (default: 20)")
+    parser.add_argument("--objective", default="val_nll", choices=["val_nll", "val_accuracy"])
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--validation-fraction", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="trials and result; a search there goes on")
+    add_data(parser)
+    add_json(parser)
+
+
+def run(arguments: Any) -> int:
+    """Runs the command."""
+    from tfp_bprune.data import load
+    from tfp_bprune.runs import Run
+    from tfp_bprune.search.tuner import tune
+
+    data = load(
+        arguments.dataset, arguments.data_dir, arguments.batch_size, arguments.validation_fraction, arguments.seed
+    )
+    with Run(arguments.out).locked():
+        result = tune(
+            arguments.model, data, arguments.out, method=arguments.method, trials=arguments.trials, epochs=arguments.epochs,
+            objective=arguments.objective, twin=arguments.twin, hidden=tuple(arguments.hidden), seed=arguments.seed,
+            on_trial=_progress(arguments.objective),
+        )  # fmt: skip
+    if not emit(result, arguments.json):
+        say(f"best of {len(result['rows'])} trials, {result['objective']} {result['score']:.4f}:")
+        for name, value in result["best"].items():
+            say(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
+        say(f"next: {_command(arguments, result['best'])}")
+    return 0
+
+
+def _progress(objective: str) -> Any:
+    """A line on standard error for each trial that ends, on a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+
+    def on_trial(row: Json) -> None:
+        if console.is_terminal:
+            score = "failed" if row["score"] is None else f"{objective} {row['score']:.4f}"
+            console.print(f"trial {row['trial']}: {score}")
+
+    return on_trial
+
+
+def _command(arguments: Any, best: Json) -> str:
+    """How to train with what was found."""
+    width = [f"--width {best['width']:g}"]
+    if arguments.model == "mlp":
+        width = ["--hidden", *(str(max(1, round(best["width"] * n))) for n in arguments.hidden)]
+    import math
+
+    rho = math.log(math.expm1(best["initial_sigma"]))
+    words = [
+        f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --twin {arguments.twin}", *width,
+        f"--epochs {arguments.epochs} --learning-rate {best['learning_rate']:.4g} --kl {best['kl']}",
+        f"--prior-pi {best['prior_pi']:g} --prior-scales {best['prior_scale1']:.4g} {best['prior_scale2']:.4g}",
+        f"--rho-init {rho:.4g} --out runs/tuned",
+    ]  # fmt: skip
+    return " ".join(words)
