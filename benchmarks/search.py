@@ -42,7 +42,10 @@ def main() -> None:
             row = measured(run, order, arguments.drop, arguments.data_dir)
             same = ("network", "dataset", "seed", "order", "max_accuracy_drop")
             rows = [old for old in rows if any(old.get(key) != row[key] for key in same)] + [row]
-            print({key: row[key] for key in ("dataset", "seed", "order", "nonzeros", "global_nonzeros", "fewer")}, file=sys.stderr)
+            print(
+                {key: row[key] for key in ("dataset", "seed", "order", "nonzeros", "global_nonzeros", "fewer")},
+                file=sys.stderr,
+            )
             arguments.out.parent.mkdir(exist_ok=True)
             arguments.out.write_text(json.dumps(finite({"machine": machine(), "rows": rows}), indent=2) + "\n")
 
@@ -52,10 +55,15 @@ def measured(run: Path, order: Any, drop: float, data_dir: Path | None) -> dict[
     saved = load_model(run)
     data = data_of(saved.config, data_dir)
     with tempfile.TemporaryDirectory() as folder:
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         found = search(saved.model, data, Path(folder), Settings(Budget(drop), order=order))
-        seconds = time.perf_counter() - begin
-    return facts_of(saved.config) | {"order": order, "max_accuracy_drop": drop} | figures(found) | {"seconds": seconds}
+        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
+    return (
+        facts_of(saved.config)
+        | {"order": order, "max_accuracy_drop": drop}
+        | figures(found)
+        | {"seconds": seconds, "cpu_seconds": cpu_seconds}
+    )
 
 
 def figures(found: Found) -> dict[str, Any]:
@@ -63,7 +71,9 @@ def figures(found: Found) -> dict[str, Any]:
     every, single = sum(found.layers.counts.values()), sum(found.single.counts.values())
     best = smallest(found.rows, "nonzeros")
     one = smallest([row for row in found.rows if row["phase"] == "global" and row["ranking"] == "score"], "nonzeros")
-    threshold = smallest([row for row in found.rows if row["phase"] == "global" and row["ranking"] == "refined"], "nonzeros")
+    threshold = smallest(
+        [row for row in found.rows if row["phase"] == "global" and row["ranking"] == "refined"], "nonzeros"
+    )
     return {
         "nonzeros": every,
         "global_nonzeros": single,

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tfp_bprune.models import save_model as save_model
     from tfp_bprune.models import strip as strip
     from tfp_bprune.prune import prune as prune
+    from tfp_bprune.search import Budget as Budget
+    from tfp_bprune.search import hyper_model as hyper_model
+    from tfp_bprune.search import search as search
+    from tfp_bprune.search import tune as tune
     from tfp_bprune.train import Horovod as Horovod
     from tfp_bprune.train import Settings as Settings
     from tfp_bprune.train import compile_model as compile_model
@@ -41,6 +45,7 @@ __all__ = _attach(
         "prune": ("prune",),
         "export": ("export",),
         "evaluate": ("reload", "sweep"),
+        "search": ("Budget", "hyper_model", "search", "tune"),
         "types": ("BpruneError",),
     },
 )

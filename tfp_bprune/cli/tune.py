@@ -18,7 +18,9 @@ def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("--dataset", default="digits", help="as for train (default: digits)")
     parser.add_argument("--model", default="mlp", help="as for train (default: mlp)")
-    parser.add_argument("--hidden", type=int, nargs="+", default=[500, 500], metavar="UNITS", help="of an mlp at width 1")
+    parser.add_argument(
+        "--hidden", type=int, nargs="+", default=[500, 500], metavar="UNITS", help="of an mlp at width 1"
+    )
     parser.add_argument("--twin", default="flipout", choices=["flipout", "reparameterization", "local"])
     parser.add_argument("--method", default="bayesian", choices=["random", "hyperband", "bayesian"])
     parser.add_argument("--trials", type=int, default=20, help="at most; hyperband decides itself (default: 20)")
@@ -27,7 +29,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--validation-fraction", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="trials and result; a search there goes on")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="trials and result; a search there goes on"
+    )
     add_data(parser)
     add_json(parser)
 

@@ -50,7 +50,7 @@ def p_value(lost: int, gained: int, n: int, drop: float) -> float:
     rates = np.geomspace(max(low, drop, 1e-9), max(high, drop, 2e-9), _GRID)
     differing = np.arange(_most(n, float(rates[-1])) + 1)
     limit = _limits(differing, n, drop, observed)
-    return min(1.0, _SET_ASIDE + max(_tail(differing, limit, n, drop, rate) for rate in rates))
+    return min(1.0, _SET_ASIDE + float(_tails(differing, limit, n, drop, rates).max()))
 
 
 def _most(n: int, rate: float) -> int:
@@ -67,9 +67,10 @@ def _limits(differing: np.ndarray, n: int, drop: float, observed: float) -> np.n
     return low
 
 
-def _tail(differing: np.ndarray, limit: np.ndarray, n: int, drop: float, rate: float) -> float:
-    lost = stats.binom.cdf(limit, differing, min(1.0, (rate + drop) / (2 * rate)))
-    return float(np.sum(stats.binom.pmf(differing, n, rate) * lost))
+def _tails(differing: np.ndarray, limit: np.ndarray, n: int, drop: float, rates: np.ndarray) -> np.ndarray:
+    """For each rate of differing examples the chance of losing at most `limit` of them."""
+    losing = np.minimum(1.0, (rates + drop) / (2 * rates))[:, None]
+    return np.sum(stats.binom.pmf(differing, n, rates[:, None]) * stats.binom.cdf(limit, differing, losing), axis=1)
 
 
 def proportion(count: int, n: int, error: float) -> tuple[float, float]:

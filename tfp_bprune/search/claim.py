@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tfp_bprune.search import bounds
 from tfp_bprune.search.budget import Budget, Pair
@@ -11,7 +11,31 @@ from tfp_bprune.search.session import Sample
 from tfp_bprune.search.threshold import scaled
 from tfp_bprune.types import Json
 
-FACTORS = (16.0, 8.0, 4.0, 2.8, 2.0, 1.7, 1.5, 1.4, 1.3, 1.22, 1.15, 1.1, 1.05, 1.0, 0.95, 0.9, 0.86, 0.82, 0.78, 0.74, 0.7, 0.65, 0.6)
+FACTORS = (
+    16.0,
+    8.0,
+    4.0,
+    2.8,
+    2.0,
+    1.7,
+    1.5,
+    1.4,
+    1.3,
+    1.22,
+    1.15,
+    1.1,
+    1.05,
+    1.0,
+    0.95,
+    0.9,
+    0.86,
+    0.82,
+    0.78,
+    0.74,
+    0.7,
+    0.65,
+    0.6,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +46,7 @@ class Claim:
       counts: weights kept of each kernel.
       holds: whether it was shown.
       evidence: see `Budget.evidence`.
-      looks: networks tested until one failed.
+      looks: networks tested, the one that failed among them.
     """
 
     counts: Counts
@@ -52,7 +76,7 @@ def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Cou
         looks, last = looks + 1, counts
         evidence = budget.evidence(sample.pair(ranking.masks(counts)))
         if evidence["p_value"] > 1 - budget.level:
-            return passed or Claim(counts, name, False, evidence, looks)
+            return replace(passed, looks=looks) if passed else Claim(counts, name, False, evidence, looks)
         passed = Claim(counts, name, True, evidence, looks)
     assert passed is not None
     return passed

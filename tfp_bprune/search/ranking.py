@@ -85,24 +85,31 @@ def refined(
     """
     rng = np.random.default_rng(seed)
     gone = {name: s == -np.inf for name, s in start.scores.items()}
-    scores = {name: np.log(np.maximum(s, 1e-30)) for name, s in start.scores.items()}
-    whole = start.masks(start.left)
+    scores = {name: np.where(gone[name], -np.inf, np.log(np.maximum(s, 1e-30))) for name, s in start.scores.items()}
+    size = min(BATCH, len(train))
+    seen = rng.permutation(len(train))[: size * steps]
+    evaluator.hold(start.masks(start.left))
+    taught = evaluator.on(Split(train.name, train.x[seen], train.y[seen])).probabilities()
     gradients = _gradients(evaluator)
     for step in range(steps):
         on_step(step)
-        chosen = np.sort(rng.choice(len(train), min(BATCH, len(train)), replace=False))
-        x = tf.constant(train.x[chosen], tf.float32)
-        evaluator.hold(whole)
-        taught = tf.nn.softmax(evaluator.network(x, training=False))
-        now = Ranking({name: np.where(gone[name], -np.inf, s) for name, s in scores.items()})
-        masks = now.masks(now.globally(total))
+        rows = rng.choice(len(seen), size, replace=False)
+        masks = _above(scores, total)
         evaluator.hold(masks)
-        pull = {n: g.numpy() * evaluator.locs[n] for n, g in zip(evaluator.kernels, gradients(x, taught), strict=True)}
+        found = gradients(tf.constant(train.x[seen[rows]], tf.float32), tf.constant(taught[rows]))
+        pull = {name: g.numpy() * evaluator.locs[name] for name, g in zip(evaluator.kernels, found, strict=True)}
         kept = np.concatenate([pull[name][masks[name]] for name in pull])
         scale = float(np.sqrt(np.mean(np.square(kept)))) or 1.0
         rate = RATE * (1 - step / steps)
-        scores = {n: s - rate * np.clip(pull[n] / scale, -_CLIP, _CLIP) for n, s in scores.items()}
-    return {name: np.where(gone[name], -np.inf, s) for name, s in scores.items()}
+        scores = {name: s - rate * np.clip(pull[name] / scale, -_CLIP, _CLIP) for name, s in scores.items()}
+    return scores
+
+
+def _above(scores: Mapping[str, np.ndarray], total: int) -> dict[str, np.ndarray]:
+    """Masks of the `total` highest scores of all kernels together, and their equals."""
+    joined = np.concatenate([s.ravel() for s in scores.values()])
+    cut = np.partition(joined, len(joined) - total)[len(joined) - total]
+    return {name: (s >= cut) & (s > -np.inf) for name, s in scores.items()}
 
 
 def _gradients(evaluator: Evaluator) -> Any:

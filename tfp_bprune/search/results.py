@@ -22,7 +22,7 @@ from tfp_bprune.runs import finite, read_json, write_json
 from tfp_bprune.search.budget import Pair, auroc
 from tfp_bprune.search.claim import Claim
 from tfp_bprune.search.ranking import Ranking, by_score
-from tfp_bprune.search.search import SCORES_FILE, Found, Settings, read_scores
+from tfp_bprune.search.within import SCORES_FILE, Found, Settings, read_scores
 from tfp_bprune.search.trial import Answers
 from tfp_bprune.types import BpruneError, ExportError, Json
 

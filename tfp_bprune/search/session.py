@@ -87,7 +87,11 @@ class Session:
         found |= {"accuracy_drop": pair.drop, "lost": pair.lost, "gained": pair.gained}
         if pair.strange is not None:
             found["ood_auroc"] = auroc(pair)
-        return found | {"soft_drop": pair.soft_drop, "excess": self.budget.excess(pair, self.proof), **self.sizes.of(counts)}
+        return found | {
+            "soft_drop": pair.soft_drop,
+            "excess": self.budget.excess(pair, self.proof),
+            **self.sizes.of(counts),
+        }
 
     def within(self, row: Json) -> bool:
         """Whether a trial is within the budget as far as the searched examples tell."""

@@ -61,6 +61,11 @@ class Evaluator:
       model: what `prune` takes.
       criterion: "snr" or "magnitude", which decides what is prunable.
 
+    Attributes:
+      locs: posterior means by kernel.
+      kernels: the variables that hold them, pruned or not.
+      forward: compiled, from examples to probabilities.
+
     Raises:
       PruneError: nothing is prunable, or the network is no classifier.
     """
@@ -76,6 +81,7 @@ class Evaluator:
             )
         layers = {layer.name: layer for layer in self.network._flatten_layers(include_self=False)}
         self.kernels = {name: layers[name.rpartition("/")[0]].kernel for name in self.locs}
+        self.forward = tf.function(lambda x: tf.nn.softmax(self.network(x, training=False)), reduce_retracing=True)
         self._held: dict[str, np.ndarray] = {}
 
     def hold(self, masks: Mapping[str, np.ndarray]) -> None:
@@ -95,11 +101,13 @@ class Examples:
 
     def __init__(self, evaluator: Evaluator, split: Split) -> None:
         self.evaluator, self.labels = evaluator, split.y
-        parts = [tf.constant(split.x[i : i + _BATCH], tf.float32) for i in range(0, len(split), _BATCH)]
-        network = evaluator.network
-        self._forward = tf.function(lambda: tf.concat([tf.nn.softmax(network(x, training=False)) for x in parts], 0))
+        self._batches = [tf.constant(split.x[i : i + _BATCH], tf.float32) for i in range(0, len(split), _BATCH)]
 
     def answers(self, masks: Mapping[str, np.ndarray]) -> Answers:
         """What the network under `masks` says of the examples."""
         self.evaluator.hold(masks)
-        return Answers(self._forward().numpy(), self.labels)
+        return Answers(self.probabilities(), self.labels)
+
+    def probabilities(self) -> np.ndarray:
+        """Of each class [n, classes], by the network as it is held."""
+        return np.concatenate([self.evaluator.forward(x).numpy() for x in self._batches])

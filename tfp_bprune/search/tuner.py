@@ -68,7 +68,9 @@ def hyper_model(
             )  # fmt: skip
             return compile_model(model, data, settings)
 
-        def fit(self, hp: Any, model: Any, epochs: int = epochs, initial_epoch: int = 0, callbacks: Any = (), **_: Any) -> Any:
+        def fit(
+            self, hp: Any, model: Any, epochs: int = epochs, initial_epoch: int = 0, callbacks: Any = (), **_: Any
+        ) -> Any:
             """Trains it from `initial_epoch` on and returns the history."""
             settings = _settings(_choose(hp), epochs)
             model.optimizer.iterations.assign(initial_epoch * data.steps)
@@ -182,4 +184,10 @@ def tune(
 
 def _row(trial: Any) -> Json:
     values = {key: value for key, value in trial.hyperparameters.values.items() if not key.startswith("tuner/")}
-    return {"trial": trial.trial_id, "status": trial.status, "score": trial.score, "step": trial.best_step, "values": values}
+    return {
+        "trial": trial.trial_id,
+        "status": trial.status,
+        "score": trial.score,
+        "step": trial.best_step,
+        "values": values,
+    }

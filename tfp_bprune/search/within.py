@@ -203,7 +203,9 @@ def analyse(
     path = out / "sensitivity.jsonl"
     path.unlink(missing_ok=True)
     sample = _sample(evaluator, valid, None, order.masks(order.left))
-    session = Session(sample, Budget(), "nonzeros", Sizes(evaluator), {"score": order}, TrialLog(path), len(valid), on_trial)
+    session = Session(
+        sample, Budget(), "nonzeros", Sizes(evaluator), {"score": order}, TrialLog(path), len(valid), on_trial
+    )
     unpruned = session.trial("sensitivity", "score", order.left) | {"layer": None, "tensor": None, "kept": 1.0}
     rows = [unpruned, *sensitivity(session, "score", KEPT)]
     path.unlink(missing_ok=True)

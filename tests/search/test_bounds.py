@@ -1,0 +1,73 @@
+"""Bounds on a drop in accuracy, by enumeration of everything that a sample can show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tfp_bprune.search import bounds
+
+N = 20
+
+
+def every_outcome(n: int) -> list[tuple[int, int]]:
+    return [(lost, gained) for lost in range(n + 1) for gained in range(n + 1 - lost)]
+
+
+def chance(outcomes: list[tuple[int, int]], n: int, drop: float, rate: float) -> np.ndarray:
+    """Probability of each outcome where a part `rate` of the examples differs and accuracy falls by `drop`."""
+    lose, gain = (rate + drop) / 2, (rate - drop) / 2
+    table = [[lost, gained, n - lost - gained] for lost, gained in outcomes]
+    return stats.multinomial.pmf(table, n, [lose, gain, 1 - lose - gain])
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.05, 0.15])
+def test_a_budget_that_is_broken_is_shown_to_hold_no_more_often_than_the_level_allows(drop: float) -> None:
+    outcomes = every_outcome(N)
+    found = np.array([bounds.p_value(lost, gained, N, drop) for lost, gained in outcomes])
+    for rate in np.linspace(max(drop, 0.02), 0.95, 12):
+        for error in (0.01, 0.05, 0.2):
+            assert chance(outcomes, N, drop, rate)[found <= error].sum() <= error
+
+
+def test_without_any_difference_the_p_value_is_the_chance_of_none() -> None:
+    # The likeliest way to see no example differ although 1 % of accuracy is lost: none is gained.
+    assert bounds.p_value(0, 0, 300, 0.01) == pytest.approx(0.99**300 + 0.001, rel=1e-3)
+
+
+def test_the_bound_is_where_the_p_value_crosses_the_error() -> None:
+    bound = bounds.most(12, 5, 1000, 0.05)
+    assert bounds.p_value(12, 5, 1000, bound + 1e-4) <= 0.05 < bounds.p_value(12, 5, 1000, bound - 1e-4)
+    assert 0.007 < bound < 0.03
+    assert bounds.most(0, 40, 1000, 0.05) == 0.0
+
+
+def test_more_losses_and_fewer_examples_tell_less() -> None:
+    assert bounds.p_value(3, 2, 2000, 0.005) < bounds.p_value(6, 2, 2000, 0.005) < bounds.p_value(9, 2, 2000, 0.005)
+    assert bounds.most(3, 0, 4000, 0.05) < bounds.most(3, 0, 1000, 0.05)
+    assert bounds.p_value(60, 0, 1000, 0.05) == 1.0
+
+
+@pytest.mark.parametrize("drop", [-0.05, 0.0, 0.1])
+def test_intervals_cover_about_as_often_as_they_say(drop: float) -> None:
+    outcomes = every_outcome(N)
+    ends = np.array([bounds.interval(lost, gained, N) for lost, gained in outcomes])
+    inside = (ends[:, 0] <= drop + 1e-12) & (drop - 1e-12 <= ends[:, 1])
+    cover = [chance(outcomes, N, drop, rate)[inside].sum() for rate in np.linspace(0.25, 0.9, 8)]
+    assert min(cover) > 0.90  # approximate: the score interval of so few examples
+    assert np.mean(cover) > 0.93
+
+
+def test_the_interval_is_turned_around_when_the_networks_are() -> None:
+    low, high = bounds.interval(30, 12, 500)
+    assert bounds.interval(12, 30, 500) == pytest.approx((-high, -low), abs=1e-9)
+    assert low < 18 / 500 < high
+
+
+def test_the_interval_of_a_proportion_is_exact() -> None:
+    low, high = bounds.proportion(3, 20, 0.1)
+    assert stats.binom.sf(2, 20, low) == pytest.approx(0.05)
+    assert stats.binom.cdf(3, 20, high) == pytest.approx(0.05)
+    assert bounds.proportion(0, 20, 0.1)[0] == 0.0
+    assert bounds.proportion(20, 20, 0.1)[1] == 1.0

@@ -1,0 +1,194 @@
+"""The parts of a search by themselves: budgets, bisection, proof, Pareto fronts, allocation, the log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tfp_bprune.search import layers
+from tfp_bprune.search.budget import Budget, Pair, auroc
+from tfp_bprune.search.claim import FACTORS, prove
+from tfp_bprune.search.log import TrialLog
+from tfp_bprune.search.oracle import propose
+from tfp_bprune.search.pareto import front, undominated
+from tfp_bprune.search.ranking import Ranking
+from tfp_bprune.search.threshold import bisect, scaled
+from tfp_bprune.search.trial import Answers
+from tfp_bprune.types import BpruneError, RunError
+
+
+def answers(right: np.ndarray, confidence: float | np.ndarray = 0.9) -> Answers:
+    """Of two classes; the true one is 0."""
+    p = np.where(right, confidence, 1 - np.asarray(confidence))
+    return Answers(np.stack([p, 1 - p], 1), np.zeros(len(right), np.int64))
+
+
+def with_drop(drop: float, n: int = 4000) -> Pair:
+    lost = round(drop * n)
+    return Pair(answers(np.ones(n, bool), 0.9999), answers(np.arange(n) >= lost, 0.9999))
+
+
+def test_all_conditions_must_be_shown() -> None:
+    pair = with_drop(0.001)
+    alone = Budget(0.005).evidence(pair)
+    both = Budget(0.005, max_ece_increase=0.0).evidence(pair)
+    assert alone["p_value"] == alone["conditions"]["accuracy_drop"]["p_value"] < 0.05
+    assert both["p_value"] == both["conditions"]["ece_increase"]["p_value"] > 0.05
+    assert Budget(0.005).excess(pair, 4000) < 0 < Budget(0.005).excess(with_drop(0.01), 4000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None,), "a budget needs a condition"),
+        ((0.5, -1.0), "max_ece_increase must be in"),
+        ((5.0,), "0.005 is half a point"),
+        ((None, None, 0.2), r"min_ood_auroc must be in \[0.5, 1\], got 0.2"),
+        ((0.01, None, None, 1.0), "level must be in"),
+    ],
+)
+def test_budgets_that_make_no_sense_are_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(BpruneError, match=message):
+        Budget(*arguments)
+
+
+def test_the_area_is_that_of_entropies_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    inside, outside = rng.integers(60, 99, 300) / 100, rng.integers(50, 90, 200) / 100
+    pair = Pair(*2 * (answers(np.ones(300, bool), inside),), strange=answers(np.ones(200, bool), outside))
+    truth = np.r_[np.zeros(300), np.ones(200)]
+    entropies = np.r_[pair.pruned.entropy, pair.strange.entropy]  # type: ignore[union-attr]
+    assert auroc(pair) == pytest.approx(roc_auc_score(truth, entropies))
+    found = Budget(None, None, auroc(pair)).evidence(pair)["conditions"]["ood_auroc"]
+    assert found["p_value"] == pytest.approx(0.5)
+    assert found["bound"] < found["estimate"]
+    with pytest.raises(BpruneError, match="--ood"):
+        auroc(with_drop(0.0))
+
+
+class Curve:
+    """A session in which a network is within the budget from `needed` weights on."""
+
+    def __init__(self, needed: int, size: int = 100_000) -> None:
+        self.needed, self.rows = needed, []  # type: ignore[var-annotated]
+        self.rankings = {"score": Ranking({"a/kernel": np.arange(size, dtype=float)})}
+
+    def trial(self, phase: str, ranking: str, counts: dict[str, int]) -> dict[str, Any]:
+        self.rows.append({"trial": len(self.rows), "nonzeros": sum(counts.values()), "counts": counts})
+        return self.rows[-1]
+
+    def within(self, row: dict[str, Any]) -> bool:
+        return bool(row["nonzeros"] >= self.needed)
+
+
+@pytest.mark.parametrize("needed", [1, 7, 1234, 50_000, 99_999, 100_000])
+@pytest.mark.parametrize("start", [None, 1000])
+def test_bisection_finds_the_number_within_two_percent(needed: int, start: int | None) -> None:
+    session = Curve(needed)
+    best: Any = bisect(session, most=60, start=start)  # type: ignore[arg-type]
+    assert needed <= best["nonzeros"] <= max(needed * 1.021, needed + 1)
+    assert len({row["nonzeros"] for row in session.rows}) == len(session.rows)
+    assert len(session.rows) <= 30
+
+
+def test_bisection_says_when_nothing_is_within() -> None:
+    assert bisect(Curve(100_001)) is None  # type: ignore[arg-type]
+
+
+def test_a_proof_ends_at_the_first_failure() -> None:
+    drops = {"a/kernel": 10_000}
+    ranking, looked = Ranking({"a/kernel": np.arange(100_000, dtype=float)}), []
+
+    def pair(masks: Any) -> Pair:
+        looked.append(int(masks["a/kernel"].sum()))
+        return with_drop(0.0 if looked[-1] > 11_000 else 0.02)
+
+    claim = prove(SimpleNamespace(pair=pair), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
+    assert looked == sorted(looked, reverse=True)
+    assert looked[0] == 100_000
+    assert looked[-1] <= 11_000 < looked[-2]
+    assert (claim.holds, claim.counts["a/kernel"], claim.looks) == (True, looked[-2], len(looked))
+    assert list(FACTORS) == sorted(FACTORS, reverse=True)
+    hopeless = prove(SimpleNamespace(pair=lambda masks: with_drop(0.02)), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
+    assert (hopeless.holds, hopeless.looks) == (False, 1)
+
+
+def test_fronts_hold_what_nothing_beats() -> None:
+    rng = np.random.default_rng(1)
+    rows = [
+        {"trial": i, "nonzeros": float(a), "latency": float(b), "accuracy_drop": float(c)}
+        for i, (a, b, c) in enumerate(rng.integers(0, 12, (60, 3)))
+    ]
+    chosen = undominated(rows, "nonzeros")
+    for row in rows:
+        beaten = [r for r in chosen if r["nonzeros"] <= row["nonzeros"] and r["accuracy_drop"] <= row["accuracy_drop"]]
+        assert beaten, "every trial is matched or beaten by a point of the front"
+    for a in chosen:
+        assert not any(r["nonzeros"] <= a["nonzeros"] and r["accuracy_drop"] < a["accuracy_drop"] for r in rows)
+    points = front(rows)
+    assert [row["point"] for row in points] == list(range(1, len(points) + 1))
+    assert {r["trial"] for r in points} >= {r["trial"] for r in chosen}
+
+
+def test_allocation_makes_the_marginal_losses_equal() -> None:
+    # loss = -weight * log(count): the optimum gives each layer a part in proportion to its weight.
+    center, weights = {"a/kernel": 1000, "b/kernel": 1000}, {"a/kernel": 3.0, "b/kernel": 2.0}
+    curves = [
+        {"tensor": name, "kept": float(part), "nll": -weights[name] * float(np.log(part)) + 10}
+        for name in center
+        for part in np.geomspace(0.4, 1.7, 40)
+    ]
+    found = layers._allocated(center, curves, 2000, {name: 10_000 for name in center})
+    assert sum(found.values()) == pytest.approx(2000, abs=2)
+    assert found["a/kernel"] / found["b/kernel"] == pytest.approx(1.5, rel=0.06)
+
+
+def test_counts_and_global_order() -> None:
+    ranking = Ranking({"a/kernel": np.array([[5.0, 1.0], [3.0, -np.inf]]), "b/kernel": np.array([[4.0, 2.0]])})
+    assert ranking.left == {"a/kernel": 3, "b/kernel": 2}
+    assert ranking.globally(3) == {"a/kernel": 2, "b/kernel": 1}
+    assert ranking.masks({"a/kernel": 9, "b/kernel": 1})["a/kernel"].tolist() == [[True, True], [True, False]]
+    assert scaled({"a/kernel": 2, "b/kernel": 1}, 0.1, ranking.left) == {"a/kernel": 1, "b/kernel": 1}
+
+
+def test_the_oracle_finds_a_minimum_and_answers_the_same_again() -> None:
+    space, told = {"x/kernel": (-1.0, 1.0), "y": (-1.0, 1.0)}, []
+    for i in range(12):
+        point = propose(space, told, i)
+        told.append((point, (point["x/kernel"] - 0.3) ** 2 + (point["y"] + 0.5) ** 2))
+    assert propose(space, told, 99) == propose(space, told, 99)
+    best, value = min(told, key=lambda pair: pair[1])
+    assert value < 0.05, best
+
+
+def test_the_log_notices_damage_and_drops_what_a_kill_left(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    log = TrialLog(path)
+    for i in range(4):
+        log.append({"trial": i, "nll": 0.1 * i, "odd": float("nan")})
+    content = path.read_bytes()
+    assert TrialLog(path).rows == log.rows
+    assert log.rows[1]["odd"] is None
+    path.write_bytes(content + b'{"trial": 4, "nl')
+    assert len(TrialLog(path).rows) == 4
+    assert path.read_bytes() == content
+    lines = content.splitlines(keepends=True)
+    damaged = {
+        2: content.replace(b'"nll": 0.1', b'"nll": 0.3'),
+        3: b"".join([lines[0], lines[1], lines[3]]),
+        1: b"".join([lines[1], lines[0]]),
+        4: b"".join([*lines[:3], b"not json\n"]),
+    }
+    for line, text in damaged.items():
+        path.write_bytes(text)
+        with pytest.raises(RunError, match=rf"line {line} of .*delete the file"):
+            TrialLog(path)
+    path.write_text(json.dumps([1]) + "\n")
+    with pytest.raises(RunError, match="line 1"):
+        TrialLog(path)

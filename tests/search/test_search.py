@@ -1,0 +1,233 @@
+"""Whole searches on a small network: found, resumed, killed, refused, exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfp_bprune.cli.main import main
+from tfp_bprune.data import Split, Splits
+from tfp_bprune.models import load_model
+from tfp_bprune.prune import prune
+from tfp_bprune.search import Budget, Found, Settings, search
+from tfp_bprune.search.ranking import by_score
+from tfp_bprune.search.trial import Evaluator
+from tfp_bprune.types import BpruneError, PruneError, RunError
+
+SETTINGS = Settings(Budget(0.2), trials=30)
+
+
+def found(model: Any, digits: Splits, out: Path, settings: Settings = SETTINGS, **options: Any) -> Found:
+    out.mkdir(exist_ok=True)
+    return search(model, digits, out, settings, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model: Any, digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Path]:
+    """An uninterrupted search."""
+    out = tmp_path_factory.mktemp("search")
+    return found(tiny_model, digits, out), out
+
+
+def told(result: Found) -> Any:
+    """What must be equal, whichever way the search came to its end."""
+    return (result.layers, result.single, result.test, result.rows, result.front)
+
+
+def test_a_trial_is_what_prune_gives(tiny_model: Any, digits: Splits) -> None:
+    pruned, report = prune(tiny_model, sparsity=0.8)
+    order, valid = by_score(tiny_model, "snr"), digits.examples("valid")
+    masks = order.masks(order.globally(report.prunable - report.pruned))
+    for layer in ("dense_1", "logits"):
+        kept = pruned.get_layer(layer).kernel_posterior.mask.numpy()
+        np.testing.assert_array_equal(masks[f"{layer}/kernel"], kept)
+    ours = Evaluator(tiny_model, "snr").on(valid).answers(masks)
+    theirs = Evaluator(pruned, "snr").on(valid).answers(masks)
+    np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
+
+
+def test_a_search_ends_within_its_budget(whole: tuple[Found, Path]) -> None:
+    result, _ = whole
+    assert len(result.rows) <= 30
+    assert result.layers.holds
+    assert result.layers.evidence["conditions"]["accuracy_drop"]["bound"] <= 0.2
+    assert {row["phase"] for row in result.rows} >= {"global", "sensitivity", "bayesian"}
+    assert sum(result.layers.counts.values()) < 64 * 16 + 160
+    assert result.test["examples"] == 359
+
+
+@pytest.mark.parametrize("cut", [1, 8, 21])
+def test_a_search_cut_short_repeats_nothing_and_ends_the_same(
+    whole: tuple[Found, Path], tiny_model: Any, digits: Splits, tmp_path: Path, cut: int
+) -> None:
+    result, out = whole
+    shutil.copytree(out, tmp_path / "again")
+    log = tmp_path / "again" / "trials.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(lines[:cut]) + lines[cut][:20])
+    again = found(tiny_model, digits, tmp_path / "again")
+    assert told(again) == told(result)
+    assert again.speed["evaluated"] == len(lines) - cut
+    assert log.read_bytes() == b"".join(lines)
+
+
+def test_a_killed_search_is_resumed(tiny_run: Path, tmp_path: Path) -> None:
+    words = ["search", str(tiny_run), "--max-accuracy-drop", "0.2", "--trials", "30"]
+    command = [sys.executable, "-m", "tfp_bprune.cli.main", *words, "--out", str(tmp_path / "killed")]
+    log = tmp_path / "killed" / "trials.jsonl"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wanted = int(np.random.default_rng(os.getpid()).integers(1, 25))
+    while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < wanted):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    rows = {}
+    for name in ("killed", "whole"):
+        assert main([*words, "--out", str(tmp_path / name), "--json", str(tmp_path / f"{name}.json")]) == 0
+        rows[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    same = ("layers", "nonzeros", "accuracy", "nll", "claim", "test", "front")
+    assert {key: rows["killed"][key] for key in same} == {key: rows["whole"][key] for key in same}
+
+
+def test_another_search_in_the_same_folder_is_refused(
+    whole: tuple[Found, Path], tiny_model: Any, digits: Splits
+) -> None:
+    with pytest.raises(RunError, match="holds a search with another budget, seed"):
+        found(tiny_model, digits, whole[1], Settings(Budget(0.1), trials=30, seed=3))
+
+
+def test_a_damaged_log_is_refused(whole: tuple[Found, Path], tiny_model: Any, digits: Splits, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole[1], tmp_path / "damaged"))
+    log = out / "trials.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"phase": "global"', b'"phase": "locale"', 1))
+    with pytest.raises(RunError, match="line 1 of"):
+        found(tiny_model, digits, out)
+    (out / "trials.jsonl").unlink()
+    (out / "scores.safetensors").write_bytes(b"nothing")
+    with pytest.raises(RunError, match="scores.safetensors cannot be read"):
+        found(tiny_model, digits, out)
+
+
+def test_a_budget_that_cannot_be_met_says_so(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search", tiny_run, "--max-accuracy-drop", "0.0001", "--trials", "20", "--out", tmp_path / "out"]
+    assert main([str(word) for word in words]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "The budget cannot be met" in said
+    assert "can be shown on 96 validation examples, asked were 0.01" in said
+
+
+def test_a_second_dataset_counts(tiny_model: Any, digits: Splits, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    strange = Split("noise", rng.integers(0, 17, (150, 8, 8, 1)).astype(np.uint8), np.zeros(150, np.int64))
+    settings = Settings(Budget(0.3, 0.9, 0.5), trials=20, order="score", target="bytes")
+    result = found(tiny_model, digits, tmp_path / "ood", settings, strange=strange)
+    assert set(result.layers.evidence["conditions"]) == {"accuracy_drop", "ece_increase", "ood_auroc"}
+    assert all(0 <= row["ood_auroc"] <= 1 for row in result.rows)
+    assert {row["ranking"] for row in result.rows} == {"score"}
+    with pytest.raises(BpruneError, match="go together"):
+        found(tiny_model, digits, tmp_path / "ood", Settings(Budget(None, None, 0.9)))
+
+
+def test_plain_networks_are_searched_by_magnitude(plain_run: Path, digits: Splits, tmp_path: Path) -> None:
+    result = found(load_model(plain_run).model, digits, tmp_path / "plain", Settings(Budget(0.3), "latency", 20))
+    assert result.layers.holds
+
+
+def test_networks_that_are_no_classifiers_are_refused(regression_run: Path, digits: Splits, tmp_path: Path) -> None:
+    with pytest.raises((PruneError, BpruneError)):
+        found(load_model(regression_run).model, digits, tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 5}, "at least 20"),
+        ({"target": "weight"}, "unknown target"),
+        ({"order": "x"}, "order must be"),
+        ({"seed": -1}, "seed must"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(BpruneError, match=message):
+        Settings(**options)
+
+
+@pytest.fixture(scope="module")
+def answered(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The command's JSON."""
+    out = tmp_path_factory.mktemp("command")
+    words = [
+        "search",
+        tiny_run,
+        "--max-accuracy-drop",
+        "0.2",
+        "--trials",
+        "30",
+        "--out",
+        out / "search",
+        "--json",
+        out / "r.json",
+    ]
+    assert main([str(word) for word in words]) == 0
+    return json.loads((out / "r.json").read_text()) | {"out": str(out / "search")}
+
+
+def test_the_command_tells_the_shared_keys_twice(answered: dict[str, Any]) -> None:
+    shared = {"accuracy", "nll", "ece", "sparsity", "nonzeros", "parameters", "bytes", "latency_ms", "epistemic", "network",
+              "twin", "dataset", "method", "seed"}  # fmt: skip
+    assert shared <= set(answered)
+    assert shared <= set(answered["global"])
+    assert answered["nonzeros"] == sum(answered["layers"].values())
+    assert answered["test"]["accuracy_drop"] == pytest.approx(
+        answered["test"]["unpruned_accuracy"] - answered["accuracy"], abs=1e-6
+    )
+    assert answered["sentence"].startswith("Removing ")
+    assert (Path(answered["out"]) / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_points_are_exported_by_number(answered: dict[str, Any], tiny_run: Path, tmp_path: Path, capsys: Any) -> None:
+    point = answered["front"][len(answered["front"]) // 2]
+    words = [
+        "search",
+        tiny_run,
+        "--out",
+        answered["out"],
+        "--export",
+        point["point"],
+        "--to",
+        tmp_path / "it",
+        "--json",
+        "-",
+    ]
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 0
+    assert json.loads(capsys.readouterr().out)["nonzeros"] == point["nonzeros"]
+    words[words.index("--export") + 1] = 999
+    words[words.index("--to") + 1] = tmp_path / "other"
+    assert main([str(word) for word in words]) == 2
+    assert "has no point 999: expected a number from 1 to" in capsys.readouterr().err
+
+
+def test_sensitivities_are_told_and_drawn(tiny_run: Path, tmp_path: Path, capsys: Callable[..., Any]) -> None:
+    words = ["search", tiny_run, "--sensitivity", "--out", tmp_path / "s", "--json", tmp_path / "s.json"]
+    assert main([str(word) for word in words]) == 0
+    rows = json.loads((tmp_path / "s.json").read_text())["rows"]
+    assert [row["layer"] for row in rows] == [None, *["dense_1"] * 6, *["logits"] * 6]
+    assert rows[0]["accuracy_drop"] == 0
+    for row in rows[1:]:
+        others = sum(n for name, n in row["counts"].items() if name != row["tensor"])
+        assert others == (160 if row["layer"] == "dense_1" else 64 * 16)
+    assert (tmp_path / "s" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
