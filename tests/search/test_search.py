@@ -25,7 +25,7 @@ from tfp_bprune.search.ranking import by_score
 from tfp_bprune.search.trial import Evaluator
 from tfp_bprune.types import BpruneError, PruneError, RunError
 
-SETTINGS = Settings(Budget(0.2), trials=30)
+SETTINGS = Settings(Budget(0.25), trials=30)
 
 
 def found(model: Any, digits: Splits, out: Path, settings: Settings = SETTINGS, **options: Any) -> Found:
@@ -34,10 +34,25 @@ def found(model: Any, digits: Splits, out: Path, settings: Settings = SETTINGS, 
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_model: Any, digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Path]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has learned something."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    words = ["train", "--hidden", "16", "--epochs", "15", "--learning-rate", "0.01", "--out", str(out)]
+    assert main(words) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Any:
+    """The model of `run`."""
+    return load_model(run).model
+
+
+@pytest.fixture(scope="module")
+def whole(model: Any, digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Path]:
     """An uninterrupted search."""
     out = tmp_path_factory.mktemp("search")
-    return found(tiny_model, digits, out), out
+    return found(model, digits, out), out
 
 
 def told(result: Found) -> Any:
@@ -45,14 +60,14 @@ def told(result: Found) -> Any:
     return (result.layers, result.single, result.test, result.rows, result.front)
 
 
-def test_a_trial_is_what_prune_gives(tiny_model: Any, digits: Splits) -> None:
-    pruned, report = prune(tiny_model, sparsity=0.8)
-    order, valid = by_score(tiny_model, "snr"), digits.examples("valid")
+def test_a_trial_is_what_prune_gives(model: Any, digits: Splits) -> None:
+    pruned, report = prune(model, sparsity=0.8)
+    order, valid = by_score(model, "snr"), digits.examples("valid")
     masks = order.masks(order.globally(report.prunable - report.pruned))
     for layer in ("dense_1", "logits"):
         kept = pruned.get_layer(layer).kernel_posterior.mask.numpy()
         np.testing.assert_array_equal(masks[f"{layer}/kernel"], kept)
-    ours = Evaluator(tiny_model, "snr").on(valid).answers(masks)
+    ours = Evaluator(model, "snr").on(valid).answers(masks)
     theirs = Evaluator(pruned, "snr").on(valid).answers(masks)
     np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
 
@@ -61,7 +76,7 @@ def test_a_search_ends_within_its_budget(whole: tuple[Found, Path]) -> None:
     result, _ = whole
     assert len(result.rows) <= 30
     assert result.layers.holds
-    assert result.layers.evidence["conditions"]["accuracy_drop"]["bound"] <= 0.2
+    assert result.layers.evidence["conditions"]["accuracy_drop"]["bound"] <= 0.25
     assert {row["phase"] for row in result.rows} >= {"global", "sensitivity", "bayesian"}
     assert sum(result.layers.counts.values()) < 64 * 16 + 160
     assert result.test["examples"] == 359
@@ -69,21 +84,21 @@ def test_a_search_ends_within_its_budget(whole: tuple[Found, Path]) -> None:
 
 @pytest.mark.parametrize("cut", [1, 8, 21])
 def test_a_search_cut_short_repeats_nothing_and_ends_the_same(
-    whole: tuple[Found, Path], tiny_model: Any, digits: Splits, tmp_path: Path, cut: int
+    whole: tuple[Found, Path], model: Any, digits: Splits, tmp_path: Path, cut: int
 ) -> None:
     result, out = whole
     shutil.copytree(out, tmp_path / "again")
     log = tmp_path / "again" / "trials.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines[:cut]) + lines[cut][:20])
-    again = found(tiny_model, digits, tmp_path / "again")
+    again = found(model, digits, tmp_path / "again")
     assert told(again) == told(result)
     assert again.speed["evaluated"] == len(lines) - cut
     assert log.read_bytes() == b"".join(lines)
 
 
-def test_a_killed_search_is_resumed(tiny_run: Path, tmp_path: Path) -> None:
-    words = ["search", str(tiny_run), "--max-accuracy-drop", "0.2", "--trials", "30"]
+def test_a_killed_search_is_resumed(run: Path, tmp_path: Path) -> None:
+    words = ["search", str(run), "--max-accuracy-drop", "0.25", "--trials", "30"]
     command = [sys.executable, "-m", "tfp_bprune.cli.main", *words, "--out", str(tmp_path / "killed")]
     log = tmp_path / "killed" / "trials.jsonl"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -100,45 +115,41 @@ def test_a_killed_search_is_resumed(tiny_run: Path, tmp_path: Path) -> None:
     assert {key: rows["killed"][key] for key in same} == {key: rows["whole"][key] for key in same}
 
 
-def test_another_search_in_the_same_folder_is_refused(
-    whole: tuple[Found, Path], tiny_model: Any, digits: Splits
-) -> None:
+def test_another_search_in_the_same_folder_is_refused(whole: tuple[Found, Path], model: Any, digits: Splits) -> None:
     with pytest.raises(RunError, match="holds a search with another budget, seed"):
-        found(tiny_model, digits, whole[1], Settings(Budget(0.1), trials=30, seed=3))
+        found(model, digits, whole[1], Settings(Budget(0.1), trials=30, seed=3))
 
 
-def test_a_damaged_log_is_refused(whole: tuple[Found, Path], tiny_model: Any, digits: Splits, tmp_path: Path) -> None:
+def test_a_damaged_log_is_refused(whole: tuple[Found, Path], model: Any, digits: Splits, tmp_path: Path) -> None:
     out = Path(shutil.copytree(whole[1], tmp_path / "damaged"))
     log = out / "trials.jsonl"
     log.write_bytes(log.read_bytes().replace(b'"phase": "global"', b'"phase": "locale"', 1))
     with pytest.raises(RunError, match="line 1 of"):
-        found(tiny_model, digits, out)
+        found(model, digits, out)
     (out / "trials.jsonl").unlink()
     (out / "scores.safetensors").write_bytes(b"nothing")
-    with pytest.raises(RunError, match="scores.safetensors cannot be read"):
-        found(tiny_model, digits, out)
+    with pytest.raises(RunError, match=r"scores\.safetensors cannot be read"):
+        found(model, digits, out)
 
 
-def test_a_budget_that_cannot_be_met_says_so(
-    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["search", tiny_run, "--max-accuracy-drop", "0.0001", "--trials", "20", "--out", tmp_path / "out"]
+def test_a_budget_that_cannot_be_met_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["search", run, "--max-accuracy-drop", "0.0001", "--trials", "20", "--out", tmp_path / "out"]
     assert main([str(word) for word in words]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "The budget cannot be met" in said
     assert "can be shown on 96 validation examples, asked were 0.01" in said
 
 
-def test_a_second_dataset_counts(tiny_model: Any, digits: Splits, tmp_path: Path) -> None:
+def test_a_second_dataset_counts(model: Any, digits: Splits, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     strange = Split("noise", rng.integers(0, 17, (150, 8, 8, 1)).astype(np.uint8), np.zeros(150, np.int64))
     settings = Settings(Budget(0.3, 0.9, 0.5), trials=20, order="score", target="bytes")
-    result = found(tiny_model, digits, tmp_path / "ood", settings, strange=strange)
+    result = found(model, digits, tmp_path / "ood", settings, strange=strange)
     assert set(result.layers.evidence["conditions"]) == {"accuracy_drop", "ece_increase", "ood_auroc"}
     assert all(0 <= row["ood_auroc"] <= 1 for row in result.rows)
     assert {row["ranking"] for row in result.rows} == {"score"}
     with pytest.raises(BpruneError, match="go together"):
-        found(tiny_model, digits, tmp_path / "ood", Settings(Budget(None, None, 0.9)))
+        found(model, digits, tmp_path / "ood", Settings(Budget(None, None, 0.9)))
 
 
 def test_plain_networks_are_searched_by_magnitude(plain_run: Path, digits: Splits, tmp_path: Path) -> None:
@@ -166,12 +177,12 @@ def test_settings_that_make_no_sense_are_refused(options: Any, message: str) -> 
 
 
 @pytest.fixture(scope="module")
-def answered(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def answered(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The command's JSON."""
     out = tmp_path_factory.mktemp("command")
     words = [
         "search",
-        tiny_run,
+        run,
         "--max-accuracy-drop",
         "0.2",
         "--trials",
@@ -198,11 +209,11 @@ def test_the_command_tells_the_shared_keys_twice(answered: dict[str, Any]) -> No
     assert (Path(answered["out"]) / "search.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_points_are_exported_by_number(answered: dict[str, Any], tiny_run: Path, tmp_path: Path, capsys: Any) -> None:
+def test_points_are_exported_by_number(answered: dict[str, Any], run: Path, tmp_path: Path, capsys: Any) -> None:
     point = answered["front"][len(answered["front"]) // 2]
     words = [
         "search",
-        tiny_run,
+        run,
         "--out",
         answered["out"],
         "--export",
@@ -221,8 +232,8 @@ def test_points_are_exported_by_number(answered: dict[str, Any], tiny_run: Path,
     assert "has no point 999: expected a number from 1 to" in capsys.readouterr().err
 
 
-def test_sensitivities_are_told_and_drawn(tiny_run: Path, tmp_path: Path, capsys: Callable[..., Any]) -> None:
-    words = ["search", tiny_run, "--sensitivity", "--out", tmp_path / "s", "--json", tmp_path / "s.json"]
+def test_sensitivities_are_told_and_drawn(run: Path, tmp_path: Path, capsys: Callable[..., Any]) -> None:
+    words = ["search", run, "--sensitivity", "--out", tmp_path / "s", "--json", tmp_path / "s.json"]
     assert main([str(word) for word in words]) == 0
     rows = json.loads((tmp_path / "s.json").read_text())["rows"]
     assert [row["layer"] for row in rows] == [None, *["dense_1"] * 6, *["logits"] * 6]

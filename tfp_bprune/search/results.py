@@ -22,8 +22,8 @@ from tfp_bprune.runs import finite, read_json, write_json
 from tfp_bprune.search.budget import Pair, auroc
 from tfp_bprune.search.claim import Claim
 from tfp_bprune.search.ranking import Ranking, by_score
-from tfp_bprune.search.within import SCORES_FILE, Found, Settings, read_scores
 from tfp_bprune.search.trial import Answers
+from tfp_bprune.search.within import SCORES_FILE, Found, Settings, read_scores
 from tfp_bprune.types import BpruneError, ExportError, Json
 
 RESULT_FILE = "search.json"
@@ -145,7 +145,8 @@ def _promise(claim: Json) -> str:
 def _nearest(claim: Json) -> str:
     says = {
         "accuracy_drop": lambda c: (
-            f"of accuracy at most {100 * c['bound']:.2f} points lost can be shown on {c['examples']:,} validation examples, asked were {100 * c['limit']:g}"
+            f"at most {100 * c['bound']:.2f} points of accuracy lost can be shown on {c['examples']:,} validation examples, "
+            f"asked were {100 * c['limit']:g}"
         ),
         "ece_increase": lambda c: f"of calibration error at most {c['bound']:.4f} more, asked was {c['limit']:g}",
         "ood_auroc": lambda c: f"an AUROC of {c['estimate']:.4f} (at least {c['bound']:.4f}), asked was {c['limit']:g}",

@@ -108,7 +108,8 @@ def search(
 ) -> Found:
     """Finds the smallest or fastest network within a budget, without retraining.
 
-    A third of the validation split is searched on. The rest is used once, to prove; the test split once, to report. A killed search that is called again with the same arguments goes on from its last trial.
+    A third of the validation split is searched on. The rest is used once, to prove; the test split once, to report. A
+    killed search that is called again with the same arguments goes on from its last trial.
 
     Args:
       model: a classifier that `prune` takes.
