@@ -53,7 +53,7 @@ def search_figure(result: Json, trials: list[Json]) -> bytes:
         left, right = figure.subplots(1, 2, sharey=True)
         _front(left, result, trials, "nonzeros", "weights left")
         _front(right, result, trials, "latency", "latency by the cost model (µs, batch 64)")
-        left.set_ylabel("accuracy lost on the searched half (points)")
+        left.set_ylabel("accuracy lost on the searched examples (points)")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
         names = [str(result[key]) for key in ("network", "dataset") if key in result]

@@ -39,7 +39,9 @@ def per_layer(session: Session, center: Counts, curves: Sequence[Json], trials: 
     while session.done < middle:
         session.trial("bayesian", ranking, _asked(session, center, seed, ranking))
     steps = _local(session, center, ranking)
-    while session.done < end and (counts := next(steps, None)):
+    for counts in steps:
+        if session.done >= end:
+            break
         session.trial("local", ranking, counts)
 
 

@@ -174,5 +174,5 @@ def network_at(model: Any, out: Path, row: Json, settings: Json) -> Any:
     """The pruned network of a trial in the search of `out`."""
     model = adopt(model)
     score = by_score(model, settings.get("criterion") or default_criterion(model))
-    ranking = score if row["ranking"] == "score" else Ranking(read_scores(out / SCORES_FILE))
+    ranking = score if row["ranking"] == "score" else Ranking(read_scores(out / SCORES_FILE, score.scores))
     return pruned_by(model, ranking.masks(row["counts"]))

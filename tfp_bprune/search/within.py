@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -152,7 +152,7 @@ def search(
         return claim, on_test(test.pair(ranking.masks(claim.counts)))
 
     (alone, alone_test), (all_layers, all_layers_test) = claimed(single), claimed(best)
-    speed = {"trials": session.done, "evaluated": session.evaluated, "trials_per_second": None}
+    speed: Json = {"trials": session.done, "evaluated": session.evaluated, "trials_per_second": None}
     if session.evaluated:
         speed["trials_per_second"] = session.evaluated / session.seconds
     return Found(
@@ -170,7 +170,9 @@ def _every_layer(
         on_step("refining the order")
         total = max(1, round(_REFINE_TO * sum(center.values())))
         scores = _stored_scores(
-            out, lambda: refined(evaluator, data.examples("train"), session.rankings["score"], total, settings.seed)
+            out,
+            evaluator.locs,
+            lambda: refined(evaluator, data.examples("train"), session.rankings["score"], total, settings.seed),
         )
         name, session.rankings["refined"] = "refined", Ranking(scores)
         found = bisect(session, name, start=sum(center.values()))
@@ -270,21 +272,24 @@ def _check_same(out: Path, fingerprint: Json) -> None:
         )
 
 
-def _stored_scores(out: Path, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _stored_scores(
+    out: Path, names: Iterable[str], compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
     """Refined scores, computed once: they depend on the order of sums in parallel threads, and a resumed search must not."""
     path = out / SCORES_FILE
     if not path.exists():
         write_atomically(path, tensors_to_bytes(compute()))
-    return read_scores(path)
+    return read_scores(path, names)
 
 
-def read_scores(path: Path) -> dict[str, np.ndarray]:
-    """Refined scores as a search stored them.
+def read_scores(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Refined scores as a search stored them, in the order of `names`: the file has none, and the search goes by it.
 
     Raises:
       RunError: the file is missing or damaged.
     """
     try:
-        return load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
+        stored = load(path.read_bytes())
+        return {name: stored[name] for name in names}
+    except (OSError, SafetensorError, KeyError) as error:
         raise RunError(f"{path} cannot be read ({error}): delete the folder to search anew") from error
