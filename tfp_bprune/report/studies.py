@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tfp_bprune.report.figures import _DISTINCT, _MARKERS, _STYLE
+from tfp_bprune.report.figures import _DISTINCT, _MARKERS, STYLE
 from tfp_bprune.types import Json
 
 
@@ -41,7 +41,7 @@ def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
 @contextmanager
 def drawn(width: float, height: float, title: str, into: list[bytes]) -> Iterator[Figure]:
     """A figure in the package's style, appended to `into` as a PNG when it is done."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
         figure.suptitle(title, fontsize=12)
         yield figure
