@@ -230,6 +230,7 @@ def test_strange_images_are_of_the_same_shape_and_units(digits: Splits) -> None:
     assert 0 <= made["noise"].min() < made["noise"].max() <= x.max()
 
 
+@pytest.mark.slow  # thirteen networks
 def test_retraining_keeps_what_is_pruned_and_equal_time_buys_epochs(tmp_path: Path, store: Path) -> None:
     found = study("retrain", tmp_path, store)
     ways = {(r["method"], r["way"]) for r in found["rows"]}
@@ -259,6 +260,7 @@ def test_blundell_sets_errors_beside_published_ones_of_mnist_alone(tmp_path: Pat
     assert {spec["prior"]["kind"] for spec in found["networks"]} == {"scale_mixture", "normal"}
 
 
+@pytest.mark.slow  # tracing twenty Bayesian convolutions takes a minute
 def test_scale_measures_size_and_time(tmp_path: Path, store: Path) -> None:
     found = study("scale", tmp_path, store, "--epochs", 1)
     by = {(r["method"], r["granularity"], r["requested"]): r for r in found["rows"]}

@@ -150,7 +150,7 @@ def panels_figure(
     place: str | None = None,
     logarithmic: bool = False,
 ) -> bytes:
-    """Several scores against `requested` of the rows, a panel each, three in a line.
+    """Several scores against `requested` of the rows, a panel each.
 
     Args:
       series: rows by name; of one name over the same places.
@@ -158,10 +158,11 @@ def panels_figure(
       place: key of the rows whose value is their place; by default `requested`, evenly spaced.
       logarithmic: scores on a logarithmic axis.
     """
-    lines = -(-len(panels) // 3)
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
+    lines = -(-len(panels) // columns)
 
     def draw(figure: Figure) -> None:
-        places = figure.subplots(lines, min(3, len(panels)), squeeze=False).ravel()
+        places = figure.subplots(lines, columns, squeeze=False).ravel()
         named: dict[str, Any] = {}
         for axes, (key, label) in zip(places, panels.items(), strict=False):
             for number, (name, rows) in enumerate(series.items()):
@@ -182,8 +183,8 @@ def panels_figure(
             named |= dict(zip(labels, handles, strict=True))
         for axes in places[len(panels) :]:
             axes.set_visible(False)
-        columns = min(5, len(named)) if width > 10 else 3
-        figure.legend(named.values(), named, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        across = min(5, len(named)) if width > 10 else 3
+        figure.legend(named.values(), named, loc="outside lower center", ncols=across, frameon=False, fontsize=9)
 
     return picture(width, 3.3 * lines + 0.6, title, draw)
 
