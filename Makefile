@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 UV := UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv
 UV_VERSION := 0.13.8
 TF_NEWEST := 2.21.0
+WORKERS ?= 2   # processes that share the tests, file by file
+IN_PARTS := -n $(strip $(WORKERS)) --dist loadfile
 export MPLBACKEND := Agg
 
 .PHONY: help setup setup-test demo test test-slow test-newest check bench notebooks wheel clean
@@ -35,8 +37,8 @@ setup-test: $(VENV)/.setup-test   ## the same with Horovod and the tools for tes
 demo: $(VENV)/.setup              ## the main job on handwritten digits, into runs/demo
 	@$(BIN)/tfp-bprune demo --out runs/demo
 
-test: $(VENV)/.setup-test         ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" --durations=15
+test: $(VENV)/.setup-test         ## the fast tests, WORKERS=2 files at once
+	$(BIN)/python -m pytest $(IN_PARTS) -m "not slow" --durations=15
 
 test-slow: $(VENV)/.setup-test    ## the slow checks on real data; TFDS_DATA_DIR names the data
 	$(BIN)/python -m pytest -m slow --timeout 5400
@@ -44,7 +46,7 @@ test-slow: $(VENV)/.setup-test    ## the slow checks on real data; TFDS_DATA_DIR
 test-newest: $(BIN)/uv            ## the fast tests but Horovod's on the newest TensorFlow, in an environment of its own
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-newest
 	$(BIN)/uv pip install --quiet --no-config --python .venv-newest/bin/python -e '.[dev,formats,notebooks]' tensorflow==$(TF_NEWEST) tf-keras==$(TF_NEWEST)
-	.venv-newest/bin/python -m pytest -m "not slow and not horovod"
+	.venv-newest/bin/python -m pytest $(IN_PARTS) -m "not slow and not horovod"
 
 check: $(VENV)/.setup-test        ## format, lint, types, and the tests that need no training
 	$(BIN)/ruff format --check .
