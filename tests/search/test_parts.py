@@ -159,12 +159,12 @@ def test_counts_and_global_order() -> None:
 
 def test_the_oracle_finds_a_minimum_and_answers_the_same_again() -> None:
     space, told = {"x/kernel": (-1.0, 1.0), "y": (-1.0, 1.0)}, []
-    for i in range(12):
+    for i in range(18):
         point = propose(space, told, i)
         told.append((point, (point["x/kernel"] - 0.3) ** 2 + (point["y"] + 0.5) ** 2))
     assert propose(space, told, 99) == propose(space, told, 99)
     best, value = min(told, key=lambda pair: pair[1])
-    assert value < 0.05, best
+    assert value < 0.01, best  # a random one of 18 is as good with a chance of one in eight
 
 
 def test_the_log_notices_damage_and_drops_what_a_kill_left(tmp_path: Path) -> None:

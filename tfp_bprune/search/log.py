@@ -36,6 +36,7 @@ class TrialLog:
         row = json.loads(json.dumps(finite(row)))
         line = self._line(row)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write(line)
                 file.flush()

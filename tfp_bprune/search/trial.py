@@ -11,6 +11,7 @@ import numpy as np
 from tfp_bprune._keras import tf
 from tfp_bprune.data import Split
 from tfp_bprune.evaluate.metrics import classification
+from tfp_bprune.export.predict import task_of
 from tfp_bprune.models import strip
 from tfp_bprune.prune.select import prunable_weights
 from tfp_bprune.types import Criterion, PruneError
@@ -75,7 +76,8 @@ class Evaluator:
         self.locs = {name: w.loc.astype(np.float32) for name, w in weights.items()}
         self.network = strip(model)
         shape = self.network.output_shape
-        if not isinstance(shape, tuple) or len(shape) != 2 or shape[-1] < 2:
+        classifies = task_of(model) == "classification" and isinstance(shape, tuple)
+        if not classifies or len(shape) != 2 or shape[-1] < 2:
             raise PruneError(
                 f"model {model.name!r} gives outputs of shape {shape}: a search expects logits [batch, classes]"
             )

@@ -172,7 +172,8 @@ def tune(
     tuner.on_trial_end = on_trial_end
     with threadpool_limits(1, user_api="blas"):
         tuner.search(epochs=epochs, verbose=0)
-    done = [_row(trial) for trial in tuner.oracle.trials.values() if trial.score is not None]
+    trials_done = sorted(tuner.oracle.trials.values(), key=lambda trial: (len(trial.trial_id), trial.trial_id))
+    done = [_row(trial) for trial in trials_done if trial.score is not None]
     if not done:
         raise BpruneError(f"no trial in {out} ended with a finite {objective}: widen the ranges or train longer")
     best = min(done, key=lambda row: row["score"] if direction == "min" else -row["score"])

@@ -34,7 +34,11 @@ class MeanNetwork:
         self._kernels = {f"{layer.name}/kernel": (layer.kernel, layer.kernel.numpy()) for layer in layers}
         shape = [None, *self.plain.input_shape[1:]]
         signature = [tf.TensorSpec(shape, tf.float32)]
-        self._call = tf.function(lambda x: tf.nn.softmax(self.plain(x, training=False)), input_signature=signature)
+
+        def call(x: Any) -> Any:  # in float64, where a probability that float32 takes for 0 still has its logarithm
+            return tf.nn.softmax(tf.cast(self.plain(x, training=False), tf.float64))
+
+        self._call = tf.function(call, input_signature=signature)
 
     def probabilities(self, x: np.ndarray, masks: Masks | None = None) -> np.ndarray:
         """Class probabilities [n, classes] of examples [n, ...] without the weights whose mask is False."""
