@@ -32,6 +32,13 @@ def test_the_faster_form_is_chosen_at_every_batch(seed: int) -> None:
     assert single == Choice(times[1] < times[0])
 
 
+@pytest.mark.parametrize(("sparsity", "sparse"), [(0.92, False), (0.95, True), (0.98, True), (0.999, True)])
+def test_by_the_shipped_costs_one_form_serves_all_batches(sparsity: float, sparse: bool) -> None:
+    """At 92 % 784-500 would be a tenth faster sparse, which another machine may reverse."""
+    assert choose("auto", (784, 500), round(392_000 * (1 - sparsity)), Costs()) == Choice(sparse)
+    assert choose("auto", (16, 10), 1, Costs()) == Choice(False)  # a call costs more than both products
+
+
 def test_what_was_asked_for_is_not_weighed() -> None:
     assert choose("dense", SHAPE, 0, Costs()) == Choice(False)
     assert choose("sparse", SHAPE, 60_000, Costs()) == Choice(True)

@@ -27,7 +27,7 @@ from tfp_bprune.types import ExportError, Json
 Kernels = Literal["auto", "dense", "sparse"]
 BATCHES = tuple(2**i for i in range(14))
 TYPICAL = 64
-_CLEAR = 8.0  # microseconds
+_CLEAR, _CLEAR_PART = 8.0, 0.15  # microseconds, and part of the dense product's
 _SHAPES = ((784, 500), (256, 128), (1024, 1024))
 _SPARSITIES = (0.7, 0.9, 0.97)
 _ROUNDS = 15
@@ -94,15 +94,17 @@ class Choice:
 def choose(kernels: Kernels, shape: tuple[int, ...], stored: int, costs: Costs, by_batch: bool = True) -> Choice:
     """The form of a dense layer's kernel that has `stored` entries left: the faster one at each batch size.
 
-    Without `by_batch` one form for all, the faster one at a batch of `TYPICAL`.
+    Without `by_batch` one form for all, the faster one at a batch of `TYPICAL`. By the shipped costs, which are another
+    machine's, also one form for all, and sparse for a clear saving alone: changing between forms costs more than the
+    small savings that these costs can tell.
     """
     if kernels != "auto":
         return Choice(kernels == "sparse")
-    saved = max(costs.dense(batch, shape) - costs.sparse(batch, shape, stored) for batch in (1, TYPICAL))
-    if costs == Costs() and saved < _CLEAR:  # the shipped costs are another machine's, and a sparse form takes bytes
-        return Choice(False)
+    dense, sparse = costs.dense(TYPICAL, shape), costs.sparse(TYPICAL, shape, stored)
+    if costs == Costs():
+        return Choice(bool(dense - sparse > max(_CLEAR, _CLEAR_PART * dense)))
     if not by_batch:
-        return Choice(bool(costs.sparse(TYPICAL, shape, stored) < costs.dense(TYPICAL, shape)))
+        return Choice(bool(sparse < dense))
     gain = [costs.dense(batch, shape) - costs.sparse(batch, shape, stored) for batch in BATCHES]
     faster = [g > 0 for g in gain]
     if len(set(faster)) == 1:
