@@ -21,7 +21,10 @@ from tfp_bprune.search.trial import Answers
 from tfp_bprune.types import BpruneError, Json
 
 _RESAMPLES = 1000
-_WIDTH = 0.3  # nats
+# Nats. Chosen on validation splits of four networks (784-500-500-10, mnist and fashion_mnist, two seeds each), 40 random
+# allocations around 98 % sparsity: a third's soft drop correlates .93 to .97 with the drop of the other two thirds, at .3
+# .92 to .96, at 1.2 .90 to .97, and the drop by sharp decisions .86 to .93.
+_WIDTH = 0.5
 
 
 @dataclass(frozen=True)
