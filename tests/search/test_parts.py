@@ -34,6 +34,11 @@ def with_drop(drop: float, n: int = 4000) -> Pair:
     return Pair(answers(np.ones(n, bool), 0.9999), answers(np.arange(n) >= lost, 0.9999))
 
 
+def differing(n: int, lost: int, gained: int) -> Pair:
+    place = np.arange(n)
+    return Pair(answers(place >= gained, 0.9999), answers(place < n - lost, 0.9999))
+
+
 def test_all_conditions_must_be_shown() -> None:
     pair = with_drop(0.001)
     alone = Budget(0.005).evidence(pair)
@@ -116,7 +121,33 @@ def test_a_proof_ends_at_the_first_failure() -> None:
     assert (claim.holds, claim.counts["a/kernel"], claim.looks) == (True, looked[-2], len(looked))
     assert list(FACTORS) == sorted(FACTORS, reverse=True)
     hopeless = prove(SimpleNamespace(pair=lambda masks: with_drop(0.02)), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
-    assert (hopeless.holds, hopeless.looks) == (False, 1)
+    assert (hopeless.holds, hopeless.looks, hopeless.counts) == (False, 2, ranking.left)
+
+
+def test_a_second_sequence_begins_near_the_best() -> None:
+    """An unlucky network of 1.7 times its weights ends the first one alone."""
+    drops = {"a/kernel": 10_000}
+    ranking = Ranking({"a/kernel": np.arange(100_000, dtype=float)})
+
+    def pair(masks: Any) -> Pair:
+        total = int(masks["a/kernel"].sum())
+        return with_drop(0.02 if total < 11_000 or 16_000 < total < 18_000 else 0.0)
+
+    claim = prove(SimpleNamespace(pair=pair), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
+    assert (claim.holds, claim.counts["a/kernel"]) == (True, 11_000)
+
+
+def test_each_sequence_has_half_of_the_error() -> None:
+    """Alone the second of these would be shown at 95 %; with two starts it must not be."""
+    drops = {"a/kernel": 10_000}
+    ranking = Ranking({"a/kernel": np.arange(100_000, dtype=float)})
+    for lost, holds in ((10, True), (17, False)):
+        answers = differing(4000, lost, 6)
+        evidence = Budget(0.005).evidence(answers)
+        assert (evidence["p_value"] <= 0.025) == holds
+        assert evidence["p_value"] <= 0.05
+        claim = prove(SimpleNamespace(pair=lambda masks, a=answers: a), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
+        assert claim.holds == holds
 
 
 def test_fronts_hold_what_nothing_beats() -> None:
