@@ -16,6 +16,7 @@ from scipy import stats
 from scipy.special import expit
 
 from tfp_bprune.evaluate.metrics import expected_calibration_error
+from tfp_bprune.evaluate.uncertainty import ood_auroc
 from tfp_bprune.search import bounds
 from tfp_bprune.search.trial import Answers
 from tfp_bprune.types import BpruneError, Json
@@ -184,7 +185,7 @@ def _resampled(value: Any, n: int, seed: int) -> np.ndarray:
 
 def auroc(pair: Pair) -> float:
     """Probability that the pruned network's predictive entropy is higher for an example of the other dataset."""
-    return float(_placements(pair)[1].mean())
+    return ood_auroc(*_entropies(pair))
 
 
 def _error_of_area(pair: Pair) -> float:
@@ -195,10 +196,15 @@ def _error_of_area(pair: Pair) -> float:
 
 def _placements(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """For each example inside how many outside have more entropy, and for each outside how many inside less; fractions."""
+    inside, outside = _entropies(pair)
+    return 1 - _below(outside, inside), _below(inside, outside)
+
+
+def _entropies(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """Of examples of the data and of the other dataset."""
     if pair.strange is None:
         raise BpruneError("min_ood_auroc needs examples of another dataset: name one with --ood")
-    inside, outside = pair.pruned.entropy, pair.strange.entropy
-    return 1 - _below(outside, inside), _below(inside, outside)
+    return pair.pruned.entropy, pair.strange.entropy
 
 
 def _below(others: np.ndarray, values: np.ndarray) -> np.ndarray:

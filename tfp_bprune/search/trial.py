@@ -11,6 +11,7 @@ import numpy as np
 from tfp_bprune._keras import tf
 from tfp_bprune.data import Split
 from tfp_bprune.evaluate.metrics import classification
+from tfp_bprune.evaluate.uncertainty import entropy
 from tfp_bprune.export.predict import task_of
 from tfp_bprune.models import strip
 from tfp_bprune.prune.select import prunable_weights
@@ -48,7 +49,7 @@ class Answers:
     @property
     def entropy(self) -> np.ndarray:
         """Predictive entropy [n], nats."""
-        return -np.sum(self.probabilities * np.log(np.maximum(self.probabilities, 1e-30)), axis=1)
+        return entropy(self.probabilities)
 
     def scores(self) -> dict[str, float]:
         """`accuracy`, `nll`, `ece` and `brier`."""
