@@ -4,7 +4,9 @@
 
 Each run is searched twice, with the refined order and with the plain one. A row tells what was shown on validation examples
 kept aside (`nonzeros`, `global_nonzeros`), what the search itself was led to (`searched`, `global_searched`), the drop of
-accuracy on the test split with its 95 % interval, trials and seconds. Writes benchmarks/results/search.json.
+accuracy on the test split with its 95 % interval, trials and seconds. Besides, `frontier` and `global_frontier`: the smallest
+multiples of what the search was led to that lose no more than the budget on the test split's 10,000 examples, which nobody
+could have chosen by; they compare the two without the chances of a proof. Writes benchmarks/results/search.json.
 """
 
 from __future__ import annotations
@@ -17,12 +19,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune.cli.common import data_of, facts_of
+from tfp_bprune.data import Split
 from tfp_bprune.evaluate.sweep import machine
 from tfp_bprune.models import load_model
 from tfp_bprune.runs import finite
 from tfp_bprune.search import Budget, Found, Settings, search
+from tfp_bprune.search.budget import Pair
 from tfp_bprune.search.session import smallest
+from tfp_bprune.search.threshold import scaled
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -58,12 +65,36 @@ def measured(run: Path, order: Any, drop: float, data_dir: Path | None) -> dict[
         begin, cpu = time.perf_counter(), time.process_time()
         found = search(saved.model, data, Path(folder), Settings(Budget(drop), order=order))
         seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
+        frontiers = on_the_frontier(found, data.examples("test"), drop)
     return (
         facts_of(saved.config)
         | {"order": order, "max_accuracy_drop": drop}
         | figures(found)
+        | frontiers
         | {"seconds": seconds, "cpu_seconds": cpu_seconds}
     )
+
+
+def on_the_frontier(found: Found, test: Split, drop: float) -> dict[str, Any]:
+    """Where the drop on the test split passes the budget, for the sparsity of every layer and for one threshold."""
+    examples, order = found.evaluator.on(test), found.rankings["score"]
+    whole = examples.answers(order.masks(order.left))
+
+    def smallest_of(row: dict[str, Any]) -> int:
+        ranking, last = found.rankings[row["ranking"]], sum(order.left.values())
+        for factor in np.geomspace(3, 0.3, 116):  # steps of 2 %
+            counts = scaled(row["counts"], factor, ranking.left)
+            if Pair(whole, examples.answers(ranking.masks(counts)), None).drop > drop:
+                break
+            last = sum(counts.values())
+        return last
+
+    score = [row for row in found.rows if row["phase"] == "global" and row["ranking"] == "score"]
+    best, one = smallest(found.rows, "nonzeros"), smallest(score, "nonzeros")
+    if best is None or one is None:
+        return {}
+    layers, single = smallest_of(best), smallest_of(one)
+    return {"frontier": layers, "global_frontier": single, "fewer_on_frontier": 1 - layers / single}
 
 
 def figures(found: Found) -> dict[str, Any]:

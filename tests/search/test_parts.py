@@ -137,14 +137,14 @@ def test_a_second_sequence_begins_near_the_best() -> None:
     assert (claim.holds, claim.counts["a/kernel"]) == (True, 11_000)
 
 
-def test_each_sequence_has_half_of_the_error() -> None:
-    """Alone the second of these would be shown at 95 %; with two starts it must not be."""
+def test_both_sequences_share_the_error() -> None:
+    """Alone the second of these would be shown at 95 %; the sequence near the best has nine tenths of the error."""
     drops = {"a/kernel": 10_000}
     ranking = Ranking({"a/kernel": np.arange(100_000, dtype=float)})
-    for lost, holds in ((10, True), (17, False)):
-        answers = differing(4000, lost, 6)
+    for lost, gained, holds in ((16, 5, True), (14, 2, False)):
+        answers = differing(4000, lost, gained)
         evidence = Budget(0.005).evidence(answers)
-        assert (evidence["p_value"] <= 0.025) == holds
+        assert (evidence["p_value"] <= 0.045) == holds
         assert evidence["p_value"] <= 0.05
         claim = prove(SimpleNamespace(pair=lambda masks, a=answers: a), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
         assert claim.holds == holds

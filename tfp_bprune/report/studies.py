@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,7 +99,7 @@ def accuracy_figure(
         panels[0].set_ylim(0, 1.02)
         panels[1].set_ylim(best - 0.1, best + 0.005)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=9)
+        _legend_below(figure, dict(zip(labels, handles, strict=True)))
 
     return picture(11, 4.6, title, draw)
 
@@ -121,7 +121,7 @@ def curves_figure(curves: Mapping[str, Json], title: str) -> bytes:
             axes.set(xlabel="epoch", ylabel="nats per training example", yscale="log", title=label)
             axes.title.set_fontsize(10)
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False, fontsize=9)
+        _legend_below(figure, dict(zip(labels, handles, strict=True)))
 
     return picture(11, 4.6, title, draw)
 
@@ -148,15 +148,15 @@ def panels_figure(
     width: float = 12.0,
     x_label: str = "weights removed (%)",
     place: str | None = None,
-    logarithmic: bool = False,
+    logarithmic: Collection[str] = (),
 ) -> bytes:
     """Several scores against `requested` of the rows, a panel each.
 
     Args:
-      series: rows by name; of one name over the same places.
+      series: rows by name; of one name over the same places. A name without rows keeps its colour for itself.
       panels: title by key of the rows; series without the key are left out of its panel.
       place: key of the rows whose value is their place; by default `requested`, evenly spaced.
-      logarithmic: scores on a logarithmic axis.
+      logarithmic: keys of the scores that have a logarithmic axis.
     """
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     lines = -(-len(panels) // columns)
@@ -173,20 +173,38 @@ def panels_figure(
                     axes.plot(x, y, markersize=4.5, linewidth=1.4, label=name, **style_of(number))
                 elif known:
                     against_sparsity(axes, known, key, number, name)
-            axes.set(title=label, xlabel=x_label, yscale="log" if logarithmic else "linear")
+            axes.set(title=label, xlabel=x_label, yscale="log" if key in logarithmic else "linear")
             axes.title.set_fontsize(10)
-            if logarithmic:
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axes.yaxis.set_minor_formatter(NullFormatter())
+            if key in logarithmic:
+                _plain_numbers(axes.yaxis)
             handles, labels = axes.get_legend_handles_labels()
             named |= dict(zip(labels, handles, strict=True))
         for axes in places[len(panels) :]:
             axes.set_visible(False)
-        across = min(5, len(named)) if width > 10 else 3
-        figure.legend(named.values(), named, loc="outside lower center", ncols=across, frameon=False, fontsize=9)
+        _legend_below(figure, named, most=5 if width > 10 else 3)
 
     return picture(width, 3.3 * lines + 0.6, title, draw)
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Numbers of a logarithmic axis without exponents."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5) if high < 30 * low else (1, 3)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend_below(figure: Figure, named: Mapping[str, Any], most: int = 5) -> None:
+    """A legend under the panels, in lines of equal length of at most `most` names."""
+    lines = -(-len(named) // most)
+    figure.legend(
+        named.values(),
+        named,
+        loc="outside lower center",
+        ncols=-(-len(named) // lines),
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def layers_figure(counts: Mapping[str, Sequence[int]], edges: Sequence[float], title: str) -> bytes:
@@ -207,21 +225,29 @@ def layers_figure(counts: Mapping[str, Sequence[int]], edges: Sequence[float], t
 
 
 def lines_figure(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], x: Sequence[float], x_label: str, y_label: str, title: str
+    panels: Mapping[str, Mapping[str, Sequence[float] | None]],
+    x: Sequence[float],
+    x_label: str,
+    y_label: str,
+    title: str,
 ) -> bytes:
-    """Lines by name over common places `x`, a panel for each group."""
+    """Lines by name over common places `x`, a panel for each group, on a logarithmic axis; a name's line may be missing.
+
+    A value of 0 has no place on the axis and is left out.
+    """
 
     def draw(figure: Figure) -> None:
-        places = figure.subplots(1, len(panels), squeeze=False)[0]
+        places = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axes, (name, lines) in zip(places, panels.items(), strict=True):
             for number, (label, values) in enumerate(lines.items()):
-                axes.plot(x, values, color=style_of(number)["color"], label=label)
-            axes.set(title=name, xlabel=x_label, ylim=(0, None))
+                if values is not None:
+                    above = np.where(np.asarray(values) > 0, values, np.nan)
+                    axes.plot(x, above, color=style_of(number)["color"], label=label)
+            axes.set(title=name, xlabel=x_label, yscale="log")
             axes.title.set_fontsize(10)
         places[0].set_ylabel(y_label)
+        _plain_numbers(places[0].yaxis)
         handles, labels = places[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=max(1, min(5, len(labels))), frameon=False, fontsize=9
-        )
+        _legend_below(figure, dict(zip(labels, handles, strict=True)))
 
     return picture(4 * max(2, len(panels)), 4, title, draw)

@@ -16,6 +16,7 @@ FACTORS = (
     0.6,
 )  # fmt: skip
 _SECOND_START = 1.45  # times the best
+_PARTS = (0.1, 0.9)  # of the error: for the sequence from all weights on, and for that near the best
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Cou
     """Tests all weights, then multiples of `best` from large to small, and keeps the last before the first that fails.
 
     Near `best` a second sequence begins, so that one unlucky network among the large ones does not end it all. Both are
-    settled before the sample is looked at, each ends at its first failure, and each is tested at half of the level's
-    error; so the chance that what is kept breaks the budget is at most 1 - level, however many were tested (fixed sequence
-    testing with several starts: Angelopoulos et al. 2021, "Learn then test", arXiv 2110.01052, algorithm 1).
+    settled before the sample is looked at, each ends at its first failure, and each is tested at its part of the level's
+    error, the second at most of it; so the chance that what is kept breaks the budget is at most 1 - level, however many
+    were tested (fixed sequence testing with several starts: Angelopoulos et al. 2021, "Learn then test", arXiv 2110.01052,
+    algorithm 1).
 
     Args:
       sample: not searched on.
@@ -50,23 +52,23 @@ def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Cou
     """
     networks = _sequence(best, ranking.left)
     near = [i for i, counts in enumerate(networks) if sum(counts.values()) <= _SECOND_START * sum(best.values())]
-    strict = replace(budget, level=1 - (1 - budget.level) / 2)
+    pairs: dict[int, Pair] = {}
     passed: Claim | None = None
     failed: Claim | None = None
-    looks = 0
-    for begin in (0, near[0]):
-        if begin < looks:  # the first sequence came by here, and ended beyond
-            continue
-        for counts in networks[begin:]:
-            looks += 1
-            evidence = strict.evidence(sample.pair(ranking.masks(counts)))
+    for begin, part in zip((0, near[0]), _PARTS, strict=True):
+        strict = replace(budget, level=1 - part * (1 - budget.level))
+        for place in range(begin, len(networks)):
+            counts = networks[place]
+            if place not in pairs:
+                pairs[place] = sample.pair(ranking.masks(counts))
+            evidence = strict.evidence(pairs[place])
             if evidence["p_value"] > 1 - strict.level:
-                failed = failed or Claim(counts, name, False, evidence, looks)
+                failed = failed or Claim(counts, name, False, evidence, 0)
                 break
-            passed = Claim(counts, name, True, evidence, looks)
+            passed = Claim(counts, name, True, evidence, 0)
     ended = passed or failed
     assert ended is not None
-    return replace(ended, looks=looks)
+    return replace(ended, looks=len(pairs))
 
 
 def _sequence(best: Counts, left: Counts) -> list[Counts]:

@@ -17,8 +17,11 @@ from tfp_bprune.search.trial import Evaluator
 from tfp_bprune.types import Criterion
 
 Counts = dict[str, int]
-STEPS, BATCH, RATE = 80, 2000, 0.06
+STEPS, BATCH, RATE = 3000, 200, 0.03
+PARTS = (0.4, 1.0)
+_TRUTH = 0.5  # weight of the true classes beside the unpruned network's answers
 _CLIP = 5.0
+_MANY = 20
 
 
 class Ranking:
@@ -62,66 +65,98 @@ def refined(
     evaluator: Evaluator,
     train: Split,
     start: Ranking,
-    total: int,
+    around: int,
     seed: int = 0,
     steps: int = STEPS,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, np.ndarray]:
     """Scores moved by what the pruned network lacks; no weight is changed.
 
-    At each step the `total` weights of highest score are kept, and every weight, kept or not, is told by the gradient how
-    much its presence would lower the divergence of the pruned network's answers from the unpruned one's on a batch of
-    training examples: log score -= rate * w * dL/dw, straight through the threshold (Ramanujan et al. 2020, "What's hidden
-    in a randomly weighted neural network?", arXiv 1911.13299, equation 6, there with random weights).
+    At each step the weights of highest score are kept, as many as chance says between PARTS of `around`, evenly in the
+    logarithm, so that one order serves networks of all these sizes. Every weight, kept or not, is told by the gradient how
+    much its presence would lower the cross-entropy of the pruned network's answers to a batch of training examples, against
+    the unpruned network's answers and the true classes, half each: log score -= rate * w * dL/dw, straight through the
+    threshold (Ramanujan et al. 2020, "What's hidden in a randomly weighted neural network?", arXiv 1911.13299, equation 6,
+    there with random weights and one size).
 
     Args:
       evaluator: of the network.
       train: training examples.
       start: scores to begin with.
-      total: weights to keep.
+      around: weights that the largest of the networks keeps.
+      steps: batches of 200 examples.
 
     Returns:
       New scores by kernel, comparable between kernels; minus infinity where they were.
     """
     rng = np.random.default_rng(seed)
-    gone = {name: s == -np.inf for name, s in start.scores.items()}
-    scores = {name: np.where(gone[name], -np.inf, np.log(np.maximum(s, 1e-30))) for name, s in start.scores.items()}
     size = min(BATCH, len(train))
     seen = rng.permutation(len(train))[: size * steps]
     evaluator.hold(start.masks(start.left))
-    taught = evaluator.on(Split(train.name, train.x[seen], train.y[seen])).probabilities()
-    gradients = _gradients(evaluator)
+    answers = evaluator.on(Split(train.name, train.x[seen], train.y[seen])).probabilities()
+    taught = (1 - _TRUTH) * answers + _TRUTH * np.eye(answers.shape[1], dtype=np.float32)[train.y[seen]]
+    pulls, scores = _pulls(evaluator), _Scores(start.scores)
     for step in range(steps):
         on_step(step)
         rows = rng.choice(len(seen), size, replace=False)
-        masks = _above(scores, total)
-        evaluator.hold(masks)
-        found = gradients(tf.constant(train.x[seen[rows]], tf.float32), tf.constant(taught[rows]))
-        pull = {name: g.numpy() * evaluator.locs[name] for name, g in zip(evaluator.kernels, found, strict=True)}
-        kept = np.concatenate([pull[name][masks[name]] for name in pull])
-        scale = float(np.sqrt(np.mean(np.square(kept)))) or 1.0
-        rate = RATE * (1 - step / steps)
-        scores = {name: s - rate * np.clip(pull[name] / scale, -_CLIP, _CLIP) for name, s in scores.items()}
-    return scores
+        kept = scores.highest(max(1, round(around * np.exp(rng.uniform(*np.log(PARTS))))))
+        evaluator.hold(scores.parted(kept))
+        found = pulls(tf.constant(train.x[seen[rows]], tf.float32), tf.constant(taught[rows])).numpy()
+        scores.move(found, RATE * (1 - step / steps), kept)
+    return {name: s.astype(np.float64) for name, s in scores.parted(scores.values).items()}
 
 
-def _above(scores: Mapping[str, np.ndarray], total: int) -> dict[str, np.ndarray]:
-    """Masks of the `total` highest scores of all kernels together, and their equals."""
-    joined = np.concatenate([s.ravel() for s in scores.values()])
-    cut = np.partition(joined, len(joined) - total)[len(joined) - total]
-    return {name: (s >= cut) & (s > -np.inf) for name, s in scores.items()}
+class _Scores:
+    """Logarithms of the scores of all kernels in one array, in which a threshold is found and all are moved at once.
+
+    Attributes:
+      values: of all weights, one after the other; minus infinity for what is gone.
+    """
+
+    def __init__(self, scores: Mapping[str, np.ndarray]) -> None:
+        self._shapes = {name: s.shape for name, s in scores.items()}
+        self._ends = np.cumsum([s.size for s in scores.values()])[:-1]
+        joined = np.concatenate([s.ravel() for s in scores.values()])
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.maximum(joined, 1e-30))
+        self.values = np.where(joined == -np.inf, -np.inf, logs).astype(np.float32)
+        self._floor = -np.inf  # below it no threshold was for a while
+
+    def highest(self, total: int) -> np.ndarray:
+        """Mask of the `total` highest, and of their equals, over all weights."""
+        high = self.values[self.values >= self._floor]
+        if len(high) < total or len(high) > _MANY * total:  # too few above the floor, or so many that it saves nothing
+            below = min(2 * total, len(self.values))
+            self._floor = float(np.partition(self.values, len(self.values) - below)[len(self.values) - below])
+            high = self.values[self.values >= self._floor]
+        cut = np.partition(high, len(high) - total)[len(high) - total]
+        return (self.values >= cut) & (self.values > -np.inf)
+
+    def move(self, pull: np.ndarray, rate: float, kept: np.ndarray) -> None:
+        """Lowers every score by `rate` times its pull, in units of the root mean square of the pulls of those kept."""
+        scale = float(np.sqrt(np.mean(np.square(pull[kept])))) or 1.0
+        np.clip(pull, -_CLIP * scale, _CLIP * scale, out=pull)
+        pull *= rate / scale
+        self.values -= pull
+
+    def parted(self, joined: np.ndarray) -> dict[str, np.ndarray]:
+        """An array over all weights as one for each kernel."""
+        parts = np.split(joined, self._ends)
+        return {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
 
-def _gradients(evaluator: Evaluator) -> Any:
-    """By kernel, of the mean cross-entropy between given answers and those of the network as it is held."""
+def _pulls(evaluator: Evaluator) -> Any:
+    """Of all weights, one after the other: weight times gradient of the mean cross-entropy between given answers and the held network's."""
+    locs = [tf.constant(loc) for loc in evaluator.locs.values()]
 
     @tf.function(reduce_retracing=True)
-    def gradients(x: Any, taught: Any) -> Any:
+    def pulls(x: Any, taught: Any) -> Any:
         kernels = list(evaluator.kernels.values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
             logits = evaluator.network(x, training=False)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(taught, logits))
-        return tape.gradient(loss, kernels)
+        found = tape.gradient(loss, kernels)
+        return tf.concat([tf.reshape(g * loc, [-1]) for g, loc in zip(found, locs, strict=True)], 0)
 
-    return gradients
+    return pulls

@@ -21,7 +21,7 @@ from tfp_bprune.search.budget import Budget
 from tfp_bprune.search.claim import Claim, on_test, prove
 from tfp_bprune.search.log import TrialLog
 from tfp_bprune.search.pareto import front
-from tfp_bprune.search.ranking import Counts, Ranking, by_score, refined
+from tfp_bprune.search.ranking import STEPS, Counts, Ranking, by_score, refined
 from tfp_bprune.search.sensitivity import KEPT, sensitivity
 from tfp_bprune.search.session import Sample, Session
 from tfp_bprune.search.size import Sizes, Target, check_target
@@ -31,7 +31,7 @@ from tfp_bprune.types import BpruneError, Criterion, Json, RunError
 
 Order = Literal["refined", "score"]
 TRIALS_FILE, SETTINGS_FILE, SCORES_FILE = "trials.jsonl", "settings.json", "scores.safetensors"
-_REFINE_TO = 0.75  # of what one threshold leaves: where the search is expected to end
+_EXPECTED = 0.65  # of what one threshold leaves by score: where it is expected to end in the refined order
 _LEAST_TRIALS = 20
 _FOR_CURVES = 0.25
 
@@ -167,16 +167,19 @@ def _every_layer(
     """The best trial of all layers' search, started at the best single threshold of the order in use."""
     name, center = "score", single["counts"]
     if settings.order == "refined":
-        on_step("refining the order")
-        total = max(1, round(_REFINE_TO * sum(center.values())))
+        around, start = sum(center.values()), session.rankings["score"]
+
+        def told(step: int) -> None:
+            if step % 100 == 0:
+                on_step(f"refining the order, {100 * step // STEPS} %")
+
+        train, seed = data.examples("train"), settings.seed
         scores = _stored_scores(
-            out,
-            evaluator.locs,
-            lambda: refined(evaluator, data.examples("train"), session.rankings["score"], total, settings.seed),
+            out, evaluator.locs, lambda: refined(evaluator, train, start, around, seed, on_step=told)
         )
         name, session.rankings["refined"] = "refined", Ranking(scores)
-        found = bisect(session, name, start=sum(center.values()))
-        center = found["counts"] if found else session.rankings[name].globally(sum(center.values()))
+        found = bisect(session, name, start=max(1, round(_EXPECTED * around)))
+        center = found["counts"] if found else session.rankings[name].globally(around)
     on_step("layer by layer")
     parts = layers.PARTS[: max(1, min(len(layers.PARTS), int(_FOR_CURVES * settings.trials) // len(center)))]
     wanted = len(parts) * len(center)

@@ -89,7 +89,8 @@ def _picture(dataset: str, rows: list[Json]) -> bytes:
     for mine in series.values():  # every line over the same places
         missing = set(SPARSITIES) - {row["requested"] for row in mine}
         mine += [{"requested": sparsity, "error": float("nan")} for sparsity in missing]
-    return panels_figure(series, {"error": "test error (%)"}, f"{dataset}: pruned by SNR", width=7.0, logarithmic=True)
+    title = f"{dataset}: pruned by SNR"
+    return panels_figure(series, {"error": "test error (%)"}, title, width=7.0, logarithmic=("error",))
 
 
 def text_of(text: str, rows: list[Json], datasets: Sequence[str], pictures: dict[str, bytes]) -> str:

@@ -37,6 +37,7 @@ PANELS = {
     "ood_auroc_epistemic": "OOD AUROC, mutual information",
     "aurc_entropy": "area under risk-coverage",
 }
+_LOGARITHMIC = ("nll", "ece", "brier", "aurc_entropy")
 _COVERAGES = np.linspace(0.02, 1, 50)
 _SHOWN_CURVES = (0.0, 0.9, 0.95)
 _TEXT = """How well pruned networks know what they do not know, at each sparsity and with no retraining: NLL, ECE and Brier score on the test
@@ -82,7 +83,9 @@ def run(settings: Settings) -> Result:
     pictures = {}
     for dataset in datasets:
         mine = [row for row in rows if row["dataset"] == dataset]
-        pictures[dataset] = panels_figure(_series(mine), PANELS, f"{dataset}: uncertainty against sparsity")
+        pictures[dataset] = panels_figure(
+            _series(mine), PANELS, f"{dataset}: uncertainty against sparsity", logarithmic=_LOGARITHMIC
+        )
         pictures[f"{dataset}-risk"] = _risk_picture(dataset, curves)
     extra = {"coverages": _COVERAGES.tolist(), "risk": curves}
     return Result("What pruned networks know", text_of(rows, datasets, pictures), rows, pictures, extra, found)
@@ -167,8 +170,7 @@ def rows_of(method: str, found: Found) -> list[Json]:
 
 
 def _series(rows: list[Json]) -> dict[str, list[Json]]:
-    named = {name: [r for r in rows if (r["method"], r["predictive"]) == key] for key, name in NAMES.items()}
-    return {name: mine for name, mine in named.items() if mine}
+    return {name: [r for r in rows if (r["method"], r["predictive"]) == key] for key, name in NAMES.items()}
 
 
 def _risk_picture(dataset: str, curves: Json) -> bytes:
@@ -176,7 +178,7 @@ def _risk_picture(dataset: str, curves: Json) -> bytes:
     panels = {}
     for sparsity in _SHOWN_CURVES:
         lines = {name: curves.get(f"{dataset}/{m}/{way}/{sparsity:g}") for (m, way), name in NAMES.items()}
-        panels[f"{100 * sparsity:g} % removed"] = {name: risk for name, risk in lines.items() if risk is not None}
+        panels[f"{100 * sparsity:g} % removed"] = lines
     x_label, y_label = "answered (part of the test split)", "error rate among them"
     return lines_figure(panels, _COVERAGES.tolist(), x_label, y_label, f"{dataset}: risk and coverage")
 
