@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tfp_bprune.report.figures import _DISTINCT, _MARKERS, STYLE
 from tfp_bprune.types import Json
@@ -135,6 +135,7 @@ def weights_figure(histograms: Mapping[str, Sequence[int]], edges: Sequence[floa
             density = np.asarray(counts) / max(1, np.sum(counts))
             axes.stairs(density, edges, fill=True, color=style_of(number)["color"], alpha=0.75)
             axes.set(title=name, xlabel="weight", yscale="log", xlim=(edges[0], edges[-1]))
+            axes.xaxis.set_major_locator(MaxNLocator(2))
             axes.title.set_fontsize(10)
         panels[0].set_ylabel("part of the weights")
 
@@ -243,7 +244,7 @@ def lines_figure(
                 if values is not None:
                     above = np.where(np.asarray(values) > 0, values, np.nan)
                     axes.plot(x, above, color=style_of(number)["color"], label=label)
-            axes.set(title=name, xlabel=x_label, yscale="log")
+            axes.set(title=name, xlabel=x_label, yscale="log", xlim=(0, x[-1]))
             axes.title.set_fontsize(10)
         places[0].set_ylabel(y_label)
         _plain_numbers(places[0].yaxis)
