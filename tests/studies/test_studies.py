@@ -93,7 +93,9 @@ def test_compression_and_criteria_share_their_networks(tmp_path: Path, store: Pa
     ranked = study("criteria", tmp_path, store)
     assert {path: path.stat().st_mtime_ns for path in store.glob("*/manifest.json")} == before
     assert {(r["method"], r["scope"]) for r in ranked["rows"]} == {
-        (m, s) for m in ("snr", "magnitude", "log_q0", "kl", "nll", "elbo") for s in ("global", "layer")
+        (m, s)
+        for m in ("snr", "magnitude", "log_q0", "kl", "nll", "elbo", "nll_size", "obd")
+        for s in ("global", "layer")
     }
     # Nothing removed is the same network, whatever it is ranked by; and SNR over all layers is what compression does.
     assert len({row["nll"] for row in ranked["rows"] if row["requested"] == 0}) == 1

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.table import Table
 
 from tfp_bprune.report.figures import STYLE
@@ -28,7 +29,9 @@ _TITLES = {
     "bayesian": "Bayesian",
     "local": "local",
 }
-_LABELLED = 14
+_APART = 11  # pixels between two numbers of Pareto points; between them the fronts in search.json have all
+_SHOWN = 8.0  # times the smallest size, and _HIGH times the budget: beyond it a trial tells nothing of the front
+_HIGH = 4.0
 
 
 def search_table(result: Json) -> Table:
@@ -62,12 +65,13 @@ def search_figure(result: Json, trials: list[Json]) -> bytes:
 
 
 def _front(axes: Any, result: Json, trials: list[Json], size: str, label: str) -> None:
+    """Trials, the Pareto front and the budget; what is far beyond both is left out."""
     for phase, colour in _COLOURS.items():
         rows = [row for row in trials if row["phase"] == phase]
         points = [(row[size], 100 * row["accuracy_drop"]) for row in rows]
         if points:
             axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.7, label=_TITLES[phase], linewidths=0)
-    best = [row for row in result["front"] if size in row["on"]]
+    best = sorted((row for row in result["front"] if size in row["on"]), key=lambda row: float(row[size]))
     axes.plot(
         [r[size] for r in best],
         [100 * r["accuracy_drop"] for r in best],
@@ -76,17 +80,28 @@ def _front(axes: Any, result: Json, trials: list[Json], size: str, label: str) -
         lw=1,
         label="Pareto front",
     )
-    for row in best if len(best) <= _LABELLED else best[:: -(-len(best) // _LABELLED)]:
-        axes.annotate(
-            str(row["point"]), (row[size], 100 * row["accuracy_drop"]), (3, 4), textcoords="offset points", fontsize=7
-        )
+    lost = [100 * row["accuracy_drop"] for row in trials]
     limit = result["budget"].get("max_accuracy_drop")
     if limit is not None:
         axes.axhline(100 * limit, color="#d55e00", lw=0.8, ls=":", label="budget")
-        axes.set_ylim(
-            top=max(8 * 100 * limit, 1.0), bottom=min(-0.1, 100 * min(r["accuracy_drop"] for r in trials)) - 0.05
-        )
-    axes.set(xscale="log", xlabel=label)
+        axes.set_ylim(min(-0.1, *lost) - 0.05, max(_HIGH * 100 * limit, 1.0))
+    least = min(row[size] for row in trials)
+    axes.set(xscale="log", xlabel=label, xlim=(0.9 * least, _SHOWN * least))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    _numbers(axes, [(row[size], 100 * row["accuracy_drop"], row["point"]) for row in best])
+
+
+def _numbers(axes: Any, points: list[tuple[float, float, int]]) -> None:
+    """Numbers beside points, left out where they would cover one another."""
+    taken: list[np.ndarray] = []
+    for x, y, number in points:
+        place = axes.transData.transform((x, y))
+        inside = axes.get_xlim()[0] <= x <= axes.get_xlim()[1] and y <= axes.get_ylim()[1]
+        if inside and all(np.hypot(*(place - other)) >= _APART for other in taken):
+            axes.annotate(str(number), (x, y), (3, 4), textcoords="offset points", fontsize=7)
+            taken.append(place)
 
 
 def sensitivity_table(result: Json) -> Table:
@@ -102,7 +117,7 @@ def sensitivity_table(result: Json) -> Table:
 
 
 def sensitivity_figure(result: Json) -> bytes:
-    """A PNG: heat maps of what accuracy, NLL and ECE become, a row a layer and a column a part kept."""
+    """A PNG: heat maps of what accuracy, NLL and ECE lose, a row a layer and a column a part kept; gains are not shaded."""
     rows = [row for row in result["rows"] if row["layer"]]
     [whole] = [row for row in result["rows"] if not row["layer"]]
     layers, parts = list(dict.fromkeys(r["tensor"] for r in rows)), sorted({r["kept"] for r in rows}, reverse=True)
@@ -123,7 +138,7 @@ def sensitivity_figure(result: Json) -> bytes:
 
 
 _MAPS = (
-    ("accuracy", "accuracy, points gained", 100.0),
+    ("accuracy", "accuracy, points lost", -100.0),
     ("nll", "NLL, nats more", 1.0),
     ("ece", "ECE, points more", 100.0),
 )
@@ -134,15 +149,17 @@ def _at(rows: list[Json], tensor: str, part: float) -> Json:
 
 
 def _heat(axes: Any, grid: np.ndarray, names: list[str], parts: list[str], title: str) -> None:
-    size = np.abs(grid)
-    axes.imshow(np.log1p(size / max(np.median(size), 1e-6)), cmap="OrRd", aspect="auto")
-    axes.set(title=title, xlabel="weights kept", xticks=range(len(parts)), yticks=range(len(names)))
+    harm = np.maximum(grid, 0)
+    shade = np.log1p(harm / max(np.median(harm), 1e-3))
+    axes.imshow(shade, cmap="OrRd", aspect="auto")
+    axes.set_title(title, fontsize=10)
+    axes.set(xlabel="weights kept", xticks=range(len(parts)), yticks=range(len(names)))
     axes.set_xticklabels(parts, fontsize=8)
     axes.set_yticklabels(names, fontsize=8)
-    shade = np.log1p(size / max(np.median(size), 1e-6))
-    for (i, j), value in np.ndenumerate(grid):
+    for (i, j), value in np.ndenumerate(np.round(grid, 2) + 0.0):  # 0.0 takes the sign from a zero
         dark = shade[i, j] > 0.65 * shade.max()
-        axes.text(j, i, f"{value:+.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+        text = f"{value:+.2f}" if value else "0"
+        axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
 
 
 def _png(figure: Figure) -> bytes:

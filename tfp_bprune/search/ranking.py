@@ -93,7 +93,7 @@ def refined(
     size = min(BATCH, len(train))
     seen = rng.permutation(len(train))[: size * steps]
     evaluator.hold(start.masks(start.left))
-    answers = evaluator.on(Split(train.name, train.x[seen], train.y[seen])).probabilities()
+    answers = evaluator.on(Split(train.name, train.x[seen], train.y[seen])).as_held().astype(np.float32)
     taught = (1 - _TRUTH) * answers + _TRUTH * np.eye(answers.shape[1], dtype=np.float32)[train.y[seen]]
     pulls, scores = _pulls(evaluator), _Scores(start.scores)
     for step in range(steps):

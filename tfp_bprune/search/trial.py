@@ -10,14 +10,12 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.data import Split
+from tfp_bprune.evaluate.masked import BATCH, MaskedNetwork
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.evaluate.uncertainty import entropy
 from tfp_bprune.export.predict import task_of
-from tfp_bprune.models import strip
 from tfp_bprune.prune.select import prunable_weights
 from tfp_bprune.types import Criterion, PruneError
-
-_BATCH = 1000
 
 
 @dataclass(frozen=True)
@@ -53,46 +51,28 @@ class Answers:
 
     def scores(self) -> dict[str, float]:
         """`accuracy`, `nll`, `ece` and `brier`."""
-        return classification(self.probabilities.astype(np.float64), self.labels)
+        return classification(self.probabilities, self.labels)
 
 
-class Evaluator:
-    """The posterior mean of a network under any masks.
+class Evaluator(MaskedNetwork):
+    """The posterior mean of a network under any masks, and examples kept on the device.
 
     Args:
       model: what `prune` takes.
       criterion: "snr" or "magnitude", which decides what is prunable.
-
-    Attributes:
-      locs: posterior means by kernel.
-      kernels: the variables that hold them, pruned or not.
-      forward: compiled, from examples to probabilities.
 
     Raises:
       PruneError: nothing is prunable, or the network is no classifier.
     """
 
     def __init__(self, model: Any, criterion: Criterion) -> None:
-        weights = prunable_weights(model, criterion)
-        self.locs = {name: w.loc.astype(np.float32) for name, w in weights.items()}
-        self.network = strip(model)
+        super().__init__(model, prunable_weights(model, criterion))
         shape = self.network.output_shape
         classifies = task_of(model) == "classification" and isinstance(shape, tuple)
         if not classifies or len(shape) != 2 or shape[-1] < 2:
             raise PruneError(
                 f"model {model.name!r} gives outputs of shape {shape}: a search expects logits [batch, classes]"
             )
-        layers = {layer.name: layer for layer in self.network._flatten_layers(include_self=False)}
-        self.kernels = {name: layers[name.rpartition("/")[0]].kernel for name in self.locs}
-        self.forward = tf.function(lambda x: tf.nn.softmax(self.network(x, training=False)), reduce_retracing=True)
-        self._held: dict[str, np.ndarray] = {}
-
-    def hold(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Prunes the network; weights outside the masks come back."""
-        for name, mask in masks.items():
-            if name not in self._held or not np.array_equal(self._held[name], mask):
-                self.kernels[name].assign(self.locs[name] * mask)
-                self._held[name] = mask
 
     def on(self, split: Split) -> Examples:
         """The examples of a split, put on the device."""
@@ -104,13 +84,13 @@ class Examples:
 
     def __init__(self, evaluator: Evaluator, split: Split) -> None:
         self.evaluator, self.labels = evaluator, split.y
-        self._batches = [tf.constant(split.x[i : i + _BATCH], tf.float32) for i in range(0, len(split), _BATCH)]
+        self._batches = [tf.constant(split.x[i : i + BATCH], tf.float32) for i in range(0, len(split), BATCH)]
 
     def answers(self, masks: Mapping[str, np.ndarray]) -> Answers:
         """What the network under `masks` says of the examples."""
         self.evaluator.hold(masks)
-        return Answers(self.probabilities(), self.labels)
+        return Answers(self.as_held(), self.labels)
 
-    def probabilities(self) -> np.ndarray:
+    def as_held(self) -> np.ndarray:
         """Of each class [n, classes], by the network as it is held."""
         return np.concatenate([self.evaluator.forward(x).numpy() for x in self._batches])

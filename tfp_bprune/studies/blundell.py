@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tfp_bprune.evaluate import masked
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.prune.masks import masks_at_sparsity
 from tfp_bprune.report.studies import markdown_table, mean_and_spread, panels_figure
@@ -62,7 +63,7 @@ def measure(network: Network, options: Json) -> Json:
     return {"rows": rows}
 
 
-MEASURED_BY = (scoring,)
+MEASURED_BY = (masked, scoring)
 
 
 def rows_of(prior: str, found: Found) -> list[Json]:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from tfp_bprune.evaluate import masked
+from tfp_bprune.evaluate.masked import MaskedNetwork
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.prune.masks import masks_at_sparsity
@@ -21,7 +23,7 @@ from tfp_bprune.report.studies import accuracy_figure, curves_figure, markdown_t
 from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.published import PRASAD_SPARSITIES, prasad
-from tfp_bprune.studies.scoring import MeanNetwork, default_scores, mean_rows, outputs, without
+from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs, without
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
 from tfp_bprune.types import Json
 
@@ -110,7 +112,7 @@ def by_rho(model: Any, x: np.ndarray, y: np.ndarray) -> Json:
     rho is negative for every sigma below .69, so that this removes the largest weights first. It is what the published code
     says; no figure but this one rests on it.
     """
-    mean, scores = MeanNetwork(model), {}
+    mean, scores = MaskedNetwork(model), {}
     for name, w in prunable_weights(model).items():
         scores[name] = np.abs(w.loc) / rho_of(np.asarray(w.scale))
     return {
@@ -119,7 +121,7 @@ def by_rho(model: Any, x: np.ndarray, y: np.ndarray) -> Json:
     }
 
 
-MEASURED_BY = (by_rho, scoring)
+MEASURED_BY = (by_rho, masked, scoring)
 
 
 def rows_of(method: str, found: Found) -> list[Json]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tfp_bprune.evaluate import masked
+from tfp_bprune.evaluate.masked import MaskedNetwork
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.layers import variational_layers
 from tfp_bprune.prune.masks import masks_at_sparsity
@@ -18,7 +20,7 @@ from tfp_bprune.studies import saliency, scoring
 from tfp_bprune.studies.compression import SPARSITIES, specs_of
 from tfp_bprune.studies.networks import Network
 from tfp_bprune.studies.saliency import elbo_change, kl_of_each, likelihood_slopes, nll_change
-from tfp_bprune.studies.scoring import MeanNetwork, counted
+from tfp_bprune.studies.scoring import counted
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
 from tfp_bprune.types import Json, Scope
 
@@ -29,6 +31,8 @@ NAMES = {
     "kl": "KL of the weight",
     "nll": "change of E[NLL]",
     "elbo": "change of the ELBO",
+    "nll_size": "size of the change of E[NLL]",
+    "obd": "h mu² / 2",
 }
 SCOPES: tuple[Scope, ...] = ("global", "layer")
 
@@ -53,7 +57,7 @@ def run(settings: Settings) -> Result:
 
 def measure(network: Network, options: Json) -> Json:
     """Scores of the posterior mean on the test split for each criterion, scope and sparsity."""
-    mean, test = MeanNetwork(network.model), network.data.examples("test")
+    mean, test = MaskedNetwork(network.model), network.data.examples("test")
     rows, overlap = [], {}
     scores = all_scores(network, mean)
     for criterion, by_name in scores.items():
@@ -67,11 +71,11 @@ def measure(network: Network, options: Json) -> Json:
     return {"rows": rows, "overlap": overlap}
 
 
-def all_scores(network: Network, mean: MeanNetwork) -> dict[str, dict[str, np.ndarray]]:
+def all_scores(network: Network, mean: MaskedNetwork) -> dict[str, dict[str, np.ndarray]]:
     """Scores of every weight by criterion and tensor name; the lowest go first."""
     train = network.data.examples("train")
     scales = {f"{q.name}/kernel": q.kernel_posterior.scale.numpy() for q in variational_layers(network.model)}
-    slopes = likelihood_slopes(mean.plain, train.x, train.y, scales)
+    slopes = likelihood_slopes(mean.network, train.x, train.y, scales)
     scores: dict[str, dict[str, np.ndarray]] = {criterion: {} for criterion in NAMES}
     for layer in variational_layers(network.model):
         name, q = f"{layer.name}/kernel", layer.kernel_posterior
@@ -83,6 +87,8 @@ def all_scores(network: Network, mean: MeanNetwork) -> dict[str, dict[str, np.nd
         scores["log_q0"][name] = -log_density_at_zero(loc, scale)
         scores["kl"][name] = kl
         scores["nll"][name] = nll_change(loc, scale, gradient, curvature)
+        scores["nll_size"][name] = np.abs(scores["nll"][name])
+        scores["obd"][name] = curvature * np.square(loc.astype(np.float64)) / 2
         scores["elbo"][name] = elbo_change(loc, scale, gradient, curvature, kl)
     return scores
 
@@ -94,7 +100,7 @@ def agreement(one: dict[str, np.ndarray], other: dict[str, np.ndarray], sparsity
     return both / max(1, sum(int(np.count_nonzero(mask)) for mask in mine.values()))
 
 
-MEASURED_BY = (all_scores, agreement, saliency, scoring)
+MEASURED_BY = (all_scores, agreement, saliency, masked, scoring)
 
 
 def rows_of(found: Found) -> list[Json]:
@@ -148,7 +154,7 @@ def best_sentence(rows: list[Json]) -> str:
     return "Highest mean accuracy: " + "; ".join(said) + "."
 
 
-_METHOD = r"""Six things that a trained weight q(w) = N(mu, sigma²) could be ranked by, on the same networks, the lowest removed first, without
+_METHOD = r"""Eight things that a trained weight q(w) = N(mu, sigma²) could be ranked by, on the same networks, the lowest removed first, without
 retraining; accuracy of the posterior mean on the test split, mean ± standard deviation over seeds.
 
 - SNR: |mu| / sigma (Blundell et al. 2015, section 5.1; Graves 2011, "Practical variational inference for neural networks").
@@ -165,5 +171,7 @@ retraining; accuracy of the posterior mean on the test split, mean ± standard d
   g is the derivative of L by the weight, h the diagonal of the Fisher information in the place of the Hessian, both means over draws
   of the network.
 - Change of the ELBO: the same less KL(q || p) of the weight, which is saved.
+- Size of the change of E[NLL]: its absolute value, so that what helps when it goes is not taken first.
+- h mu² / 2: optimal brain damage as published, the curvature alone.
 
 Both changes are of one weight alone while all others stay."""

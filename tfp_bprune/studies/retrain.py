@@ -12,12 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from tfp_bprune.evaluate import masked
+from tfp_bprune.evaluate.masked import MaskedNetwork
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.prune.select import default_criterion, prunable_weights
 from tfp_bprune.report.studies import markdown_table, mean_and_spread, panels_figure
 from tfp_bprune.studies import compression, scoring
 from tfp_bprune.studies.networks import Network, Spec
-from tfp_bprune.studies.scoring import MeanNetwork, counted, mean_rows
+from tfp_bprune.studies.scoring import counted, mean_rows
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
 from tfp_bprune.types import Json
 
@@ -97,13 +99,13 @@ def measure(network: Network, options: Json) -> Json:
     model, test = network.model, network.data.examples("test")
     if options["sparsities"] is not None:
         return {"rows": mean_rows(model, test.x, test.y, options["sparsities"])}
-    mean = MeanNetwork(model)
+    mean = MaskedNetwork(model)
     masks = {name: w.mask for name, w in prunable_weights(model, default_criterion(model)).items()}
     found = classification(mean.probabilities(test.x, masks), test.y)
     return {"rows": [{"requested": network.spec.sparsity, **counted(masks, mean), **found}]}
 
 
-MEASURED_BY = (scoring,)
+MEASURED_BY = (masked, scoring)
 
 
 def _rows(method: str, way: str, found: Found) -> list[Json]:
