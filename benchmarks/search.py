@@ -1,8 +1,8 @@
 """How many weights a search for every layer removes beside the best single threshold, under the same budget.
 
-    python benchmarks/search.py --runs RUN [RUN ...] [--lenet RUN] [--drop 0.005]
+    python benchmarks/search.py --runs RUN [RUN ...] [--orders refined score] [--drop 0.005]
 
-Each run is searched twice, with the refined order and with the plain one. A row tells what was shown on validation examples
+Each run is searched with the refined order, and with the plain one if asked. A row tells what was shown on validation examples
 kept aside (`nonzeros`, `global_nonzeros`), what the search itself was led to (`searched`, `global_searched`), the drop of
 accuracy on the test split with its 95 % interval, trials and seconds. Besides, `frontier` and `global_frontier`: the smallest
 multiples of what the search was led to that lose no more than the budget on the test split's 10,000 examples, which nobody
@@ -38,7 +38,7 @@ def main() -> None:
     """Parses, searches, prints and writes; rows that a former call wrote for other runs stay."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="trained classifiers")
-    parser.add_argument("--orders", nargs="+", default=["refined", "score"], choices=["refined", "score"])
+    parser.add_argument("--orders", nargs="+", default=["refined"], choices=["refined", "score"])
     parser.add_argument("--drop", type=float, default=0.005)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS / "search.json")

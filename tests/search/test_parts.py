@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from tfp_bprune.search import layers
 from tfp_bprune.search.budget import Budget, Pair, auroc
 from tfp_bprune.search.claim import FACTORS, prove
-from tfp_bprune.search.log import TrialLog
+from tfp_bprune.search.log import TrialLog, check_same
 from tfp_bprune.search.oracle import propose
 from tfp_bprune.search.pareto import front, undominated
 from tfp_bprune.search.ranking import Ranking
@@ -90,6 +91,58 @@ class Curve:
 
     def within(self, row: dict[str, Any]) -> bool:
         return bool(row["nonzeros"] >= self.needed)
+
+
+def calibration(increase: float, n: int, rng: np.random.Generator) -> Pair:
+    """An unpruned network that is calibrated, and a pruned one that says `increase` too much of each answer."""
+    confidence = rng.uniform(0.75, 0.97, n)
+    labels = (rng.random(n) >= confidence).astype(np.int64)
+
+    def said(p: np.ndarray) -> Answers:
+        return Answers(np.stack([p, 1 - p], 1), labels)
+
+    return Pair(said(confidence), said(confidence + increase))
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.02])
+def test_a_broken_limit_of_calibration_is_shown_to_hold_no_more_often_than_the_level_allows(limit: float) -> None:
+    """Just at the limit; a bootstrap of the increase says yes in 24 to 39 % of the samples."""
+    rng, budget, samples = np.random.default_rng(1), Budget(None, max_ece_increase=limit), 200
+    shown = sum(budget.evidence(calibration(limit, 4000, rng))["p_value"] <= 0.05 for _ in range(samples))
+    assert stats.binom.sf(shown - 1, samples, 0.05) > 1e-6
+
+
+def test_a_held_limit_of_calibration_can_be_shown() -> None:
+    pair = calibration(0.0, 4000, np.random.default_rng(2))
+    found = Budget(None, max_ece_increase=0.05).evidence(pair)["conditions"]["ece_increase"]
+    assert found["p_value"] < 0.05
+    assert found["estimate"] < found["bound"] < 0.05
+    assert Budget(None, max_ece_increase=0.05).excess(pair, 4000) <= 0 < Budget(None, 0.001).excess(pair, 4000)
+
+
+def test_few_examples_do_not_show_that_all_are_told_apart() -> None:
+    def pair(n: int) -> Pair:
+        sure, unsure = answers(np.ones(n, bool), 0.9999), answers(np.ones(n, bool), 0.6)
+        return Pair(sure, sure, unsure)
+
+    few, many = (Budget(None, min_ood_auroc=0.95).evidence(pair(n)) for n in (10, 1000))
+    assert few["p_value"] > 0.05 > many["p_value"]
+
+
+def test_what_leads_the_search_rises_with_what_is_lost() -> None:
+    drops = [with_drop(drop).soft_drop for drop in (0.0, 0.01, 0.1)]
+    assert drops[0] == 0 < drops[1] < drops[2]
+    assert answers(np.array([True, False])).margin.tolist() == pytest.approx([np.log(9), -np.log(9)])
+
+
+def test_layers_are_told_apart_by_one_measurement_each() -> None:
+    """Of many kernels there is one sensitivity each, and the centre."""
+    center, limits = {"a/kernel": 1000, "b/kernel": 1000}, {"a/kernel": 5000, "b/kernel": 5000}
+    curves = [{"tensor": None, "kept": 1.0, "nll": 0.1}]
+    curves += [{"tensor": "a/kernel", "kept": 0.6, "nll": 0.5}, {"tensor": "b/kernel", "kept": 0.6, "nll": 0.11}]
+    for counts in layers._starts(center, curves, limits):
+        assert counts["a/kernel"] > 1.2 * counts["b/kernel"]
+    assert layers.PARTS[0] < 1
 
 
 @pytest.mark.parametrize("needed", [1, 7, 1234, 50_000, 99_999, 100_000])
@@ -223,3 +276,10 @@ def test_the_log_notices_damage_and_drops_what_a_kill_left(tmp_path: Path) -> No
     path.write_text(json.dumps([1]) + "\n")
     with pytest.raises(RunError, match="line 1"):
         TrialLog(path)
+
+
+def test_settings_of_another_search_are_refused(tmp_path: Path) -> None:
+    check_same(tmp_path / "settings.json", {"a": 1, "b": [1, 2]})
+    check_same(tmp_path / "settings.json", {"a": 1, "b": [1, 2]})
+    with pytest.raises(RunError, match="another b: repeat that one"):
+        check_same(tmp_path / "settings.json", {"a": 1, "b": [1, 3]})

@@ -102,11 +102,12 @@ def test_a_killed_search_is_resumed(run: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tfp_bprune.cli.main", *words, "--out", str(tmp_path / "killed")]
     log = tmp_path / "killed" / "trials.jsonl"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wanted = int(np.random.default_rng(os.getpid()).integers(1, 25))
+    wanted = int(np.random.default_rng(os.getpid()).integers(1, 15))
     while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < wanted):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert log.read_bytes().count(b"\n") < 20  # it was in the middle
     rows = {}
     for name in ("killed", "whole"):
         assert main([*words, "--out", str(tmp_path / name), "--json", str(tmp_path / f"{name}.json")]) == 0
@@ -148,6 +149,9 @@ def test_a_second_dataset_counts(model: Any, digits: Splits, tmp_path: Path) -> 
     assert set(result.layers.evidence["conditions"]) == {"accuracy_drop", "ece_increase", "ood_auroc"}
     assert all(0 <= row["ood_auroc"] <= 1 for row in result.rows)
     assert {row["ranking"] for row in result.rows} == {"score"}
+    other = Split("noise", strange.x + 1, strange.y)
+    with pytest.raises(RunError, match="another ood:"):
+        found(model, digits, tmp_path / "ood", settings, strange=other)
     with pytest.raises(BpruneError, match="go together"):
         found(model, digits, tmp_path / "ood", Settings(Budget(None, None, 0.9)))
 
@@ -158,7 +162,7 @@ def test_plain_networks_are_searched_by_magnitude(plain_run: Path, digits: Split
 
 
 def test_networks_that_are_no_classifiers_are_refused(regression_run: Path, digits: Splits, tmp_path: Path) -> None:
-    with pytest.raises((PruneError, BpruneError)):
+    with pytest.raises((PruneError, BpruneError), match=r"expects (logits|a classification)"):
         found(load_model(regression_run).model, digits, tmp_path / "no")
 
 
@@ -209,7 +213,9 @@ def test_the_command_tells_the_shared_keys_twice(answered: dict[str, Any]) -> No
     assert (Path(answered["out"]) / "search.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_points_are_exported_by_number(answered: dict[str, Any], run: Path, tmp_path: Path, capsys: Any) -> None:
+def test_points_are_exported_by_number(
+    answered: dict[str, Any], run: Path, tiny_run: Path, tmp_path: Path, capsys: Any
+) -> None:
     point = answered["front"][len(answered["front"]) // 2]
     words = [
         "search",
@@ -230,6 +236,10 @@ def test_points_are_exported_by_number(answered: dict[str, Any], run: Path, tmp_
     words[words.index("--to") + 1] = tmp_path / "other"
     assert main([str(word) for word in words]) == 2
     assert "has no point 999: expected a number from 1 to" in capsys.readouterr().err
+    words[words.index("--export") + 1] = point["point"]
+    words[words.index(run)] = tiny_run
+    assert main([str(word) for word in words]) == 2
+    assert "holds a search of another network than" in capsys.readouterr().err
 
 
 def test_sensitivities_are_told_and_drawn(run: Path, tmp_path: Path, capsys: Callable[..., Any]) -> None:

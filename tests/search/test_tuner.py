@@ -12,7 +12,7 @@ import pytest
 
 from tfp_bprune.data import Splits
 from tfp_bprune.search import hyper_model, tune
-from tfp_bprune.types import BpruneError
+from tfp_bprune.types import BpruneError, RunError
 
 _SHIM = """
 import sys, types
@@ -55,6 +55,8 @@ def test_every_method_ends_and_goes_on(digits: Splits, tmp_path: Path, method: A
     assert json.loads((tmp_path / "tune.json").read_text()) == result
     again = tune("mlp", digits, tmp_path, **options, on_trial=lambda row: pytest.fail("a trial was repeated"))
     assert again["rows"] == result["rows"]
+    with pytest.raises(RunError, match="another hidden, seed"):
+        tune("mlp", digits, tmp_path, **options | {"hidden": (5,)}, seed=1)
 
 
 def test_networks_without_a_prior_are_refused(digits: Splits) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,12 +19,12 @@ from tfp_bprune.evaluate.metrics import of_outputs
 from tfp_bprune.export import export
 from tfp_bprune.models import load_model
 from tfp_bprune.prune.masks import masks_at_sparsity
-from tfp_bprune.prune.prune import prune
+from tfp_bprune.prune.prune import prune, with_masks
 from tfp_bprune.runs import Run
 from tfp_bprune.studies.networks import Spec, is_trained
 from tfp_bprune.studies.pool import Durations, environment
 from tfp_bprune.studies.retrain import children_of
-from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs, without
+from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs
 from tfp_bprune.studies.study import Settings, gather
 from tfp_bprune.studies.uncertainty import strangers
 from tfp_bprune.types import BpruneError, Json
@@ -118,7 +117,7 @@ def test_figures_in_this_process_are_those_of_an_export(tiny_run: Path, digits: 
 def test_draws_of_a_network_without_weights_know_only_its_biases(tiny_run: Path, digits: Splits) -> None:
     model, x = load_model(tiny_run).model, digits.examples("test").x[:50]
     masks = {name: np.zeros_like(m) for name, m in masks_at_sparsity(default_scores(model), 0.0).items()}
-    said = outputs(without(model, masks), "sampled", x, 3)
+    said = outputs(with_masks(model, masks), "sampled", x, 3)
     np.testing.assert_allclose(said["probabilities"], np.tile(said["probabilities"][:1], (50, 1)), atol=1e-6)
     np.testing.assert_allclose(said["epistemic"], 0, atol=1e-6)
     assert np.ptp(outputs(model, "sampled", x, 3)["probabilities"][:, 0]) > 0.01
@@ -139,13 +138,13 @@ def test_a_killed_study_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     settings = Settings("compression", tmp_path, jobs=0)
     first, second = (settings.store / spec.key for spec in PAIR)
     words = [sys.executable, "-c", _TWO_NETWORKS, str(tmp_path)]
-    with subprocess.Popen(words, env=environment(), start_new_session=True) as process:
+    with subprocess.Popen(words, env=environment()) as process:
         deadline = time.monotonic() + 120
         while not (second / "times.jsonl").exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)  # the study and its worker
+        process.send_signal(signal.SIGKILL)  # the study alone: its worker must not live on, and hold the network
     assert is_trained(PAIR[0], settings.store)
     assert not is_trained(PAIR[1], settings.store)
     done, finished = len(Run.open(second).read_rows()), (first / "manifest.json").stat().st_mtime_ns

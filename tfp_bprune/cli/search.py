@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfp_bprune.cli.common import Parser, add_data, add_json, data_of, emit, facts_of, say
-from tfp_bprune.types import BpruneError, Json
+from tfp_bprune.types import BpruneError, Json, RunError
 
 if TYPE_CHECKING:
     from tfp_bprune.data import Split
@@ -67,9 +67,7 @@ def _add_budget(parser: Parser) -> None:
     parser.add_argument(
         "--min-ood-auroc", type=float, metavar="A", help="how well predictive entropy tells the examples of --ood"
     )
-    parser.add_argument(
-        "--ood", metavar="DATASET", help="another dataset of the same shape; its validation and test splits are used"
-    )
+    parser.add_argument("--ood", metavar="DATASET", help="another dataset of the same shape; its test split is used")
     parser.add_argument("--level", type=float, default=0.95, help="confidence of what is promised (default: 0.95)")
 
 
@@ -136,7 +134,7 @@ def _search(arguments: Any, out: Path) -> int:
 
 
 def _strange(arguments: Any, config: Json) -> Split | None:
-    """Validation and test examples of the other dataset, which no network was trained on."""
+    """Test examples of the other dataset, which no network was trained on."""
     if arguments.ood is None:
         return None
     from tfp_bprune.data import load
@@ -152,12 +150,15 @@ def _export(arguments: Any, out: Path) -> int:
     from tfp_bprune.models import load_model
     from tfp_bprune.runs import read_json
     from tfp_bprune.search.results import network_at, point_of
-    from tfp_bprune.search.within import SETTINGS_FILE
+    from tfp_bprune.search.within import SETTINGS_FILE, fingerprint_of
 
     check_new(arguments.to)
     row, saved = point_of(out, arguments.export), load_model(arguments.run)
+    settings = read_json(out / SETTINGS_FILE)
+    if settings.get("network") != fingerprint_of(saved.model):
+        raise RunError(f"{out} holds a search of another network than {arguments.run}: name the run that was searched")
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
-    pruned = network_at(saved.model, out, row, read_json(out / SETTINGS_FILE))
+    pruned = network_at(saved.model, out, row, settings)
     manifest = export(pruned, arguments.to, facts=facts)
     if not emit(
         {"export": str(arguments.to), "point": row["point"], "trial": row["trial"], **manifest}, arguments.json

@@ -33,10 +33,19 @@ def classification(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, f
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = _BINS) -> float:
     """Mean gap between confidence and accuracy over `bins` equal bins of confidence (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(which, weights=right.astype(float) - confidence, minlength=bins)
+    right = probabilities.argmax(1) == labels
+    gaps = np.bincount(_bin(probabilities, bins), right.astype(float) - probabilities.max(1), bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def binned(probabilities: np.ndarray, labels: np.ndarray, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray]:
+    """How many examples are in each bin of confidence, and how many of them are classified rightly [bins]."""
+    which, right = _bin(probabilities, bins), probabilities.argmax(1) == labels
+    return np.bincount(which, minlength=bins), np.bincount(which[right], minlength=bins)
+
+
+def _bin(probabilities: np.ndarray, bins: int) -> np.ndarray:
+    return np.minimum((probabilities.max(1) * bins).astype(int), bins - 1)
 
 
 def regression(mean: np.ndarray, std: np.ndarray, targets: np.ndarray) -> dict[str, float]:

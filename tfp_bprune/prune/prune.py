@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,13 @@ def prune(
     copy = rebuild(model, lambda layer: None, lambda old, new: None)
     apply_masks(copy, selection.masks)
     return copy, selection.report
+
+
+def with_masks(model: Any, masks: Mapping[str, np.ndarray]) -> Any:
+    """A copy of `model` without the weights whose mask is False; tensors by name, "layer/kernel"."""
+    copy = rebuild(adopt(model), lambda layer: None, lambda old, new: None)
+    apply_masks(copy, dict(masks))
+    return copy
 
 
 def apply_masks(model: Any, masks: dict[str, np.ndarray]) -> None:

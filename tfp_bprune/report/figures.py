@@ -14,8 +14,8 @@ from tfp_bprune.types import Json
 
 _BLUE, _ORANGE, _GREY = "#1f5f99", "#d9772b", "#8a8f94"
 # Okabe and Ito's colours, told apart by the colour-blind too; with the markers 56 looks.
-_DISTINCT = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#8a8f94")
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+DISTINCT = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#8a8f94")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _HALF_A_LINE = 62  # characters in the legend
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
 
@@ -85,7 +85,7 @@ def bench_figure(result: Json) -> bytes:
 
 def _latencies(axes: Any, rows: list[Json], batches: list[int], number: int, shift: float) -> None:
     """The points of one export, beside those of the others at the same batch size."""
-    color, marker = _DISTINCT[number % len(_DISTINCT)], _MARKERS[number % len(_MARKERS)]
+    color, marker = DISTINCT[number % len(DISTINCT)], MARKERS[number % len(MARKERS)]
     x = np.array([batches.index(row["batch"]) for row in rows]) + shift
     medians, highs = [row["latency_ms"] for row in rows], [row["p95_ms"] for row in rows]
     axes.plot(x, medians, linestyle="none", color=color, marker=marker, label=_titled(rows[0]))

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from tfp_bprune.report.figures import _DISTINCT, _MARKERS, STYLE
+from tfp_bprune.report.figures import DISTINCT, MARKERS, STYLE
 from tfp_bprune.types import Json
 
 
@@ -60,7 +60,7 @@ def picture(width: float, height: float, title: str, draw: Callable[[Figure], No
 
 def style_of(number: int) -> dict[str, Any]:
     """Colour and marker of the series of that number."""
-    return {"color": _DISTINCT[number % len(_DISTINCT)], "marker": _MARKERS[number % len(_MARKERS)]}
+    return {"color": DISTINCT[number % len(DISTINCT)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def against_sparsity(axes: Any, rows: list[Json], key: str, number: int, label: str, **line: Any) -> None:

@@ -26,7 +26,8 @@ class Claim:
     Attributes:
       counts: weights kept of each kernel.
       holds: whether it was shown.
-      evidence: see `Budget.evidence`.
+      evidence: see `Budget.evidence`; its bounds are at `level`, which is above the budget's where two sequences share the
+        error.
       looks: networks tested, the one that failed among them.
     """
 
@@ -61,7 +62,7 @@ def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Cou
             counts = networks[place]
             if place not in pairs:
                 pairs[place] = sample.pair(ranking.masks(counts))
-            evidence = strict.evidence(pairs[place])
+            evidence = strict.evidence(pairs[place]) | {"level": strict.level}
             if evidence["p_value"] > 1 - strict.level:
                 failed = failed or Claim(counts, name, False, evidence, 0)
                 break

@@ -13,11 +13,12 @@ from tfp_bprune.search.session import Session, smallest
 from tfp_bprune.search.threshold import scaled
 from tfp_bprune.types import Json
 
-PARTS = (1.6, 0.75, 0.6, 0.45)
+PARTS = (0.6, 1.6, 0.45, 0.75)  # of a kernel's count, the most telling first; 1 is the centre, which is known
 _RANGE = (math.log(0.45), math.log(1.6))
 _PENALTY, _NLL = 0.25, 0.5
 _LEVELS = (1.0, 0.9, 0.8)
 _GRID = 60
+_WORST = 1e3  # nats, where an NLL is infinite
 _LOCAL_PART = 0.4
 _FIRST_STEP, _LAST_STEP = 0.1, 0.012
 
@@ -27,7 +28,7 @@ def per_layer(session: Session, center: Counts, curves: Sequence[Json], trials: 
 
     Args:
       center: counts to look around: those of the best single threshold.
-      curves: rows of `sensitivity` around it.
+      curves: rows of `sensitivity` around it, and that of the centre itself, whose `tensor` is None and `kept` 1.
       seed: of the optimization.
     """
     end = session.done + trials
@@ -56,7 +57,12 @@ def value_of(session: Session, row: Json) -> float:
     The NLL in it tells trials apart that lose equally many examples.
     """
     beyond = min(max(row["excess"], 0.0), 12.0)
-    return math.log(max(row[session.target], 1.0)) + _PENALTY * beyond + _NLL * min(row["nll"], 1.0)
+    return math.log(max(row[session.target], 1.0)) + _PENALTY * beyond + _NLL * min(_nll(row), 1.0)
+
+
+def _nll(row: Json) -> float:
+    """Of a trial; the log keeps null for an infinite one, of a class that was given no probability at all."""
+    return math.inf if row["nll"] is None else float(row["nll"])
 
 
 def _asked(session: Session, center: Counts, seed: int, ranking: str) -> Counts:
@@ -110,9 +116,9 @@ def _allocated(center: Counts, curves: Sequence[Json], total: float, limits: Cou
 
 def _loss(name: str, curves: Sequence[Json], grid: np.ndarray) -> np.ndarray:
     """NLL at counts `count * exp(grid)`, between those measured; never less with fewer weights."""
-    found = sorted((math.log(row["kept"]), row["nll"]) for row in curves if row["tensor"] == name)
+    found = sorted((math.log(row["kept"]), _nll(row)) for row in curves if row["tensor"] in (name, None))
     x, y = np.array(found).T
-    falling = np.maximum.accumulate(y[::-1])[::-1]
+    falling = np.maximum.accumulate(np.minimum(y, _WORST)[::-1])[::-1]
     return np.interp(grid, x, falling)
 
 

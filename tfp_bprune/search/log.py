@@ -1,4 +1,4 @@
-"""Trials on disk: one line each with its checksum, so that a killed search repeats none and a damaged file is noticed.
+"""Trials and settings on disk. Of trials: one line each with its checksum, so that a killed search repeats none and a damaged file is noticed.
 
 A line is a JSON object with `sha256`, over the line before and the object without it. A last line without its end is
 what a kill leaves: it is dropped. Anything else that does not fit is damage, and said to be.
@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from tfp_bprune.runs import finite, sha256
+from tfp_bprune.runs import finite, read_json, sha256, write_json
 from tfp_bprune.types import Json, RunError
 
 
@@ -69,4 +69,22 @@ class TrialLog:
         return RunError(
             f"line {number} of {self.path} is not as it was written: expected one trial with its SHA-256; "
             "delete the file to search anew"
+        )
+
+
+def check_same(path: Path, settings: Json) -> None:
+    """Writes to `path` what is searched for; if it is there already, compares.
+
+    Raises:
+      RunError: the file tells of another search.
+    """
+    wanted = json.loads(json.dumps(finite(settings)))
+    if not path.exists():
+        write_json(path, wanted)
+        return
+    stored = read_json(path)
+    differing = sorted(key for key in wanted if not isinstance(stored, dict) or stored.get(key) != wanted[key])
+    if differing:
+        raise RunError(
+            f"{path.parent} holds a search with another {', '.join(differing)}: repeat that one to go on with it, or choose another folder with --out"
         )

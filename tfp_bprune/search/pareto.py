@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from tfp_bprune.types import Json
 
-SIZES = ("nonzeros", "bytes", "latency")
-
 
 def front(rows: Sequence[Json]) -> list[Json]:
     """The trials on the fronts of accuracy lost against `nonzeros` and against `latency`, smallest first.

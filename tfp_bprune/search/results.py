@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tfp_bprune.data import Split, Splits
 from tfp_bprune.evaluate.fresh import reload
@@ -15,8 +12,7 @@ from tfp_bprune.evaluate.metrics import of_outputs
 from tfp_bprune.evaluate.sweep import BATCHES, machine
 from tfp_bprune.export import export
 from tfp_bprune.models.convert import adopt
-from tfp_bprune.models.rebuild import rebuild
-from tfp_bprune.prune.prune import apply_masks
+from tfp_bprune.prune.prune import with_masks
 from tfp_bprune.prune.select import default_criterion
 from tfp_bprune.runs import finite, read_json, write_json
 from tfp_bprune.search.budget import Pair, auroc
@@ -47,7 +43,7 @@ def write_results(
     scalars = {key: value for key, value in facts.items() if not isinstance(value, dict)}
     rows = {}
     for name, claim, on_test in (("layers", found.layers, found.test), ("global", found.single, found.single_test)):
-        pruned = pruned_by(model, found.masks(claim.ranking, claim.counts))
+        pruned = with_masks(model, found.masks(claim.ranking, claim.counts))
         measured = _measured(pruned, exports / name, test, strange, facts)
         rows[name] = {
             **scalars,
@@ -78,15 +74,11 @@ def _claimed(claim: Claim) -> Json:
     }
 
 
-def pruned_by(model: Any, masks: Mapping[str, np.ndarray]) -> Any:
-    """A copy of `model` with these masks."""
-    copy = rebuild(adopt(model), lambda layer: None, lambda old, new: None)
-    apply_masks(copy, dict(masks))
-    return copy
-
-
 def _measured(pruned: Any, place: Path, test: Split, strange: Split | None, facts: Json) -> Json:
-    """Scores, bytes and latency of the exported mean network, and the epistemic uncertainty of the distribution."""
+    """Scores, bytes and latency of the exported mean network, and the epistemic uncertainty of the distribution.
+
+    `ood_auroc` is of test examples against all that there are of the other dataset, those that led the search among them.
+    """
     manifest = export(pruned, place / "mean", facts=facts)
     [mean] = reload([place / "mean"], test.x, BATCHES)
     found: Json = {key: manifest[key] for key in ("sparsity", "nonzeros", "parameters", "prunable", "bytes")}
@@ -120,17 +112,22 @@ def sentence(result: Json) -> str:
     left = f"{result['nonzeros']:,} of {result['prunable']:,} left"
     if not claim["holds"]:
         return f"The budget cannot be met: {_nearest(claim)} with all weights that there are ({left}); {tested}."
-    fewer = 1 - result["nonzeros"] / result["global"]["nonzeros"]
-    beside = (
-        f"{100 * fewer:.0f} % fewer than one threshold for all layers"
-        if fewer > 0
-        else "no fewer than one threshold for all layers"
-    )
+    beside = _beside(result)
     level = 100 * result["budget"]["level"]
     return (
-        f"Removing {100 * result['sparsity']:.2f} % of the weights ({left}, {beside} within the budget) "
+        f"Removing {100 * result['sparsity']:.2f} % of the weights ({left}, {beside}) "
         f"{_promise(claim)} (shown at {level:g} % confidence on validation examples that were not searched on): {tested}."
     )
+
+
+def _beside(result: Json) -> str:
+    single = result["global"]
+    if not single["claim"]["holds"]:
+        return "one threshold for all layers could not be shown to be within the budget"
+    fewer = 1 - result["nonzeros"] / single["nonzeros"]
+    if fewer <= 0:
+        return "no fewer than one threshold for all layers within the budget"
+    return f"{100 * fewer:.0f} % fewer than one threshold for all layers within the budget"
 
 
 def _promise(claim: Json) -> str:
@@ -175,4 +172,4 @@ def network_at(model: Any, out: Path, row: Json, settings: Json) -> Any:
     model = adopt(model)
     score = by_score(model, settings.get("criterion") or default_criterion(model))
     ranking = score if row["ranking"] == "score" else Ranking(read_scores(out / SCORES_FILE, score.scores))
-    return pruned_by(model, ranking.masks(row["counts"]))
+    return with_masks(model, ranking.masks(row["counts"]))

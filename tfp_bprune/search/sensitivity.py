@@ -28,7 +28,8 @@ def sensitivity(
     rows = []
     for name in start:
         for part in kept:
-            counts = start | {name: max(1, round(part * start[name]))}
-            row = session.trial("sensitivity", ranking, counts)
-            rows.append(row | {"layer": name.rpartition("/")[0], "tensor": name, "kept": part})
+            wanted, most = max(1, round(part * start[name])), order.left[name]
+            row = session.trial("sensitivity", ranking, start | {name: min(wanted, most)})
+            really = part if wanted <= most else most / start[name]
+            rows.append(row | {"layer": name.rpartition("/")[0], "tensor": name, "kept": really})
     return rows

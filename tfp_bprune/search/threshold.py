@@ -13,7 +13,7 @@ _FAR, _NEAR = 4.0, 1.25
 def bisect(session: Session, ranking: str = "score", most: int = 16, start: int | None = None) -> Json | None:
     """The fewest weights above one threshold that are within the budget, to 2 % of their number.
 
-    The number is halved until the budget fails; between there and the last that held it is bisected in its logarithm.
+    The number is quartered until the budget fails; between there and the last that held it is bisected in its logarithm.
     Where accuracy is not monotone in it, what comes out still holds the budget on the sample.
 
     Args:

@@ -15,6 +15,7 @@ from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.models import build
 from tfp_bprune.runs import finite, write_json
 from tfp_bprune.search._keras_tuner import keras_tuner
+from tfp_bprune.search.log import check_same
 from tfp_bprune.train import Settings, compile_model
 from tfp_bprune.train.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.train.schedules import KL_SCHEDULES, kl_schedule
@@ -24,7 +25,7 @@ Method = Literal["random", "hyperband", "bayesian"]
 METHODS = ("random", "hyperband", "bayesian")
 WIDTHS = (0.5, 1.0, 2.0)
 _HIDDEN = (500, 500)
-TUNE_FILE = "tune.json"
+TUNE_FILE, SETTINGS_FILE = "tune.json", "settings.json"
 
 
 def hyper_model(
@@ -141,11 +142,19 @@ def tune(
       objective: "val_nll", "val_accuracy" or another validation metric.
       on_trial: told the row of each trial when it ends.
 
+    Raises:
+      BpruneError: the method is unknown, or no trial ended with a finite objective.
+      RunError: `out` holds another search.
+
     Returns:
       `best`, the hyperparameters; `score`, their objective; `rows`, all trials.
     """
     if method not in METHODS:
         raise BpruneError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+    out.mkdir(parents=True, exist_ok=True)
+    asked: Json = {"network": network, "data": data.info.fingerprint, "twin": twin, "method": method}
+    asked |= {"epochs": epochs, "objective": objective, "hidden": list(hidden), "seed": seed}
+    check_same(out / SETTINGS_FILE, asked)
     kt = keras_tuner()
     direction = "max" if objective.endswith("accuracy") else "min"
     shared: Json = {
@@ -155,7 +164,6 @@ def tune(
         "project_name": method,
         "seed": seed + 1,
     }
-    # Keras Tuner's own tables would stand in the results.
     if method == "hyperband":
         tuner = kt.Hyperband(max_epochs=epochs, **shared)
     elif method == "random":
@@ -171,7 +179,7 @@ def tune(
 
     tuner.on_trial_end = on_trial_end
     with threadpool_limits(1, user_api="blas"):
-        tuner.search(epochs=epochs, verbose=0)
+        tuner.search(epochs=epochs, verbose=0)  # its own tables would stand in the results
     trials_done = sorted(tuner.oracle.trials.values(), key=lambda trial: (len(trial.trial_id), trial.trial_id))
     done = [_row(trial) for trial in trials_done if trial.score is not None]
     if not done:

@@ -19,7 +19,7 @@ from tfp_bprune.runs import finite, tensors_to_bytes, write_atomically
 from tfp_bprune.search import layers
 from tfp_bprune.search.budget import Budget
 from tfp_bprune.search.claim import Claim, on_test, prove
-from tfp_bprune.search.log import TrialLog
+from tfp_bprune.search.log import TrialLog, check_same
 from tfp_bprune.search.pareto import front
 from tfp_bprune.search.ranking import STEPS, Counts, Ranking, by_score, refined
 from tfp_bprune.search.sensitivity import KEPT, sensitivity
@@ -33,6 +33,7 @@ Order = Literal["refined", "score"]
 TRIALS_FILE, SETTINGS_FILE, SCORES_FILE = "trials.jsonl", "settings.json", "scores.safetensors"
 _EXPECTED = 0.65  # of what one threshold leaves by score: where it is expected to end in the refined order
 _LEAST_TRIALS = 20
+_MOST = 16  # trials of one bisection
 _FOR_CURVES = 0.25
 
 
@@ -88,7 +89,6 @@ class Found:
     rows: list[Json]
     front: list[Json]
     rankings: dict[str, Ranking]
-    sizes: Sizes
     speed: Json
     evaluator: Evaluator
 
@@ -128,7 +128,7 @@ def search(
     criterion = settings.criterion or default_criterion(model)
     evaluator, order = Evaluator(model, criterion), by_score(model, criterion)
     _check_data(evaluator, data, settings, strange)
-    _check_same(out, _fingerprint(evaluator, data, settings, strange))
+    check_same(out / SETTINGS_FILE, _fingerprint(model, data, settings, strange))
     looked_at, kept_aside = parted(data.examples("valid"), settings.seed)
     odd, odd_aside = parted(strange, settings.seed) if strange else (None, None)
     whole = order.masks(order.left)
@@ -137,7 +137,7 @@ def search(
         {"score": order}, TrialLog(out / TRIALS_FILE), len(kept_aside), on_trial,
     )  # fmt: skip
     on_step("one threshold")
-    single = bisect(session)
+    single = bisect(session, most=min(_MOST, settings.trials - 2))
     best = single
     if single is not None:
         best = _every_layer(session, evaluator, data, settings, single, out, on_step) or single
@@ -157,7 +157,7 @@ def search(
         speed["trials_per_second"] = session.evaluated / session.seconds
     return Found(
         all_layers, alone, all_layers_test, alone_test, session.rows, front(session.rows), session.rankings,
-        session.sizes, speed, evaluator,
+        speed, evaluator,
     )  # fmt: skip
 
 
@@ -165,27 +165,36 @@ def _every_layer(
     session: Session, evaluator: Evaluator, data: Splits, settings: Settings, single: Json, out: Path, on_step: Any
 ) -> Json | None:
     """The best trial of all layers' search, started at the best single threshold of the order in use."""
-    name, center = "score", single["counts"]
+    name, center = "score", single
     if settings.order == "refined":
-        around, start = sum(center.values()), session.rankings["score"]
-
-        def told(step: int) -> None:
-            if step % 100 == 0:
-                on_step(f"refining the order, {100 * step // STEPS} %")
-
-        train, seed = data.examples("train"), settings.seed
-        scores = _stored_scores(
-            out, evaluator.locs, lambda: refined(evaluator, train, start, around, seed, on_step=told)
-        )
-        name, session.rankings["refined"] = "refined", Ranking(scores)
-        found = bisect(session, name, start=max(1, round(_EXPECTED * around)))
-        center = found["counts"] if found else session.rankings[name].globally(around)
+        name, center = "refined", _refined_threshold(session, evaluator, data, settings, single, out, on_step)
     on_step("layer by layer")
-    parts = layers.PARTS[: max(1, min(len(layers.PARTS), int(_FOR_CURVES * settings.trials) // len(center)))]
-    wanted = len(parts) * len(center)
-    curves = sensitivity(session, name, parts, center) if session.done + wanted < settings.trials else []
-    layers.per_layer(session, center, curves, settings.trials - session.done, settings.seed, name)
+    counts = center["counts"]
+    parts = layers.PARTS[: max(1, min(len(layers.PARTS), int(_FOR_CURVES * settings.trials) // len(counts)))]
+    curves: list[Json] = []
+    if session.done + len(parts) * len(counts) < settings.trials:
+        curves = [center | {"tensor": None, "kept": 1.0}, *sensitivity(session, name, parts, counts)]
+    layers.per_layer(session, counts, curves, settings.trials - session.done, settings.seed, name)
     return layers.best_of(session)
+
+
+def _refined_threshold(
+    session: Session, evaluator: Evaluator, data: Splits, settings: Settings, single: Json, out: Path, on_step: Any
+) -> Json:
+    """The best single threshold of the refined order; as many weights as of the other order where none is within the budget."""
+    around, start, train = sum(single["counts"].values()), session.rankings["score"], data.examples("train")
+
+    def told(step: int) -> None:
+        if step % 100 == 0:
+            on_step(f"refining the order, {100 * step // STEPS} %")
+
+    def compute() -> dict[str, np.ndarray]:
+        return refined(evaluator, train, start, around, settings.seed, on_step=told)
+
+    session.rankings["refined"] = order = Ranking(_stored_scores(out, evaluator.locs, compute))
+    left = settings.trials - session.done
+    found = bisect(session, "refined", most=min(_MOST, left - 1), start=max(1, round(_EXPECTED * around)))
+    return found or session.trial("global", "refined", order.globally(around))
 
 
 def analyse(
@@ -247,32 +256,23 @@ def _check_data(evaluator: Evaluator, data: Splits, settings: Settings, strange:
         )
 
 
-def _fingerprint(evaluator: Evaluator, data: Splits, settings: Settings, strange: Split | None) -> Json:
+def fingerprint_of(model: Any) -> str:
+    """Of all numbers of a network: means, standard deviations, masks, biases, statistics."""
+    return _digest(adopt(model).get_weights())
+
+
+def _fingerprint(model: Any, data: Splits, settings: Settings, strange: Split | None) -> Json:
     """What decides every trial."""
+    odd = _digest([strange.x]) if strange else None
+    return finite(asdict(settings) | {"network": fingerprint_of(model), "data": data.info.fingerprint, "ood": odd})
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for loc in evaluator.locs.values():
-        digest.update(np.ascontiguousarray(loc).tobytes())
-    return finite(
-        asdict(settings) | {"network": digest.hexdigest(), "data": data.info.fingerprint, "ood": len(strange or ())}
-    )
-
-
-def _check_same(out: Path, fingerprint: Json) -> None:
-    """Writes what is searched for, or compares it with what was."""
-    from tfp_bprune.runs import read_json, write_json
-
-    path = out / SETTINGS_FILE
-    if not path.exists():
-        write_json(path, fingerprint)
-        return
-    stored = read_json(path)
-    differing = sorted(
-        key for key in fingerprint if not isinstance(stored, dict) or stored.get(key) != fingerprint[key]
-    )
-    if differing:
-        raise RunError(
-            f"{out} holds a search with another {', '.join(differing)}: repeat that one to go on with it, or choose another folder with --out"
-        )
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _stored_scores(

@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tfp_bprune.evaluate import masked
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.prune.masks import masks_at_sparsity
+from tfp_bprune.prune.prune import with_masks
 from tfp_bprune.report.studies import markdown_table, mean_and_spread, panels_figure
 from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.published import BLUNDELL
-from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs, without
+from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
 from tfp_bprune.types import Json
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.95, 0.98, 0.99)
 PRIORS: dict[str, Json] = {
     "mixture": {"kind": "scale_mixture"},
-    "normal": {"kind": "normal", "scale": math.exp(-2)},  # the narrowest of the paper's search for the mixture's parts
+    "normal": {
+        "kind": "normal",
+        "scale": math.exp(-2),
+    },  # the narrowest that the paper searched for the mixture's wide part
 }
 _SAMPLES = 10
 _TEXT = """Two hidden layers of {units} units, ReLU, pruned by |mu| / sigma over all layers together without retraining: test error in
@@ -57,13 +60,13 @@ def measure(network: Network, options: Json) -> Json:
     model, test = network.model, network.data.examples("test")
     rows, scores = mean_rows(model, test.x, test.y, options["sparsities"]), default_scores(model)
     for row in rows:
-        pruned = without(model, masks_at_sparsity(scores, row["requested"]))
+        pruned = with_masks(model, masks_at_sparsity(scores, row["requested"]))
         said = outputs(pruned, "sampled", test.x, _SAMPLES)["probabilities"]
         row |= {f"sampled_{key}": value for key, value in classification(said, test.y).items()}
     return {"rows": rows}
 
 
-MEASURED_BY = (masked, scoring)
+MEASURED_BY = (scoring,)
 
 
 def rows_of(prior: str, found: Found) -> list[Json]:

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from tfp_bprune.evaluate import masked
 from tfp_bprune.evaluate.masked import MaskedNetwork
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.prune.masks import masks_at_sparsity
+from tfp_bprune.prune.prune import with_masks
 from tfp_bprune.prune.scores import decibel
 from tfp_bprune.prune.select import prunable_weights
 from tfp_bprune.report.studies import accuracy_figure, curves_figure, markdown_table, mean_and_spread, weights_figure
 from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.published import PRASAD_SPARSITIES, prasad
-from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs, without
+from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
 from tfp_bprune.types import Json
 
@@ -94,7 +94,7 @@ def measure(network: Network, options: Json) -> Json:
     scores = default_scores(model)
     if network.spec.bayesian:
         for row in rows:
-            pruned = without(model, masks_at_sparsity(scores, row["requested"]))
+            pruned = with_masks(model, masks_at_sparsity(scores, row["requested"]))
             said = outputs(pruned, "sampled", test.x, options["samples"])["probabilities"]
             row |= {f"sampled_{key}": value for key, value in classification(said, test.y).items()}
     values = np.concatenate([w.loc.ravel() for w in prunable_weights(model, "magnitude").values()])
@@ -121,7 +121,7 @@ def by_rho(model: Any, x: np.ndarray, y: np.ndarray) -> Json:
     }
 
 
-MEASURED_BY = (by_rho, masked, scoring)
+MEASURED_BY = (by_rho, scoring)
 
 
 def rows_of(method: str, found: Found) -> list[Json]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfp_bprune.evaluate import masked
 from tfp_bprune.evaluate.masked import MaskedNetwork
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.layers import variational_layers
@@ -100,7 +99,7 @@ def agreement(one: dict[str, np.ndarray], other: dict[str, np.ndarray], sparsity
     return both / max(1, sum(int(np.count_nonzero(mask)) for mask in mine.values()))
 
 
-MEASURED_BY = (all_scores, agreement, saliency, masked, scoring)
+MEASURED_BY = (all_scores, agreement, saliency, scoring)
 
 
 def rows_of(found: Found) -> list[Json]:

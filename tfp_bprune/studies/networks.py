@@ -100,11 +100,12 @@ def _without_none(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network with its data, as a study measures it."""
+    """A trained network with its data, as a study measures it; `data_dir` is where other datasets are."""
 
     spec: Spec
     model: Any
     data: Splits
+    data_dir: Path | None = None
 
 
 def is_trained(spec: Spec, store: Path) -> bool:
@@ -174,9 +175,9 @@ def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
     return [GradualPruning(polynomial(spec.sparsity, round(_GRADUAL_FROM * end), end), steps, every)]
 
 
-def trained(spec: Spec, store: Path, data: Splits) -> Network:
+def trained(spec: Spec, store: Path, data: Splits, data_dir: Path | None = None) -> Network:
     """The network from the store."""
-    return Network(spec, load_model(store / spec.key).model, data)
+    return Network(spec, load_model(store / spec.key).model, data, data_dir)
 
 
 def _request(spec: Spec, data_dir: Path | None) -> Json:

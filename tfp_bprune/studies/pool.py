@@ -80,7 +80,7 @@ def complete(tasks: Sequence[Task], jobs: int) -> None:
     Raises:
       BpruneError: a task failed; the others were finished before this is raised.
     """
-    waiting = [task for task in tasks if not task.done]
+    waiting = [task for task in {task.result: task for task in tasks}.values() if not task.done]
     durations, failures = _known_durations(tasks), []
     running: list[_Running] = []
     with _bar() as bar, _stopped_at_the_end(running):

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from tfp_bprune.evaluate import masked
 from tfp_bprune.evaluate.masked import MaskedNetwork
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.prune.select import default_criterion, prunable_weights
@@ -105,7 +104,7 @@ def measure(network: Network, options: Json) -> Json:
     return {"rows": [{"requested": network.spec.sparsity, **counted(masks, mean), **found}]}
 
 
-MEASURED_BY = (masked, scoring)
+MEASURED_BY = (scoring,)
 
 
 def _rows(method: str, way: str, found: Found) -> list[Json]:

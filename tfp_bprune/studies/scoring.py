@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from tfp_bprune._keras import tf
 from tfp_bprune.evaluate.masked import BATCH, MaskedNetwork, Masks
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.export.predict import Predictor
-from tfp_bprune.models.rebuild import rebuild
 from tfp_bprune.prune.masks import masks_at_sparsity, sparsity_of
-from tfp_bprune.prune.prune import apply_masks
 from tfp_bprune.prune.select import default_criterion, prunable_weights, scored
 from tfp_bprune.types import Json, Predictive
+
+_NUMBERS = 1_000_000  # of a batch's examples: convolutions hold a hundred times as many
 
 
 def default_scores(model: Any) -> dict[str, np.ndarray]:
@@ -40,15 +41,9 @@ def counted(masks: Masks, network: MaskedNetwork) -> Json:
     return {"sparsity": sparsity_of(masks), "nonzeros": left, "parameters": network.parameters}
 
 
-def without(model: Any, masks: Masks) -> Any:
-    """A copy of `model` without the weights whose mask is False."""
-    copy = rebuild(model, lambda layer: None, lambda old, new: None)
-    apply_masks(copy, dict(masks))
-    return copy
-
-
 def outputs(model: Any, predictive: Predictive, x: np.ndarray, samples: int) -> dict[str, np.ndarray]:
     """What an export of `model` would say of examples [n, ...]: `probabilities`, `entropy`, `epistemic`, `aleatoric`."""
     predict = Predictor(model, predictive, samples).predict
-    parts = [predict(tf.constant(x[i : i + BATCH], tf.float32)) for i in range(0, len(x), BATCH)]
+    size = min(BATCH, max(1, _NUMBERS // math.prod(x.shape[1:])))
+    parts = [predict(tf.constant(x[i : i + size], tf.float32)) for i in range(0, len(x), size)]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.evaluate.uncertainty import area_under_risk_coverage, ood_auroc, risk_coverage
 from tfp_bprune.models import recalibrate
 from tfp_bprune.prune.masks import masks_at_sparsity, sparsity_of
+from tfp_bprune.prune.prune import with_masks
 from tfp_bprune.report.studies import lines_figure, markdown_table, mean_and_spread, panels_figure
 from tfp_bprune.studies import compression, scale, scoring
 from tfp_bprune.studies.networks import Network, Spec
-from tfp_bprune.studies.scoring import default_scores, outputs, without
+from tfp_bprune.studies.scoring import default_scores, outputs
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
 from tfp_bprune.types import Json, Predictive
 
@@ -95,22 +97,21 @@ def _options(dataset: str, settings: Settings) -> Json:
     # A convolution on 32x32 pixels takes a hundred times as long as a dense network: fewer examples and draws.
     big = dataset not in ("mnist", "fashion_mnist", "digits")
     examples, samples = (2000, 10) if big or settings.quick else (10000, 30)
-    data_dir = str(settings.data_dir) if settings.data_dir else None
-    return {"sparsities": list(SPARSITIES), "examples": examples, "samples": samples, "data_dir": data_dir}
+    return {"sparsities": list(SPARSITIES), "examples": examples, "samples": samples}
 
 
 def measure(network: Network, options: Json) -> Json:
     """All scores at each sparsity and in each way of predicting; risk-coverage curves."""
     test, model = network.data.examples("test"), network.model
     x, y = test.x[: options["examples"]], test.y[: options["examples"]]
-    strange = strangers(network.data.info, x, options["data_dir"])
+    strange = strangers(network.data.info, x, network.data_dir)
     images = np.concatenate([x, *strange.values()])
     scores = default_scores(model)
     ways: tuple[Predictive, ...] = ("mean", "moments", "sampled") if network.spec.bayesian else ("mean",)
     rows, curves = [], {}
     for sparsity in options["sparsities"]:
         masks = masks_at_sparsity(scores, sparsity)
-        pruned = without(model, masks)
+        pruned = with_masks(model, masks)
         for way in ways:
             ready = recalibrated(pruned, network, way)
             said = outputs(ready, way, images, options["samples"])  # in one go: to build what predicts takes longer
@@ -131,7 +132,7 @@ def recalibrated(model: Any, network: Network, way: Predictive) -> Any:
     return recalibrate(model, train, "mean" if way == "mean" else "sampled")
 
 
-def strangers(info: Info, x: np.ndarray, data_dir: str | None) -> dict[str, np.ndarray]:
+def strangers(info: Info, x: np.ndarray, data_dir: Path | None) -> dict[str, np.ndarray]:
     """Images that are not of the data, by kind: as many as `x` [n, ...], in its units."""
     if info.name in STRANGERS:
         return {name: load(name, data_dir).examples("test").x[: len(x)] for name in STRANGERS[info.name]}

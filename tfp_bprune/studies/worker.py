@@ -6,19 +6,27 @@ store, so that a study that was killed repeats nothing.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import inspect
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfp_bprune.evaluate import masked, metrics, uncertainty
+from tfp_bprune.export import predict
+from tfp_bprune.prune import masks, scores
 from tfp_bprune.runs import finite, read_json, sha256, write_json
 from tfp_bprune.studies import STUDIES
 from tfp_bprune.studies.networks import Spec, is_trained, train, trained
 from tfp_bprune.types import BpruneError, Json
+
+_ALWAYS = (metrics, uncertainty, masked, masks, scores, predict)  # what any study's figures come from
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Task:
 def result_of(spec: Spec, study: str, options: Json, store: Path) -> Path:
     """A file in the store, named by the network, the options and the code that measures."""
     parts = (_study(study).measure, *_study(study).MEASURED_BY) if study else ()
-    code = [inspect.getsource(part) for part in parts]
+    code = [inspect.getsource(part) for part in (*_ALWAYS, *parts)] if study else []
     digest = sha256(json.dumps([*code, options], sort_keys=True).encode())[:12]
     return store / "measured" / f"{spec.key}-{study}-{digest}.json"
 
@@ -87,7 +95,8 @@ def perform(task: Task, parent_process: int | None = None) -> None:
     """Does what is left of a task."""
     data = train(task.spec, task.store, task.data_dir, task.threads, parent_process)
     if task.study and not task.result.exists():
-        measured = _study(task.study).measure(trained(task.spec, task.store, data), task.options)
+        network = trained(task.spec, task.store, data, task.data_dir)
+        measured = _study(task.study).measure(network, task.options)
         found = json.loads(json.dumps(finite(measured)))
         write_json(task.result, {"found": found, "sha256": _digest(found)})
 
@@ -103,8 +112,15 @@ def _digest(found: Any) -> str:
     return sha256(json.dumps(found, sort_keys=True).encode())
 
 
+def die_with_parent() -> None:
+    """On Linux, ends this process with its parent's: it must not hold a network that the study, begun again, takes up."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> int:
     """Performs the task on standard input; exit code 2 and one line on standard error where it cannot be done."""
+    die_with_parent()
     from tfp_bprune._keras import tf
 
     task = Task.from_json(json.load(sys.stdin))
