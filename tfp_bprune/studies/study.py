@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import platform
 import shlex
@@ -103,7 +104,7 @@ class Found:
       history: a row an epoch.
       seconds, threads: of its training.
       epoch_seconds: what an epoch takes undisturbed: the first decile over epochs, since other work on the machine makes
-        some of them longer.
+        some of them longer. Both are not a number where a network came into the store without its times.
     """
 
     spec: Spec
@@ -159,8 +160,9 @@ def _found(task: Task) -> Found:
     run = Run.open(task.store / task.spec.key)
     manifest = run.manifest
     times = [row["seconds"] for row in run.read_rows(TIMES)]
-    undisturbed = float(np.quantile(times, 0.1))
-    return Found(task.spec, task.measured(), run.read_rows(), manifest["seconds"], manifest["threads"], undisturbed)
+    undisturbed = float(np.quantile(times, 0.1)) if times else math.nan
+    seconds = manifest["seconds"] or math.nan
+    return Found(task.spec, task.measured(), run.read_rows(), seconds, manifest["threads"], undisturbed)
 
 
 def run_study(settings: Settings) -> Json:
@@ -215,7 +217,7 @@ def _how(settings: Settings, result: Result) -> str:
             str(group[0].spec.epochs),
             str(len(group)),
             spread_of_times(group),
-            f"{np.mean([found.epoch_seconds for found in group]):.1f}",
+            _seconds(float(np.mean([found.epoch_seconds for found in group])), 1),
         ]
         for group in kinds.values()
     ]
@@ -253,8 +255,12 @@ def label(spec: Spec) -> str:
 def spread_of_times(group: Sequence[Found]) -> str:
     """The mean of the runs' seconds, and the least and the most where there are several."""
     seconds = [found.seconds for found in group]
-    mean = f"{sum(seconds) / len(seconds):.0f}"
+    mean = _seconds(sum(seconds) / len(seconds))
     return mean if len(group) == 1 else f"{mean} ({min(seconds):.0f} to {max(seconds):.0f})"
+
+
+def _seconds(value: float, digits: int = 0) -> str:
+    return "not measured" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def pictures_in(name: str, pictures: dict[str, Any], captions: dict[str, str]) -> str:
