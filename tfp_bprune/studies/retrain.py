@@ -35,7 +35,7 @@ _TEXT = """Plain, dropout and Bayesian networks (784-500-500-10 on images, those
 comparison left out. Accuracy of the mean network on the test split.
 
 - No retraining: as in `compression`.
-- Pruned, then retrained: once, to the full sparsity, then {retraining} epochs of Adam at 5e-4 with a cosine to 0; what is pruned stays pruned
+- Pruned, then retrained: once, to the full sparsity, then {retraining} of Adam at 5e-4 with a cosine to 0; what is pruned stays pruned
   (Han et al. 2015; they prune and retrain several times).
 - Pruned while training: the {epochs} epochs from the beginning, the sparsity rising by a cubic from 19 % to 75 % of the steps (Zhu and Gupta 2017).
 - Equal time: plain and dropout networks get as many epochs as the Bayesian network's time buys, by their undisturbed epochs ({ratios}).
@@ -72,7 +72,9 @@ def run(settings: Settings) -> Result:
         for (d, s, m), r in ratios.items()
         if m != "bbb" and s == 0
     )
-    text = _TEXT.format(retraining=retraining, epochs=trained[0].spec.epochs, ratios=said)
+    text = _TEXT.format(
+        retraining=f"{retraining} epoch{'s' * (retraining != 1)}", epochs=trained[0].spec.epochs, ratios=said
+    )
     return Result("Retraining", text_of(text, rows, datasets, pictures), rows, pictures, networks=[*trained, *later])
 
 
