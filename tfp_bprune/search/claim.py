@@ -15,7 +15,7 @@ FACTORS = (
     16.0, 8.0, 4.0, 2.8, 2.0, 1.7, 1.5, 1.4, 1.3, 1.22, 1.15, 1.1, 1.05, 1.0, 0.95, 0.9, 0.86, 0.82, 0.78, 0.74, 0.7, 0.65,
     0.6,
 )  # fmt: skip
-_SECOND_START = 1.45  # times the best
+_SECOND_START = 2.2  # times the best
 _PARTS = (0.1, 0.9)  # of the error: for the sequence from all weights on, and for that near the best
 
 
