@@ -1,6 +1,6 @@
 """How few weights lenet5 needs on mnist for a test error of at most 1.0 %, beside published networks.
 
-    python benchmarks/smallest.py --data-dir DIR --networks DIR [--epochs 30] [--sparsities 0.99 0.995 0.9975]
+    python benchmarks/smallest.py --data-dir DIR --networks DIR [--epochs 30] [--sparsities 0.98 0.99 0.995]
 
 Bayesian networks are pruned by SNR while they are trained (`prune.GradualPruning`), one to each sparsity; then `search` looks
 for the smallest network within what is left of an error of 1.0 % on the third of the validation split that leads it. A row tells
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--networks", type=Path, required=True, help="store of trained networks")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.99, 0.995, 0.9975])
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.98, 0.99, 0.995])
     parser.add_argument("--out", type=Path, default=RESULTS / "smallest.json")
     arguments = parser.parse_args()
     rows = []
