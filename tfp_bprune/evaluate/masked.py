@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,11 @@ from tfp_bprune.models.convert import kind_of, strip
 
 BATCH = 1000
 Masks = Mapping[str, np.ndarray]
+
+
+def batches(x: np.ndarray) -> Iterator[Any]:
+    """Examples [n, ...] on the device, part after part."""
+    return (tf.constant(x[i : i + BATCH], tf.float32) for i in range(0, len(x), BATCH))
 
 
 class MaskedNetwork:
@@ -55,8 +60,11 @@ class MaskedNetwork:
     def probabilities(self, x: np.ndarray, masks: Masks | None = None) -> np.ndarray:
         """Class probabilities [n, classes] of examples [n, ...] without the weights whose mask is False."""
         self.hold(masks or {})
-        parts = [self.forward(tf.constant(x[i : i + BATCH], tf.float32)).numpy() for i in range(0, len(x), BATCH)]
-        return np.concatenate(parts)
+        return self.of(batches(x))
+
+    def of(self, parts: Iterable[Any]) -> np.ndarray:
+        """Class probabilities [n, classes] of batches of examples, by the network as it is held."""
+        return np.concatenate([self.forward(part).numpy() for part in parts])
 
     @property
     def parameters(self) -> int:

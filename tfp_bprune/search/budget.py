@@ -187,8 +187,8 @@ def _ece(answers: Answers) -> float:
 def _ece_errors(pair: Pair, seed: int) -> np.ndarray:
     """Quantiles, in rising order, of the most by which both calibration errors together are off by chance.
 
-    A calibration error is a sum of absolute gaps, and chance makes each gap wider: the network that is calibrated well, the
-    unpruned one, is flattered the least, so that the increase looks too small, which no bootstrap mends. But a gap is off by
+    A calibration error is a sum of absolute gaps, and chance makes each gap wider, most of all for a network that is
+    calibrated well, as the unpruned one is, so that the increase looks too small, which no bootstrap mends. But a gap is off by
     no more than the accuracy in its bin is, so the sum of these absolute errors bounds each of the two; a quantile of
     their sum is at most the sum of quantiles that each miss with half of the error. Accuracies are drawn from binomials at
     (k + 1) / (n + 2), for which a bin without a wrong answer is not certain.

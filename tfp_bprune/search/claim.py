@@ -52,11 +52,12 @@ def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Cou
       best: what the search found.
     """
     networks = _sequence(best, ranking.left)
-    near = [i for i, counts in enumerate(networks) if sum(counts.values()) <= _SECOND_START * sum(best.values())]
+    most = _SECOND_START * sum(best.values())
+    near = next(place for place, counts in enumerate(networks) if sum(counts.values()) <= most)
     pairs: dict[int, Pair] = {}
     passed: Claim | None = None
     failed: Claim | None = None
-    for begin, part in zip((0, near[0]), _PARTS, strict=True):
+    for begin, part in zip((0, near), _PARTS, strict=True):
         strict = replace(budget, level=1 - part * (1 - budget.level))
         for place in range(begin, len(networks)):
             counts = networks[place]

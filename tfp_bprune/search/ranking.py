@@ -117,8 +117,7 @@ class _Scores:
         self._shapes = {name: s.shape for name, s in scores.items()}
         self._ends = np.cumsum([s.size for s in scores.values()])[:-1]
         joined = np.concatenate([s.ravel() for s in scores.values()])
-        with np.errstate(divide="ignore"):
-            logs = np.log(np.maximum(joined, 1e-30))
+        logs = np.log(np.maximum(joined, 1e-30))
         self.values = np.where(joined == -np.inf, -np.inf, logs).astype(np.float32)
         self._floor = -np.inf  # below it no threshold was for a while
 
@@ -126,11 +125,9 @@ class _Scores:
         """Mask of the `total` highest, and of their equals, over all weights."""
         high = self.values[self.values >= self._floor]
         if len(high) < total or len(high) > _MANY * total:  # too few above the floor, or so many that it saves nothing
-            below = min(2 * total, len(self.values))
-            self._floor = float(np.partition(self.values, len(self.values) - below)[len(self.values) - below])
+            self._floor = _highest(self.values, min(2 * total, len(self.values)))
             high = self.values[self.values >= self._floor]
-        cut = np.partition(high, len(high) - total)[len(high) - total]
-        return (self.values >= cut) & (self.values > -np.inf)
+        return (self.values >= _highest(high, total)) & (self.values > -np.inf)
 
     def move(self, pull: np.ndarray, rate: float, kept: np.ndarray) -> None:
         """Lowers every score by `rate` times its pull, in units of the root mean square of the pulls of those kept."""
@@ -143,6 +140,12 @@ class _Scores:
         """An array over all weights as one for each kernel."""
         parts = np.split(joined, self._ends)
         return {name: part.reshape(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+
+
+def _highest(values: np.ndarray, number: int) -> float:
+    """The value that `number` of the values reach."""
+    place = len(values) - number
+    return float(np.partition(values, place)[place])
 
 
 def _pulls(evaluator: Evaluator) -> Any:

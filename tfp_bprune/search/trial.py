@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import tf
 from tfp_bprune.data import Split
-from tfp_bprune.evaluate.masked import BATCH, MaskedNetwork
+from tfp_bprune.evaluate.masked import MaskedNetwork, batches
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.evaluate.uncertainty import entropy
 from tfp_bprune.export.predict import task_of
@@ -84,7 +83,7 @@ class Examples:
 
     def __init__(self, evaluator: Evaluator, split: Split) -> None:
         self.evaluator, self.labels = evaluator, split.y
-        self._batches = [tf.constant(split.x[i : i + BATCH], tf.float32) for i in range(0, len(split), BATCH)]
+        self._batches = list(batches(split.x))
 
     def answers(self, masks: Mapping[str, np.ndarray]) -> Answers:
         """What the network under `masks` says of the examples."""
@@ -93,4 +92,4 @@ class Examples:
 
     def as_held(self) -> np.ndarray:
         """Of each class [n, classes], by the network as it is held."""
-        return np.concatenate([self.evaluator.forward(x).numpy() for x in self._batches])
+        return self.evaluator.of(self._batches)

@@ -33,7 +33,7 @@ Order = Literal["refined", "score"]
 TRIALS_FILE, SETTINGS_FILE, SCORES_FILE = "trials.jsonl", "settings.json", "scores.safetensors"
 _EXPECTED = 0.65  # of what one threshold leaves by score: where it is expected to end in the refined order
 _LEAST_TRIALS = 20
-_MOST = 16  # trials of one bisection
+_MOST = 16  # trials of one bisection, of which the first leaves some of _LEAST_TRIALS
 _FOR_CURVES = 0.25
 
 
@@ -137,7 +137,7 @@ def search(
         {"score": order}, TrialLog(out / TRIALS_FILE), len(kept_aside), on_trial,
     )  # fmt: skip
     on_step("one threshold")
-    single = bisect(session, most=min(_MOST, settings.trials - 2))
+    single = bisect(session, most=_MOST)
     best = single
     if single is not None:
         best = _every_layer(session, evaluator, data, settings, single, out, on_step) or single
