@@ -9,6 +9,7 @@ import numpy as np
 from tfp_bprune._keras import keras
 from tfp_bprune.layers import Variational
 from tfp_bprune.models.convert import kind_of
+from tfp_bprune.prune.dead import remove_dead
 from tfp_bprune.prune.prune import apply_masks
 from tfp_bprune.prune.schedule import SparsitySchedule
 from tfp_bprune.prune.select import choose_masks
@@ -35,6 +36,9 @@ class KeepPruned(keras.callbacks.Callback):
 
 class GradualPruning(keras.callbacks.Callback):
     """Removes weights or units while training, as a schedule says; what is gone stays gone.
+
+    Weights that carry nothing once others are gone go too (`remove_dead`), so that what the schedule leaves is left to
+    weights that do something; the last pruning may end a little above the final sparsity for it.
 
     The masks are weights of the model, so a checkpoint holds them, and a resumed run goes on with them.
 
@@ -78,6 +82,7 @@ class GradualPruning(keras.callbacks.Callback):
         sparsity = self.schedule(step) if step % self.every == 0 else 0.0
         if sparsity > 0:
             apply_masks(self.model, choose_masks(self.model, sparsity=sparsity, **self._ranking).masks)
+            remove_dead(self.model)
             self._keep.on_train_begin()
         self._keep.on_train_batch_end(batch)
 

@@ -70,10 +70,11 @@ def apply_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
         for part in ("kernel", "bias"):
             mask = masks.get(f"{layer.name}/{part}")
             if mask is not None:
-                _apply(layer, part, mask)
+                keep_only(layer, part, mask)
 
 
-def _apply(layer: Any, part: str, mask: np.ndarray) -> None:
+def keep_only(layer: Any, part: str, mask: np.ndarray) -> None:
+    """Removes from one layer the weights of its "kernel" or "bias" whose mask is False."""
     if not isinstance(layer, Variational):
         layer.kernel.assign(np.where(mask, layer.kernel.numpy(), 0))
         return
