@@ -163,11 +163,19 @@ def test_an_existing_folder_is_not_written_into(refused: Refused, tiny_run: Path
         ("--twin dropout --dropout-rate 1", "rate must be in [0, 1)"),
         ("--dataset diabetes --noise 0", "noise must be positive"),
         ("--seed -1", "seed must be at least 0"),
+        ("--sparsity 1", "sparsity must be in [0, 1), got 1.0"),
     ],
 )
 def test_wrong_settings_of_a_training(refused: Refused, tmp_path: Path, words: str, message: str) -> None:
     assert message in refused("train", *words.split(), "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_does_not_go_on_to_another_sparsity(refused: Refused, tmp_path: Path) -> None:
+    words = ["train", "--hidden", "4", "--epochs", "1", "--out", str(tmp_path / "r")]
+    assert main([*words, "--sparsity", "0.9"]) == 0
+    message = refused(*words, "--sparsity", "0.8", "--resume")
+    assert "was started with --sparsity 0.9, got 0.8: resume it as it was started, or choose another folder" in message
 
 
 def test_wrong_settings_of_an_export_and_a_bench(refused: Refused, tiny_run: Path, tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
-from tfp_bprune.types import BpruneError, Json
+from tfp_bprune.types import BpruneError, Json, RunError
 
 HELP = "train a network into a run directory"
 EXAMPLE = """example:
   tfp-bprune train --dataset mnist --data-dir ~/tensorflow_datasets --hidden 500 500 --epochs 20 --out runs/mnist
+  tfp-bprune train ... --sparsity 0.98 --out runs/small # prunes while it trains
   tfp-bprune train ... --out runs/mnist --resume      # after it was killed: ends in the same bits
   horovodrun -np 2 -H localhost:2 tfp-bprune train ...
 """
@@ -73,6 +74,11 @@ def _add_training(parser: Parser) -> None:
         type=float,
         default=1.0,
         help="a further factor on the KL; below 1 a cold posterior, not the evidence lower bound (default: 1)",
+    )
+    parser.add_argument(
+        "--sparsity",
+        type=float,
+        help="part of the weights to remove little by little while training, in [0, 1) (default: none)",
     )
 
 
@@ -151,11 +157,13 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
     """Trains what `request` describes and returns the history; an empty object on all workers but the first."""
     from tfp_bprune.data import load
     from tfp_bprune.models import build
+    from tfp_bprune.prune import GradualPruning
     from tfp_bprune.report import history_figure
     from tfp_bprune.runs import Run
     from tfp_bprune.train import Settings, fit
     from tfp_bprune.train.distribute import detect
 
+    _check_sparsity(out, request)
     settings = Settings(**{name: request[name] for name in _SETTINGS})
     distributor = detect(request["compression"])
     ways = ("data_dir", "batch_size", "validation_fraction", "seed", "augmentation")
@@ -172,9 +180,9 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
         options=_options(request),
         **_twin_options(request),
     )
-    rows = fit(
-        model, data, settings, out=out, resume=resume, request=request, distributor=distributor, progress=progress
-    )
+    callbacks = [GradualPruning(request["sparsity"])] if request["sparsity"] is not None else []
+    more: Json = {"distributor": distributor, "callbacks": callbacks, "progress": progress}
+    rows = fit(model, data, settings, out=out, resume=resume, request=request, **more)
     if distributor.rank != 0:
         return {}
     run_directory = Run.open(out)
@@ -183,6 +191,18 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
             {"history.png": history_figure(rows, f"{request['model']} ({request['twin']}) on {request['dataset']}")}
         )
     return {"run": str(out), "epochs": len(rows), "history": rows}
+
+
+def _check_sparsity(out: Path, request: Json) -> None:
+    """Refuses to go on with a run that was to end at another sparsity; `fit` checks all else."""
+    from tfp_bprune.runs import Run
+
+    run = Run(out)
+    if run.exists and run.config["request"].get("sparsity") != request["sparsity"]:
+        begun = run.config["request"].get("sparsity")
+        raise RunError(
+            f"{out} was started with --sparsity {begun}, got {request['sparsity']}: resume it as it was started, or choose another folder"
+        )
 
 
 def _options(request: Json) -> Json:

@@ -12,16 +12,13 @@ from typing import Any
 from tfp_bprune._keras import keras
 from tfp_bprune.data import Splits, load
 from tfp_bprune.models import build, load_model
-from tfp_bprune.prune import GradualPruning, KeepPruned, polynomial, prune
+from tfp_bprune.prune import GradualPruning, KeepPruned, prune
 from tfp_bprune.runs import Run, rows_to_bytes, sha256
 from tfp_bprune.train import Settings, fit
 from tfp_bprune.types import Augmentation, DataError, Json, Twin
 
 VALIDATION_FRACTION = 0.1
 TIMES = "times.jsonl"
-_PRUNE_EVERY = 100  # steps between two prunings of a gradual one
-_GRADUAL_UNTIL = 0.75  # part of the training at which it has reached its sparsity
-_GRADUAL_FROM = 0.25  # part of that at which it begins
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ def train(spec: Spec, store: Path, data_dir: Path | None, threads: int, parent_p
         spec.epochs, spec.learning_rate, kl=spec.kl, warmup_part=spec.warmup_part, kl_weight=spec.kl_weight
     )
     times = Times(path, parent_process)
-    callbacks = [*pruning_callbacks(spec, data.steps), times]
+    callbacks = [*pruning_callbacks(spec), times]
     request = _request(spec, data_dir)
     fit(start_of(spec, data, store), data, settings, out=path, resume=True, request=request, callbacks=callbacks, progress=False)  # fmt: skip
     run = Run.open(path)
@@ -164,15 +161,13 @@ def start_of(spec: Spec, data: Splits, store: Path) -> Any:
     return build(spec.network, spec.twin, data.info, options=options, **twins)
 
 
-def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
+def pruning_callbacks(spec: Spec) -> list[Any]:
     """What keeps pruned weights at 0, or prunes while training."""
     if spec.sparsity is None:
         return []
     if spec.parent is not None:
         return [KeepPruned()]
-    end = max(1, round(_GRADUAL_UNTIL * spec.epochs * steps))
-    every = min(_PRUNE_EVERY, max(1, end // 10))  # so that some pruning falls on the end or after it
-    return [GradualPruning(polynomial(spec.sparsity, round(_GRADUAL_FROM * end), end), steps, every)]
+    return [GradualPruning(spec.sparsity)]
 
 
 def trained(spec: Spec, store: Path, data: Splits, data_dir: Path | None = None) -> Network:
