@@ -20,6 +20,7 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from tfp_bprune.studies.networks import Spec, train, trained
 
 RESULTS = Path(__file__).parent / "results"
 ERROR = 0.01
+START = Spec("mnist", "lenet5", epochs=15, sparsity=0.98)
 PUBLISHED = {"sparse variational dropout": 280, "Bayesian compression": 156}
 
 
@@ -52,7 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for sparsity in arguments.sparsities:
-        spec = Spec("mnist", "lenet5", epochs=arguments.epochs, learning_rate=0.005, kl="constant", sparsity=sparsity)
+        again = {"epochs": arguments.epochs, "learning_rate": 0.005, "kl": "constant", "gradual": True}
+        spec = replace(START, parent=START, sparsity=sparsity, **again)
         rows.append(measured(spec, arguments.networks, arguments.data_dir))
         print(rows[-1], file=sys.stderr)
         arguments.out.parent.mkdir(exist_ok=True)

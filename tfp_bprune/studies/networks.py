@@ -12,7 +12,7 @@ from typing import Any
 from tfp_bprune._keras import keras
 from tfp_bprune.data import Splits, load
 from tfp_bprune.models import build, load_model
-from tfp_bprune.prune import GradualPruning, KeepPruned, prune
+from tfp_bprune.prune import GradualPruning, KeepPruned, polynomial, prune
 from tfp_bprune.runs import Run, rows_to_bytes, sha256
 from tfp_bprune.train import Settings, fit
 from tfp_bprune.types import Augmentation, DataError, Json, Twin
@@ -36,6 +36,7 @@ class Spec:
       parent: the trained network that this one starts from, if not from the beginning.
       sparsity: pruned to this before training (with a parent), or while training (without); by SNR where weights have
         a distribution, else by magnitude.
+      gradual: with a parent too, pruned while training: from the parent's sparsity, over the first half.
     """
 
     dataset: str
@@ -56,6 +57,7 @@ class Spec:
     augmentation: Augmentation = "none"
     parent: Spec | None = None
     sparsity: float | None = None
+    gradual: bool | None = None
 
     def to_json(self) -> Json:
         """The entries that are not None, as plain data."""
@@ -128,7 +130,7 @@ def train(spec: Spec, store: Path, data_dir: Path | None, threads: int, parent_p
         spec.epochs, spec.learning_rate, kl=spec.kl, warmup_part=spec.warmup_part, kl_weight=spec.kl_weight
     )
     times = Times(path, parent_process)
-    callbacks = [*pruning_callbacks(spec), times]
+    callbacks = [*pruning_callbacks(spec, data.steps), times]
     request = _request(spec, data_dir)
     fit(start_of(spec, data, store), data, settings, out=path, resume=True, request=request, callbacks=callbacks, progress=False)  # fmt: skip
     run = Run.open(path)
@@ -153,7 +155,7 @@ def start_of(spec: Spec, data: Splits, store: Path) -> Any:
     """The Keras model that training begins with."""
     if spec.parent is not None:
         model = load_model(store / spec.parent.key).model
-        return prune(model, spec.sparsity)[0] if spec.sparsity else model
+        return prune(model, spec.sparsity)[0] if spec.sparsity and not spec.gradual else model
     options: Json = {"hidden": spec.hidden} if spec.hidden is not None else {}
     options |= {"width": spec.width} if spec.width is not None else {}
     twins: Json = {"dropout_rate": spec.dropout_rate} if spec.dropout_rate is not None else {}
@@ -161,13 +163,16 @@ def start_of(spec: Spec, data: Splits, store: Path) -> Any:
     return build(spec.network, spec.twin, data.info, options=options, **twins)
 
 
-def pruning_callbacks(spec: Spec) -> list[Any]:
+def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
     """What keeps pruned weights at 0, or prunes while training."""
     if spec.sparsity is None:
         return []
-    if spec.parent is not None:
+    if spec.parent is None:
+        return [GradualPruning(spec.sparsity)]
+    if not spec.gradual:
         return [KeepPruned()]
-    return [GradualPruning(spec.sparsity)]
+    half = max(1, spec.epochs * steps // 2)
+    return [GradualPruning(polynomial(spec.sparsity, 0, half, spec.parent.sparsity or 0.0), every=min(100, half))]
 
 
 def trained(spec: Spec, store: Path, data: Splits, data_dir: Path | None = None) -> Network:
