@@ -33,6 +33,7 @@ class Spec:
       prior: config of the prior; None for the default scale mixture.
       rho_init: where rho starts.
       augmentation: of training images.
+      validation_fraction: part of the training split that is kept for validation; None for `VALIDATION_FRACTION`.
       parent: the trained network that this one starts from, if not from the beginning.
       sparsity: pruned to this before training (with a parent), or while training (without); by SNR where weights have
         a distribution, else by magnitude.
@@ -55,6 +56,7 @@ class Spec:
     prior: Json | None = None
     rho_init: float = -5.0
     augmentation: Augmentation = "none"
+    validation_fraction: float | None = None
     parent: Spec | None = None
     sparsity: float | None = None
     gradual: bool | None = None
@@ -84,6 +86,11 @@ class Spec:
     def kind(self) -> str:
         """Networks of one kind take the same time to train."""
         return replace(self, seed=0, dropout_rate=None).key
+
+    @property
+    def kept_aside(self) -> float:
+        """The part of the training split that it is validated on."""
+        return VALIDATION_FRACTION if self.validation_fraction is None else self.validation_fraction
 
     @property
     def bayesian(self) -> bool:
@@ -145,7 +152,7 @@ def data_of(spec: Spec, data_dir: Path | None) -> Splits:
     Raises:
       DataError: it is absent, or no classification.
     """
-    data = load(spec.dataset, data_dir, spec.batch_size, VALIDATION_FRACTION, spec.seed, spec.augmentation)
+    data = load(spec.dataset, data_dir, spec.batch_size, spec.kept_aside, spec.seed, spec.augmentation)
     if data.info.task != "classification":
         raise DataError(f"{spec.dataset} is a {data.info.task}: the studies compare classifiers, expected images")
     return data
@@ -183,7 +190,7 @@ def trained(spec: Spec, store: Path, data: Splits, data_dir: Path | None = None)
 def _request(spec: Spec, data_dir: Path | None) -> Json:
     """What the package's other commands want to know of a run, and the whole of the spec."""
     about = {"dataset": spec.dataset, "model": spec.network, "twin": spec.twin, "seed": spec.seed}
-    about |= {"validation_fraction": VALIDATION_FRACTION, "augmentation": spec.augmentation}
+    about |= {"validation_fraction": spec.kept_aside, "augmentation": spec.augmentation}
     return about | {"data_dir": str(data_dir.absolute()) if data_dir else None, "study": spec.to_json()}
 
 
