@@ -71,3 +71,41 @@ def test_the_interval_of_a_proportion_is_exact() -> None:
     assert stats.binom.cdf(3, 20, high) == pytest.approx(0.05)
     assert bounds.proportion(0, 20, 0.1)[0] == 0.0
     assert bounds.proportion(20, 20, 0.1)[1] == 1.0
+
+
+def test_the_bound_is_the_last_crossing_where_the_tail_has_steps() -> None:
+    bound = bounds.most(6, 6, 96, 0.2)
+    assert bounds.p_value(6, 6, 96, 0.0329) <= 0.2 < bounds.p_value(6, 6, 96, 0.03395)  # down, and up again
+    assert bound > 0.03395
+    assert all(bounds.p_value(6, 6, 96, drop) <= 0.2 for drop in np.linspace(bound, 0.2, 40))
+
+
+def test_as_many_examples_as_are_enough_are_just_enough() -> None:
+    found = bounds.enough(0.005, 0.045)
+    assert found is not None
+    assert bounds.p_value(0, 0, found, 0.005) <= 0.045 < bounds.p_value(0, 0, found - 1, 0.005)
+    assert bounds.enough(0.0, 0.05) is None
+
+
+@pytest.mark.parametrize(("inside", "outside", "limit"), [(96, 240, 0.95), (96, 240, 0.99), (1000, 1000, 0.998)])
+def test_an_area_at_its_limit_is_shown_to_be_above_no_more_often_than_the_level_allows(
+    inside: int, outside: int, limit: float
+) -> None:
+    """Exactly, where each example inside is either below all outside or, with probability 1 - limit, above all.
+
+    The normal approximation says yes in 13 to 38 % of the samples.
+    """
+    below = np.arange(inside + 1)
+    area = below / inside
+    shown = np.array([bounds.area_p_value(a, min(inside, outside), limit) <= 0.05 for a in area])
+    assert stats.binom.pmf(below, inside, limit)[shown].sum() <= 0.05
+    bound = bounds.least_area(0.999, min(inside, outside), 0.05)
+    assert bounds.area_p_value(0.999, min(inside, outside), bound) == pytest.approx(0.05, rel=1e-2)
+    needed = bounds.needed_area(0.9, inside, 0.05)
+    assert bounds.area_p_value(needed, inside, 0.9) == pytest.approx(0.05, rel=1e-2)
+
+
+def test_an_area_of_one_is_shown_by_enough_pairs() -> None:
+    assert bounds.area_p_value(1.0, 100, 0.95) == pytest.approx(0.95**100)
+    assert bounds.area_p_value(0.9, 100, 0.95) == 1.0
+    assert bounds.area_p_value(0.9, 100, 0.0) == 0.0

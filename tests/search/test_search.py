@@ -137,8 +137,8 @@ def test_a_budget_that_cannot_be_met_says_so(run: Path, tmp_path: Path, capsys: 
     words = ["search", run, "--max-accuracy-drop", "0.0001", "--trials", "20", "--out", tmp_path / "out"]
     assert main([str(word) for word in words]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "The budget cannot be met" in said
-    assert "can be shown on 96 validation examples, asked were 0.01" in said
+    assert "No pruned network can be shown to meet the budget: 96 validation examples kept aside can show" in said
+    assert "are needed for 0.01, train with a larger --validation-fraction" in said
 
 
 def test_a_second_dataset_counts(model: Any, digits: Splits, tmp_path: Path) -> None:

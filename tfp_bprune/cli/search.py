@@ -59,9 +59,10 @@ def add_arguments(parser: Parser) -> None:
 def _add_budget(parser: Parser) -> None:
     parser.add_argument(
         "--max-accuracy-drop",
-        type=float,
+        type=_drop,
+        default=0.005,
         metavar="D",
-        help="as a fraction: 0.005 is half a point (default: 0.005 where nothing else is asked for)",
+        help="as a fraction: 0.005 is half a point; none for no condition on accuracy (default: 0.005)",
     )
     parser.add_argument("--max-ece-increase", type=float, metavar="D", help="growth of the expected calibration error")
     parser.add_argument(
@@ -71,11 +72,19 @@ def _add_budget(parser: Parser) -> None:
     parser.add_argument("--level", type=float, default=0.95, help="confidence of what is promised (default: 0.95)")
 
 
+def _drop(word: str) -> float | None:
+    return None if word == "none" else float(word)
+
+
 def run(arguments: Any) -> int:
     """Runs the command."""
     out = arguments.out or arguments.run / "search"
     if (arguments.export is None) != (arguments.to is None):
         raise BpruneError("--export N and --to EXPORT go together: give both or none")
+    if arguments.sensitivity and arguments.export is not None:
+        raise BpruneError("--sensitivity and --export are two jobs: give one of them")
+    if (out / "config.json").exists():
+        raise BpruneError(f"{out} is a run directory: name a folder of its own for the search with --out")
     if arguments.export is not None:
         return _export(arguments, out)
     return _sensitivity(arguments, out) if arguments.sensitivity else _search(arguments, out)
@@ -85,10 +94,8 @@ def settings_of(arguments: Any) -> Settings:
     """What is asked for."""
     from tfp_bprune.search import Budget, Settings
 
-    drop, others = arguments.max_accuracy_drop, (arguments.max_ece_increase, arguments.min_ood_auroc)
-    if drop is None and others == (None, None):
-        drop = 0.005
-    budget = Budget(drop, *others, arguments.level)
+    conditions = (arguments.max_accuracy_drop, arguments.max_ece_increase, arguments.min_ood_auroc)
+    budget = Budget(*conditions, arguments.level)
     return Settings(budget, arguments.target, arguments.trials, arguments.order, arguments.criterion, arguments.seed)
 
 
@@ -128,9 +135,14 @@ def _search(arguments: Any, out: Path) -> int:
             result["sentence"],
             "",
             search_table(result),
-            f"trials: {out / 'trials.jsonl'}   result: {out / 'search.json'}",
+            f"trials: {out / 'trials.jsonl'}{_pace(result['speed'])}   result: {out / 'search.json'}",
         )
     return 0
+
+
+def _pace(speed: Json) -> str:
+    pace = speed["trials_per_second"]
+    return f" ({speed['trials']}{f', {pace:.1f} a second' if pace else ', all of an earlier search'})"
 
 
 def _strange(arguments: Any, config: Json) -> Split | None:
@@ -140,6 +152,10 @@ def _strange(arguments: Any, config: Json) -> Split | None:
     from tfp_bprune.data import load
 
     request = config.get("request") or {}
+    if arguments.ood == request.get("dataset"):
+        raise BpruneError(
+            f"--ood {arguments.ood} is what the run was trained on: name another dataset of the same shape"
+        )
     return load(arguments.ood, arguments.data_dir or request.get("data_dir")).examples("test")
 
 
@@ -155,7 +171,7 @@ def _export(arguments: Any, out: Path) -> int:
     check_new(arguments.to)
     row, saved = point_of(out, arguments.export), load_model(arguments.run)
     settings = read_json(out / SETTINGS_FILE)
-    if settings.get("network") != fingerprint_of(saved.model):
+    if not isinstance(settings, dict) or settings.get("network") != fingerprint_of(saved.model):
         raise RunError(f"{out} holds a search of another network than {arguments.run}: name the run that was searched")
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
     pruned = network_at(saved.model, out, row, settings)
@@ -170,14 +186,15 @@ def _export(arguments: Any, out: Path) -> int:
 def _sensitivity(arguments: Any, out: Path) -> int:
     from tfp_bprune.models import load_model
     from tfp_bprune.report.search import sensitivity_figure, sensitivity_table
-    from tfp_bprune.runs import write_atomically, write_json
+    from tfp_bprune.runs import Run, write_atomically, write_json
     from tfp_bprune.search import analyse
 
     saved = load_model(arguments.run)
-    rows = analyse(saved.model, data_of(saved.config, arguments.data_dir), out, arguments.criterion)
-    result = {**facts_of(saved.config), "rows": rows}
-    write_json(out / "sensitivity.json", result)
-    write_atomically(out / "sensitivity.png", sensitivity_figure(result))
+    with Run(out).locked():
+        rows = analyse(saved.model, data_of(saved.config, arguments.data_dir), out, arguments.criterion)
+        result = {**facts_of(saved.config), "rows": rows}
+        write_json(out / "sensitivity.json", result)
+        write_atomically(out / "sensitivity.png", sensitivity_figure(result))
     if not emit(result, arguments.json):
         say(sensitivity_table(result), f"table: {out / 'sensitivity.json'}   picture: {out / 'sensitivity.png'}")
     return 0

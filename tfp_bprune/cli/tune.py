@@ -52,7 +52,8 @@ def run(arguments: Any) -> int:
             on_trial=_progress(arguments.objective),
         )  # fmt: skip
     if not emit(result, arguments.json):
-        say(f"best of {len(result['rows'])} trials, {result['objective']} {result['score']:.4f}:")
+        best = f"{result['objective']} {result['score']:.4f} in the best of its epochs"
+        say(f"best of {len(result['rows'])} trials, {best}:")
         for name, value in result["best"].items():
             say(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
         say(f"next: {_command(arguments, result['best'])}")
@@ -78,11 +79,13 @@ def _command(arguments: Any, best: Json) -> str:
     width = [f"--width {best['width']:g}"]
     if arguments.model == "mlp":
         width = ["--hidden", *(str(max(1, round(best["width"] * n))) for n in arguments.hidden)]
-    import math
+    from tfp_bprune.layers.posterior import rho_of
 
-    rho = math.log(math.expm1(best["initial_sigma"]))
+    rho = float(rho_of(best["initial_sigma"]))
+    where = [f"--data-dir {arguments.data_dir}"] if arguments.data_dir else []
     words = [
-        f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --twin {arguments.twin}", *width,
+        f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --twin {arguments.twin}", *where, *width,
+        f"--batch-size {arguments.batch_size} --validation-fraction {arguments.validation_fraction:g} --seed {arguments.seed}",
         f"--epochs {arguments.epochs} --learning-rate {best['learning_rate']:.4g} --kl {best['kl']}",
         f"--prior-pi {best['prior_pi']:g} --prior-scales {best['prior_scale1']:.4g} {best['prior_scale2']:.4g}",
         f"--rho-init {rho:.4g} --out runs/tuned",

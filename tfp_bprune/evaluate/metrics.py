@@ -34,17 +34,12 @@ def classification(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, f
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = _BINS) -> float:
     """Mean gap between confidence and accuracy over `bins` equal bins of confidence (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
     right = probabilities.argmax(1) == labels
-    gaps = np.bincount(_bin(probabilities, bins), right.astype(float) - probabilities.max(1), bins)
+    gaps = np.bincount(bin_of(probabilities, bins), right.astype(float) - probabilities.max(1), bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def binned(probabilities: np.ndarray, labels: np.ndarray, bins: int = _BINS) -> tuple[np.ndarray, np.ndarray]:
-    """How many examples are in each bin of confidence, and how many of them are classified rightly [bins]."""
-    which, right = _bin(probabilities, bins), probabilities.argmax(1) == labels
-    return np.bincount(which, minlength=bins), np.bincount(which[right], minlength=bins)
-
-
-def _bin(probabilities: np.ndarray, bins: int) -> np.ndarray:
+def bin_of(probabilities: np.ndarray, bins: int = _BINS) -> np.ndarray:
+    """The bin of confidence of each example [n], of `bins` equal ones over [0, 1]."""
     return np.minimum((probabilities.max(1) * bins).astype(int), bins - 1)
 
 

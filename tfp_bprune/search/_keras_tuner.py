@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import keras
+from tfp_bprune.runs import write_atomically
+from tfp_bprune.types import BpruneError, RunError
 
-_ALIASED = "keras"
+_ALIASED, _NAME = "keras", "keras_tuner"
 
 
 @contextlib.contextmanager
@@ -29,8 +33,33 @@ def _aliased() -> Iterator[None]:
 
 
 def keras_tuner() -> Any:
-    """The module `keras_tuner`, working on tf_keras models."""
-    if "keras_tuner" in sys.modules:
-        return sys.modules["keras_tuner"]
+    """The module `keras_tuner`, working on tf_keras models, its files written atomically and checked when read.
+
+    Raises:
+      BpruneError: it was imported before, for another Keras.
+    """
+    if _NAME in sys.modules:
+        module = sys.modules[_NAME]
+        if module.src.backend.keras.Model is not keras.Model:
+            raise BpruneError(
+                "keras_tuner was imported for another Keras: replace `import keras_tuner` by "
+                "`from tfp_bprune.search import keras_tuner; keras_tuner = keras_tuner()`"
+            )
+        return module
     with _aliased():
-        return importlib.import_module("keras_tuner")
+        module = importlib.import_module(_NAME)
+    module.src.utils.save_json, module.src.utils.load_json = _save, _load
+    return module
+
+
+def _save(path: str, content: Any) -> str:
+    text = json.dumps(content)
+    write_atomically(Path(path), text.encode())
+    return text
+
+
+def _load(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): delete the folder to search anew") from error

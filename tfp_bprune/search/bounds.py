@@ -13,6 +13,7 @@ from scipy import optimize, stats
 
 _SET_ASIDE = 0.001
 _GRID = 64
+_STEPS = 40
 _TAIL = 8.0  # standard deviations of the number of differing examples beyond which nothing counts
 
 
@@ -88,7 +89,57 @@ def most(lost: int, gained: int, n: int, error: float) -> float:
     while high - low > 1e-5:
         middle = (low + high) / 2
         low, high = (low, middle) if p_value(lost, gained, n, middle) <= error else (middle, high)
+    # The tail is a sum over whole numbers and has small steps up on its way down: the last crossing is the bound.
+    step = max(0.01 * high, 0.02 / n)
+    above = [drop for drop in high + step * np.arange(1, _STEPS + 1) if p_value(lost, gained, n, drop) > error]
+    return float(max(above)) + step if above else high
+
+
+def enough(drop: float, error: float) -> int | None:
+    """How many examples could show at most a drop of `drop` if the networks differed on none of them; None for no number."""
+    if drop <= 0:
+        return None
+    few, many = 0, 2
+    while p_value(0, 0, many, drop) > error:
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if p_value(0, 0, middle, drop) <= error else (middle, many)
+    return many
+
+
+def area_p_value(area: float, pairs: float, limit: float) -> float:
+    """How likely an area under the ROC of `area` or more is if the true one were `limit` or less: never understated.
+
+    The area is a mean over permutations of means of as many independent pairs, values in [0, 1], as the smaller sample
+    has, so Chernoff's bound for these holds for it: exp(-pairs KL(area || limit)) (Hoeffding 1963, JASA 58, 13, theorem 1
+    and section 5a). No sample size is too small for it, and no area too near 1.
+    """
+    return 1.0 if area <= limit else math.exp(-pairs * _divergence(area, limit))
+
+
+def least_area(area: float, pairs: float, error: float) -> float:
+    """The largest area that the sample rules out to be the true one: a lower bound that fails with at most `error`."""
+    low, high = 0.0, area
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if area_p_value(area, pairs, middle) <= error else (low, middle)
+    return low
+
+
+def needed_area(limit: float, pairs: float, error: float) -> float:
+    """The smallest area that so many pairs would have to show for `area_p_value` to be at most `error`; 1 if none would."""
+    low, high = limit, 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if area_p_value(middle, pairs, limit) <= error else (middle, high)
     return high
+
+
+def _divergence(p: float, q: float) -> float:
+    """KL(p || q) of two Bernoulli distributions, nats."""
+    parts = [(p, q), (1 - p, 1 - q)]
+    return math.inf if any(a > 0 >= b for a, b in parts) else sum(a * math.log(a / b) for a, b in parts if a > 0)
 
 
 def interval(lost: int, gained: int, n: int, error: float = 0.05) -> tuple[float, float]:

@@ -8,13 +8,13 @@ shown, the largest p-value counts for all together (intersection-union test, Ber
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from tfp_bprune.evaluate.metrics import binned, expected_calibration_error
+from tfp_bprune.evaluate.metrics import bin_of, expected_calibration_error
 from tfp_bprune.evaluate.uncertainty import ood_auroc
 from tfp_bprune.search import bounds
 from tfp_bprune.search.trial import Answers
@@ -99,6 +99,13 @@ class Budget:
             raise BpruneError(f"level must be in [0.5, 1), got {self.level}")
 
     @property
+    def others(self) -> Budget | None:
+        """The conditions but that on accuracy; None without any."""
+        if self.max_ece_increase is None and self.min_ood_auroc is None:
+            return None
+        return replace(self, max_accuracy_drop=None)
+
+    @property
     def _z(self) -> float:
         return float(stats.norm.ppf(self.level))
 
@@ -122,9 +129,10 @@ class Budget:
             radius = float(np.quantile(_ece_errors(pair, 0), (1 + self.level) / 2)) * math.sqrt(n / examples)
             found["ece"] = (_ece_increase(pair) + radius - self.max_ece_increase) / error - self._z
         if self.min_ood_auroc is not None:
-            area = auroc(pair)
-            error = _error_of_area(pair) * math.sqrt(n / examples)
-            found["ood_auroc"] = (self.min_ood_auroc - area) / error
+            fewer = _fewer(pair) * examples / n
+            needed = bounds.needed_area(self.min_ood_auroc, fewer, 1 - self.level)
+            error = math.sqrt(max(needed * (1 - needed), 1 / fewer) / fewer)
+            found["ood_auroc"] = (needed - auroc(pair)) / error - self._z
         return found
 
     def evidence(self, pair: Pair, seed: int = 0) -> Json:
@@ -132,31 +140,32 @@ class Budget:
 
         Returns:
           `p_value`, the largest of all; and for each condition `limit`, `estimate`, `bound` (one-sided, at `level`),
-          `p_value` and the `method`.
+          `p_value`, `examples` and the `method`.
         """
         conditions: Json = {}
         if self.max_accuracy_drop is not None:
-            conditions["accuracy_drop"] = self._accuracy(pair)
+            bound = bounds.most(pair.lost, pair.gained, len(pair.whole.labels), 1 - self.level)
+            conditions["accuracy_drop"] = self._accuracy(pair) | {"bound": bound}
         if self.max_ece_increase is not None:
             conditions["ece_increase"] = self._calibration(pair, seed)
         if self.min_ood_auroc is not None:
-            area = auroc(pair)
-            error = _error_of_area(pair)
-            conditions["ood_auroc"] = {
-                "limit": self.min_ood_auroc,
-                "estimate": area,
-                "bound": area - self._z * error,
-                "p_value": float(stats.norm.sf((area - self.min_ood_auroc) / error)),
-                "method": "DeLong, normal approximation",
-            }
+            conditions["ood_auroc"] = self._told_apart(pair)
         return {"p_value": max(found["p_value"] for found in conditions.values()), "conditions": conditions}
 
+    def shown(self, pair: Pair, seed: int = 0) -> bool:
+        """Whether such a sample shows all conditions to hold, at `level`."""
+        conditions = [
+            (self.max_accuracy_drop, lambda: self._accuracy(pair)),
+            (self.max_ece_increase, lambda: self._calibration(pair, seed)),
+            (self.min_ood_auroc, lambda: self._told_apart(pair)),
+        ]
+        return all(found()["p_value"] <= 1 - self.level for limit, found in conditions if limit is not None)
+
     def _accuracy(self, pair: Pair) -> Json:
-        limit, n, error = self.max_accuracy_drop or 0.0, len(pair.whole.labels), 1 - self.level
+        limit, n = self.max_accuracy_drop or 0.0, len(pair.whole.labels)
         return {
             "limit": limit,
             "estimate": pair.drop,
-            "bound": bounds.most(pair.lost, pair.gained, n, error),
             "p_value": bounds.p_value(pair.lost, pair.gained, n, limit),
             "lost": pair.lost,
             "gained": pair.gained,
@@ -172,7 +181,19 @@ class Budget:
             "estimate": increase,
             "bound": increase + float(np.quantile(errors, (1 + self.level) / 2)),
             "p_value": min(1.0, 2 * float(beyond)),
+            "examples": len(pair.whole.labels),
             "method": "sampling error of both calibration errors added, by simulation: conservative",
+        }
+
+    def _told_apart(self, pair: Pair) -> Json:
+        limit, area, fewer = self.min_ood_auroc or 0.0, auroc(pair), _fewer(pair)
+        return {
+            "limit": limit,
+            "estimate": area,
+            "bound": bounds.least_area(area, fewer, 1 - self.level),
+            "p_value": bounds.area_p_value(area, fewer, limit),
+            "examples": fewer,
+            "method": "Chernoff's bound on a mean of independent pairs (Hoeffding 1963): conservative",
         }
 
 
@@ -187,21 +208,37 @@ def _ece(answers: Answers) -> float:
 def _ece_errors(pair: Pair, seed: int) -> np.ndarray:
     """Quantiles, in rising order, of the most by which both calibration errors together are off by chance.
 
-    A calibration error is a sum of absolute gaps, and chance makes each gap wider, most of all for a network that is
-    calibrated well, as the unpruned one is, so that the increase looks too small, which no bootstrap mends. But a gap is off by
-    no more than the accuracy in its bin is, so the sum of these absolute errors bounds each of the two; a quantile of
-    their sum is at most the sum of quantiles that each miss with half of the error. Accuracies are drawn from binomials at
-    (k + 1) / (n + 2), for which a bin without a wrong answer is not certain.
+    A calibration error is a sum over bins of the absolute mean of right - confidence there, and chance makes each wider,
+    most of all for a network that is calibrated well, as the unpruned one is, so that the increase looks too small, which
+    no bootstrap mends. But no term is off by more than the mean within it is, so the sum of these absolute errors bounds
+    each of the two; a quantile of their sum is at most the sum of quantiles that each miss with half of the error.
     """
     rng = np.random.default_rng(seed)
     return np.sort(_noise(pair.whole, rng)) + np.sort(_noise(pair.pruned, rng))
 
 
 def _noise(answers: Answers, rng: np.random.Generator) -> np.ndarray:
-    counts, right = binned(answers.probabilities, answers.labels)
-    chance = (right + 1) / (counts + 2)
-    drawn = rng.binomial(counts, chance, (_DRAWS, len(counts)))
-    return np.abs(drawn - counts * chance).sum(1) / max(1, counts.sum())
+    """Draws of the summed absolute errors of the bins' means: how many examples fall into a bin is left to chance too.
+
+    Examples are drawn by cells, right and wrong ones of each bin apart. Each cell of a bin that was met counts one example
+    more than it has, as does one cell for all that was not met, so that what a sample happens to lack is not taken for
+    impossible.
+    """
+    gap, which = answers.right - answers.probabilities.max(1), bin_of(answers.probabilities)
+    cell, cells = 2 * which + answers.right, 2 * (int(which.max()) + 1)
+    counts = np.bincount(cell, minlength=cells)
+    mean = np.bincount(cell, gap, cells) / np.maximum(counts, 1)
+    variance = np.maximum(np.bincount(cell, np.square(gap), cells) / np.maximum(counts, 1) - np.square(mean), 0)
+    other = np.arange(cells) ^ 1  # of the same bin: what one has wrong at its confidence, the other would have right
+    mean = np.where(counts > 0, mean, mean[other] + np.where(np.arange(cells) % 2 == 1, 1.0, -1.0))
+    weights = np.append(counts + (counts + counts[other] > 0), 1.0)
+    mean, deviation = np.append(mean, 1.0), np.append(np.sqrt(variance), 0.0)
+    chance, n = weights / weights.sum(), len(gap)
+    drawn = rng.multinomial(n, chance, _DRAWS)
+    sums = drawn * mean + np.sqrt(drawn) * deviation * rng.normal(size=drawn.shape)
+    errors = sums - n * chance * mean
+    bins = errors[:, :-1].reshape(_DRAWS, -1, 2).sum(2)
+    return (np.abs(bins).sum(1) + np.abs(errors[:, -1])) / n
 
 
 def auroc(pair: Pair) -> float:
@@ -209,17 +246,9 @@ def auroc(pair: Pair) -> float:
     return ood_auroc(*_entropies(pair))
 
 
-def _error_of_area(pair: Pair) -> float:
-    """Standard error of the area (DeLong et al. 1988, Biometrics 44, 837)."""
-    inside, outside = _placements(pair)
-    least = 0.5 / min(len(inside), len(outside))  # where all are told apart the sample variance is 0, and knows no more
-    return math.sqrt(max(inside.var(ddof=1) / len(inside) + outside.var(ddof=1) / len(outside), least**2))
-
-
-def _placements(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """For each example inside how many outside have more entropy, and for each outside how many inside less; fractions."""
-    inside, outside = _entropies(pair)
-    return 1 - _below(outside, inside), _below(inside, outside)
+def _fewer(pair: Pair) -> int:
+    """How many independent pairs of one example of each dataset there are."""
+    return min(len(part) for part in _entropies(pair))
 
 
 def _entropies(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
@@ -227,9 +256,3 @@ def _entropies(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     if pair.strange is None:
         raise BpruneError("min_ood_auroc needs examples of another dataset: name one with --ood")
     return pair.pruned.entropy, pair.strange.entropy
-
-
-def _below(others: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which part of `others` is below each of `values`, equals counted half."""
-    ordered = np.sort(others)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))

@@ -21,7 +21,7 @@ _PARTS = (0.1, 0.9)  # of the error: for the sequence from all weights on, and f
 
 @dataclass(frozen=True)
 class Claim:
-    """A network for which the budget was shown to hold, or the nearest to it.
+    """A network for which the budget was shown to hold, or all weights where it was for none.
 
     Attributes:
       counts: weights kept of each kernel.
@@ -55,22 +55,18 @@ def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Cou
     most = _SECOND_START * sum(best.values())
     near = next(place for place, counts in enumerate(networks) if sum(counts.values()) <= most)
     pairs: dict[int, Pair] = {}
-    passed: Claim | None = None
-    failed: Claim | None = None
+    kept, at = 0, replace(budget, level=1 - max(_PARTS) * (1 - budget.level))
+    holds = False
     for begin, part in zip((0, near), _PARTS, strict=True):
         strict = replace(budget, level=1 - part * (1 - budget.level))
         for place in range(begin, len(networks)):
-            counts = networks[place]
             if place not in pairs:
-                pairs[place] = sample.pair(ranking.masks(counts))
-            evidence = strict.evidence(pairs[place]) | {"level": strict.level}
-            if evidence["p_value"] > 1 - strict.level:
-                failed = failed or Claim(counts, name, False, evidence, 0)
+                pairs[place] = sample.pair(ranking.masks(networks[place]))
+            if not strict.shown(pairs[place]):
                 break
-            passed = Claim(counts, name, True, evidence, 0)
-    ended = passed or failed
-    assert ended is not None
-    return replace(ended, looks=len(pairs))
+            kept, at, holds = place, strict, True
+    evidence = at.evidence(pairs[kept]) | {"level": at.level}
+    return Claim(networks[kept], name, holds, evidence, len(pairs))
 
 
 def _sequence(best: Counts, left: Counts) -> list[Counts]:
@@ -82,10 +78,17 @@ def _sequence(best: Counts, left: Counts) -> list[Counts]:
     return networks
 
 
-def on_test(pair: Pair) -> Json:
-    """The drop in accuracy on the test split, with its 95 % interval."""
+def on_test(pair: Pair, budget: Budget) -> Json:
+    """What the test split says of a claim: the drop in accuracy with its 95 % interval, and the budget's other conditions.
+
+    Returns:
+      `unpruned_accuracy`, `accuracy_drop`, `interval`, `lost`, `gained`, `examples`, `method`; `conditions`, estimate and
+      one-sided 95 % bound of calibration and detection where they are asked for.
+    """
     n = len(pair.whole.labels)
     low, high = bounds.interval(pair.lost, pair.gained, n)
+    others = budget.others
+    conditions = replace(others, level=0.95).evidence(pair)["conditions"] if others else {}
     return {
         "unpruned_accuracy": float(pair.whole.right.mean()),
         "accuracy_drop": pair.drop,
@@ -94,4 +97,9 @@ def on_test(pair: Pair) -> Json:
         "gained": pair.gained,
         "examples": n,
         "method": "paired, score interval (Tango 1998), 95 %",
+        "conditions": {name: _reported(condition) for name, condition in conditions.items()},
     }
+
+
+def _reported(condition: Json) -> Json:
+    return {key: condition[key] for key in ("estimate", "bound", "examples", "method")}

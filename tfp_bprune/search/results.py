@@ -15,14 +15,17 @@ from tfp_bprune.models.convert import adopt
 from tfp_bprune.prune.prune import with_masks
 from tfp_bprune.prune.select import default_criterion
 from tfp_bprune.runs import finite, read_json, write_json
+from tfp_bprune.search import bounds
 from tfp_bprune.search.budget import Pair, auroc
 from tfp_bprune.search.claim import Claim
+from tfp_bprune.search.log import TrialLog
 from tfp_bprune.search.ranking import Ranking, by_score
+from tfp_bprune.search.size import Sizes
 from tfp_bprune.search.trial import Answers
-from tfp_bprune.search.within import SCORES_FILE, Found, Settings, read_scores
-from tfp_bprune.types import BpruneError, ExportError, Json
+from tfp_bprune.search.within import SCORES_FILE, TRIALS_FILE, Found, Settings, others_parted, read_scores
+from tfp_bprune.types import BpruneError, ExportError, Json, RunError
 
-RESULT_FILE = "search.json"
+RESULT_FILE, EXPORTS = "search.json", "exports"
 
 
 def write_results(
@@ -35,22 +38,27 @@ def write_results(
 
     Returns:
       The shared keys of the network found (accuracy, nll, ece, sparsity, nonzeros, parameters, bytes, latency_ms, ...);
-      `global`, the same for the best single threshold; `claim` and `test` of each; `front`; `sentence`; `speed`.
+      `global`, the same for the best single threshold; of each `claim`, `test` and `of_unpruned`, the target's part of the
+      unpruned network's by the model of sizes that the search went by; `front`; `sentence`; `speed`.
     """
-    exports = out / "exports"
-    shutil.rmtree(exports, ignore_errors=True)
-    test = data.examples("test")
+    fresh = out / ".exports"
+    shutil.rmtree(fresh, ignore_errors=True)
+    test, odd = data.examples("test"), others_parted(strange)[2] if strange else None
+    sizes = Sizes(found.evaluator)
     scalars = {key: value for key, value in facts.items() if not isinstance(value, dict)}
     rows = {}
     for name, claim, on_test in (("layers", found.layers, found.test), ("global", found.single, found.single_test)):
         pruned = with_masks(model, found.masks(claim.ranking, claim.counts))
-        measured = _measured(pruned, exports / name, test, strange, facts)
+        measured = _measured(pruned, fresh / name, test, odd, facts)
         rows[name] = {
             **scalars,
             "method": f"{name}, order by {claim.ranking}",
             **measured,
             **_claimed(claim),
+            "export": str(out / EXPORTS / name / "mean"),
             "test": on_test,
+            "of_unpruned": sizes.of(claim.counts)[settings.target]
+            / sizes.of(found.rankings["score"].left)[settings.target],
         }
     result: Json = rows["layers"] | {
         "global": rows["global"],
@@ -63,6 +71,8 @@ def write_results(
         "machine": machine(),
     }
     result["sentence"] = sentence(result)
+    shutil.rmtree(out / EXPORTS, ignore_errors=True)
+    fresh.rename(out / EXPORTS)
     write_json(out / RESULT_FILE, result)
     return finite(result)
 
@@ -77,7 +87,7 @@ def _claimed(claim: Claim) -> Json:
 def _measured(pruned: Any, place: Path, test: Split, strange: Split | None, facts: Json) -> Json:
     """Scores, bytes and latency of the exported mean network, and the epistemic uncertainty of the distribution.
 
-    `ood_auroc` is of test examples against all that there are of the other dataset, those that led the search among them.
+    `ood_auroc` is of test examples against those of the other dataset that neither led the search nor proved anything.
     """
     manifest = export(pruned, place / "mean", facts=facts)
     [mean] = reload([place / "mean"], test.x, BATCHES)
@@ -90,7 +100,7 @@ def _measured(pruned: Any, place: Path, test: Split, strange: Split | None, fact
         [outside] = reload([place / "mean"], strange.x)
         inside = Answers(mean.outputs["probabilities"], test.y)
         found["ood_auroc"] = auroc(Pair(inside, inside, Answers(outside.outputs["probabilities"], strange.y)))
-    return found | {"export": str(place / "mean")}
+    return found
 
 
 def _epistemic(pruned: Any, place: Path, test: Split, facts: Json) -> float:
@@ -104,20 +114,30 @@ def _epistemic(pruned: Any, place: Path, test: Split, facts: Json) -> float:
 
 def sentence(result: Json) -> str:
     """What was found, for a person to act on."""
-    test, claim = result["test"], result["claim"]
-    tested = (
+    claim, left = result["claim"], f"{result['nonzeros']:,} of {result['prunable']:,} left"
+    if not claim["holds"]:
+        return (
+            f"No pruned network can be shown to meet the budget: {_out_of_reach(result)}; nothing was removed ({left})."
+        )
+    return (
+        f"Removing {100 * result['sparsity']:.2f} % of the weights ({left}, {_beside(result)}{_smaller(result)}) "
+        f"{_promise(claim)} (shown for the mean network, at {100 * result['budget']['level']:g} % confidence, on validation "
+        f"examples that were not searched on): {_tested(result)}."
+    )
+
+
+def _tested(result: Json) -> str:
+    """The test split's figures, each with its uncertainty."""
+    test = result["test"]
+    said = [
         f"test {result['accuracy']:.4f} against {test['unpruned_accuracy']:.4f}, difference {-100 * test['accuracy_drop']:+.2f} points, "
         f"95 % interval [{-100 * test['interval'][1]:+.2f}, {-100 * test['interval'][0]:+.2f}], {test['examples']:,} examples"
-    )
-    left = f"{result['nonzeros']:,} of {result['prunable']:,} left"
-    if not claim["holds"]:
-        return f"The budget cannot be met: {_nearest(claim)} with all weights that there are ({left}); {tested}."
-    beside = _beside(result)
-    level = 100 * result["budget"]["level"]
-    return (
-        f"Removing {100 * result['sparsity']:.2f} % of the weights ({left}, {beside}) "
-        f"{_promise(claim)} (shown at {level:g} % confidence on validation examples that were not searched on): {tested}."
-    )
+    ]
+    says = {
+        "ece_increase": lambda c: f"calibration error {c['estimate']:+.4f}, at most {c['bound']:+.4f}",
+        "ood_auroc": lambda c: f"AUROC {c['estimate']:.4f}, at least {c['bound']:.4f}",
+    }
+    return "; ".join([*said, *(says[name](condition) for name, condition in test["conditions"].items())])
 
 
 def _beside(result: Json) -> str:
@@ -125,9 +145,18 @@ def _beside(result: Json) -> str:
     if not single["claim"]["holds"]:
         return "one threshold for all layers could not be shown to be within the budget"
     fewer = 1 - result["nonzeros"] / single["nonzeros"]
-    if fewer <= 0:
-        return "no fewer than one threshold for all layers within the budget"
+    if fewer < 0:
+        return f"more than the {single['nonzeros']:,} that one threshold for all layers could be shown with, exports/global"
     return f"{100 * fewer:.0f} % fewer than one threshold for all layers within the budget"
+
+
+def _smaller(result: Json) -> str:
+    """How much of the target is left, where that is not the number of weights."""
+    if result["target"] == "nonzeros":
+        return ""
+    part = 100 * result["of_unpruned"]
+    what = {"bytes": "bytes", "latency": "latency by the cost model"}[result["target"]]
+    return f"; {what}: {part:.0f} % of the unpruned network's" + (", nothing gained" if part > 99 else "")
 
 
 def _promise(claim: Json) -> str:
@@ -139,37 +168,71 @@ def _promise(claim: Json) -> str:
     return " and ".join(says[name](condition) for name, condition in claim["conditions"].items())
 
 
-def _nearest(claim: Json) -> str:
-    says = {
-        "accuracy_drop": lambda c: (
-            f"at most {100 * c['bound']:.2f} points of accuracy lost can be shown on {c['examples']:,} validation examples, "
-            f"asked were {100 * c['limit']:g}"
-        ),
-        "ece_increase": lambda c: f"of calibration error at most {c['bound']:.4f} more, asked was {c['limit']:g}",
-        "ood_auroc": lambda c: f"an AUROC of {c['estimate']:.4f} (at least {c['bound']:.4f}), asked was {c['limit']:g}",
-    }
-    return " and ".join(says[name](condition) for name, condition in claim["conditions"].items())
+def _out_of_reach(result: Json) -> str:
+    """Why not, and what to do: the best that so many examples can show, here of the unpruned network itself."""
+    claim = result["claim"]
+    says = {"accuracy_drop": _accuracy_out_of_reach, "ece_increase": _ece_out_of_reach, "ood_auroc": _area_out_of_reach}
+    missed = {k: c for k, c in claim["conditions"].items() if c["p_value"] > 1 - claim["level"]}
+    return " and ".join(
+        says[name](condition, claim["level"]) for name, condition in (missed or claim["conditions"]).items()
+    )
+
+
+def _accuracy_out_of_reach(condition: Json, level: float) -> str:
+    limit, needed = condition["limit"], bounds.enough(condition["limit"], 1 - level)
+    advice = (
+        f"{needed:,} are needed for {100 * limit:g}, train with a larger --validation-fraction"
+        if needed
+        else "a drop of 0 can be shown of no other network, allow some"
+    )
+    return (
+        f"{condition['examples']:,} validation examples kept aside can show a loss of at most {100 * condition['bound']:.2f} "
+        f"points of accuracy at best ({advice})"
+    )
+
+
+def _ece_out_of_reach(condition: Json, level: float) -> str:
+    return (
+        f"{condition['examples']:,} validation examples kept aside can show at best that the calibration error grows by at most "
+        f"{condition['bound']:.4f}, asked was {condition['limit']:g}"
+    )
+
+
+def _area_out_of_reach(condition: Json, level: float) -> str:
+    return (
+        f"with all weights the AUROC is {condition['estimate']:.4f} (at least {condition['bound']:.4f} on "
+        f"{condition['examples']:,} examples), asked was {condition['limit']:g}"
+    )
 
 
 def point_of(out: Path, number: int) -> Json:
-    """Point `number` of the front of a finished search in `out`.
+    """Point `number` of the front of a finished search in `out`, its counts from the log of trials, which is checked.
 
     Raises:
       BpruneError: there is none of that number.
-      RunError: `out` holds no finished search.
+      RunError: `out` holds no finished search, or a damaged one.
     """
-    front = read_json(out / RESULT_FILE).get("front", [])
-    for row in front:
-        if row["point"] == number:
-            return row
-    raise BpruneError(
-        f"the front in {out / RESULT_FILE} has no point {number}: expected a number from 1 to {len(front)}"
-    )
+    path = out / RESULT_FILE
+    if not path.exists():
+        raise RunError(f"{out} holds no finished search: run tfp-bprune search first, or name its folder with --out")
+    stored, rows = read_json(path), TrialLog(out / TRIALS_FILE).rows
+    front = stored.get("front") if isinstance(stored, dict) else None
+    try:
+        trials = {int(row["point"]): rows[int(row["trial"])] for row in front or ()}
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise RunError(f"{path} is not as it was written: repeat the search to write it anew") from error
+    if number not in trials:
+        raise BpruneError(f"the front in {path} has no point {number}: expected a number from 1 to {len(trials)}")
+    return trials[number] | {"point": number}
 
 
 def network_at(model: Any, out: Path, row: Json, settings: Json) -> Any:
     """The pruned network of a trial in the search of `out`."""
     model = adopt(model)
     score = by_score(model, settings.get("criterion") or default_criterion(model))
-    ranking = score if row["ranking"] == "score" else Ranking(read_scores(out / SCORES_FILE, score.scores))
+    ranking = (
+        score
+        if row["ranking"] == "score"
+        else Ranking(read_scores(out / SCORES_FILE, {name: s.shape for name, s in score.scores.items()}))
+    )
     return with_masks(model, ranking.masks(row["counts"]))

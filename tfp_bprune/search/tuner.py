@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,11 @@ from tfp_bprune._keras import keras
 from tfp_bprune.data import Splits
 from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.models import build
+from tfp_bprune.models.build import NETWORKS
 from tfp_bprune.runs import finite, write_json
 from tfp_bprune.search._keras_tuner import keras_tuner
 from tfp_bprune.search.log import check_same
+from tfp_bprune.search.within import fingerprint_of_splits
 from tfp_bprune.train import Settings, compile_model
 from tfp_bprune.train.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.train.schedules import KL_SCHEDULES, kl_schedule
@@ -25,6 +29,7 @@ Method = Literal["random", "hyperband", "bayesian"]
 METHODS = ("random", "hyperband", "bayesian")
 WIDTHS = (0.5, 1.0, 2.0)
 _HIDDEN = (500, 500)
+_NEVER = 10**9  # a candidate that fails is a candidate that is bad
 TUNE_FILE, SETTINGS_FILE = "tune.json", "settings.json"
 
 
@@ -37,7 +42,7 @@ def hyper_model(
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
 ) -> Any:
-    """A `keras_tuner.HyperModel` over how a Bayesian network is trained; give it to any tuner of Keras Tuner.
+    """A `keras_tuner.HyperModel` over how a Bayesian network is trained; give it to any tuner of `keras_tuner()`.
 
     It looks at `prior_pi`, `prior_scale1` and `prior_scale2` (the ranges of Blundell et al. 2015, section 5.1),
     `initial_sigma`, `learning_rate`, `kl` and `width`. Data, callbacks and metrics are its own: call `tuner.search(epochs=...)`
@@ -50,11 +55,13 @@ def hyper_model(
       epochs: at most, over which the learning rate falls to 0.
       hidden: widths of an mlp at `width` 1.
       seed: of the initial weights and the noise.
+
+    Raises:
+      BpruneError: the network is unknown, the twin has no prior, there are no validation examples, `epochs` or a width is
+        below 1, or Keras Tuner was imported for another Keras.
     """
-    if twin in ("deterministic", "dropout"):
-        raise BpruneError(f"twin {twin!r} has no prior to tune: expected flipout, reparameterization or local")
-    if not len(data.examples("valid")):
-        raise BpruneError("there is no validation split to tune on: use a validation fraction above 0")
+    _check_network(network, data, twin, epochs, hidden)
+    rounds = epochs
 
     class BayesianHyperModel(keras_tuner().HyperModel):  # type: ignore[misc]
         """Builds and trains one candidate."""
@@ -62,7 +69,7 @@ def hyper_model(
         def build(self, hp: Any) -> Any:
             """The compiled network."""
             chosen = _choose(hp)
-            settings = _settings(chosen, epochs)
+            settings = _settings(chosen, rounds)
             model = build(
                 network, twin, data.info, options=_width(network, chosen["width"], hidden), seed=seed,
                 prior=_prior(chosen), rho_init=float(rho_of(chosen["initial_sigma"])),
@@ -72,8 +79,8 @@ def hyper_model(
         def fit(
             self, hp: Any, model: Any, epochs: int = epochs, initial_epoch: int = 0, callbacks: Any = (), **_: Any
         ) -> Any:
-            """Trains it from `initial_epoch` on and returns the history."""
-            settings = _settings(_choose(hp), epochs)
+            """Trains it from `initial_epoch` to `epochs` and returns the history; schedules are over all of the rounds."""
+            settings = _settings(_choose(hp), rounds)
             model.optimizer.iterations.assign(initial_epoch * data.steps)
             schedule = kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part)
             try:
@@ -86,6 +93,25 @@ def hyper_model(
                 raise keras_tuner().errors.FailedTrialError(str(error)) from error
 
     return BayesianHyperModel()
+
+
+def _check_network(network: str, data: Splits, twin: str, epochs: int, hidden: tuple[int, ...]) -> None:
+    if twin in ("deterministic", "dropout"):
+        raise BpruneError(f"twin {twin!r} has no prior to tune: expected flipout, reparameterization or local")
+    if not len(data.examples("valid")):
+        raise BpruneError("there is no validation split to tune on: use a validation fraction above 0")
+    if epochs < 1:
+        raise BpruneError(f"epochs must be at least 1, got {epochs}")
+    if min(hidden, default=1) < 1:
+        raise BpruneError(f"hidden widths must be at least 1, got {' '.join(map(str, hidden))}")
+    if network not in NETWORKS:
+        raise BpruneError(f"unknown network {network!r}: expected one of {', '.join(NETWORKS)}")
+
+
+def _check_objective(objective: str, data: Splits) -> None:
+    names = ["loss", "nll", "accuracy" if data.info.task == "classification" else "mse"]
+    if objective not in (known := [f"val_{name}" for name in names]):
+        raise BpruneError(f"unknown objective {objective!r} of a {data.info.task}: expected one of {', '.join(known)}")
 
 
 def _choose(hp: Any) -> Json:
@@ -139,11 +165,12 @@ def tune(
       method: "random", "hyperband" (which chooses the number of trials itself, within one of its iterations) or "bayesian".
       trials: at most.
       epochs: of each trial, with hyperband at most.
-      objective: "val_nll", "val_accuracy" or another validation metric.
+      objective: "val_nll", "val_loss", "val_accuracy" of a classification or "val_mse" of a regression, of a trial's best epoch.
       on_trial: told the row of each trial when it ends.
 
     Raises:
-      BpruneError: the method is unknown, or no trial ended with a finite objective.
+      BpruneError: the method, the objective or the network is unknown, a number is out of range, or no trial ended with a
+        finite objective.
       RunError: `out` holds another search.
 
     Returns:
@@ -151,8 +178,12 @@ def tune(
     """
     if method not in METHODS:
         raise BpruneError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+    if method != "hyperband" and trials < 1:
+        raise BpruneError(f"trials must be at least 1, got {trials}")
+    _check_network(network, data, twin, epochs, hidden)
+    _check_objective(objective, data)
     out.mkdir(parents=True, exist_ok=True)
-    asked: Json = {"network": network, "data": data.info.fingerprint, "twin": twin, "method": method}
+    asked: Json = {"network": network, "data": fingerprint_of_splits(data), "twin": twin, "method": method}
     asked |= {"epochs": epochs, "objective": objective, "hidden": list(hidden), "seed": seed}
     check_same(out / SETTINGS_FILE, asked)
     kt = keras_tuner()
@@ -163,13 +194,10 @@ def tune(
         "directory": str(out),
         "project_name": method,
         "seed": seed + 1,
+        "max_consecutive_failed_trials": _NEVER,
     }
-    if method == "hyperband":
-        tuner = kt.Hyperband(max_epochs=epochs, **shared)
-    elif method == "random":
-        tuner = kt.RandomSearch(max_trials=trials, **shared)
-    else:
-        tuner = kt.BayesianOptimization(max_trials=trials, **shared)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on, where results are to be
+        tuner = _tuner(kt, method, trials, epochs, shared)
     ended = tuner.on_trial_end
 
     def on_trial_end(trial: Any) -> None:
@@ -189,6 +217,13 @@ def tune(
                      "seed": seed, "epochs": epochs, "score": best["score"], "best": best["values"], "rows": done})  # fmt: skip
     write_json(out / TUNE_FILE, result)
     return result
+
+
+def _tuner(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:
+    if method == "hyperband":
+        return kt.Hyperband(max_epochs=epochs, **shared)
+    kind = kt.RandomSearch if method == "random" else kt.BayesianOptimization
+    return kind(max_trials=trials, **shared)
 
 
 def _row(trial: Any) -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,7 @@ _EXPECTED = 0.65  # of what one threshold leaves by score: where it is expected 
 _LEAST_TRIALS = 20
 _MOST = 16  # trials of one bisection, of which the first leaves some of _LEAST_TRIALS
 _FOR_CURVES = 0.25
+_FEWEST = 6
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Settings:
       order: "refined": weights of a kernel go in an order refined on training examples (`ranking.refined`), or "score":
         in that of the criterion.
       criterion: "snr" or "magnitude"; by default as in `prune`.
-      seed: of the optimization, the refinement and the parting of the validation split.
+      seed: of the optimization and the refinement.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -129,8 +130,8 @@ def search(
     evaluator, order = Evaluator(model, criterion), by_score(model, criterion)
     _check_data(evaluator, data, settings, strange)
     check_same(out / SETTINGS_FILE, _fingerprint(model, data, settings, strange))
-    looked_at, kept_aside = parted(data.examples("valid"), settings.seed)
-    odd, odd_aside = parted(strange, settings.seed) if strange else (None, None)
+    looked_at, kept_aside = parted(data.examples("valid"))
+    odd, odd_aside, odd_test = others_parted(strange) if strange else (None, None, None)
     whole = order.masks(order.left)
     session = Session(
         _sample(evaluator, looked_at, odd, whole), settings.budget, settings.target, Sizes(evaluator),
@@ -143,13 +144,13 @@ def search(
         best = _every_layer(session, evaluator, data, settings, single, out, on_step) or single
     on_step("proving")
     aside = _sample(evaluator, kept_aside, odd_aside, whole)
-    test = _sample(evaluator, data.examples("test"), None, whole)
+    test = _sample(evaluator, data.examples("test"), odd_test, whole)
 
     def claimed(row: Json | None) -> tuple[Claim, Json]:
         name, counts = (row["ranking"], row["counts"]) if row else ("score", order.left)
         ranking = session.rankings[name]
         claim = prove(aside, settings.budget, ranking, name, counts)
-        return claim, on_test(test.pair(ranking.masks(claim.counts)))
+        return claim, on_test(test.pair(ranking.masks(claim.counts)), settings.budget)
 
     (alone, alone_test), (all_layers, all_layers_test) = claimed(single), claimed(best)
     speed: Json = {"trials": session.done, "evaluated": session.evaluated, "trials_per_second": None}
@@ -191,7 +192,9 @@ def _refined_threshold(
     def compute() -> dict[str, np.ndarray]:
         return refined(evaluator, train, start, around, settings.seed, on_step=told)
 
-    session.rankings["refined"] = order = Ranking(_stored_scores(out, evaluator.locs, compute))
+    session.rankings["refined"] = order = Ranking(
+        _stored_scores(out, {name: loc.shape for name, loc in evaluator.locs.items()}, compute)
+    )
     left = settings.trials - session.done
     found = bisect(session, "refined", most=min(_MOST, left - 1), start=max(1, round(_EXPECTED * around)))
     return found or session.trial("global", "refined", order.globally(around))
@@ -227,13 +230,27 @@ def analyse(
     return rows
 
 
-def parted(split: Split, seed: int) -> tuple[Split, Split]:
-    """What is searched on, a third of a split by chance, and what is kept aside to prove."""
-    order = np.random.default_rng(seed).permutation(len(split))
+def parted(split: Split) -> tuple[Split, Split]:
+    """What is searched on, a third of a split by chance, and what is kept aside to prove.
+
+    The same for every search of a split, whatever its seed: what one search has looked at proves nothing in another.
+    """
+    order = np.random.default_rng(0).permutation(len(split))
     cut = len(split) // 3
-    return tuple(
-        Split(split.name, split.x[rows], split.y[rows]) for rows in (np.sort(order[:cut]), np.sort(order[cut:]))
-    )  # type: ignore[return-value]
+    return _rows(split, order[:cut]), _rows(split, order[cut:])
+
+
+def others_parted(strange: Split) -> tuple[Split, Split, Split]:
+    """Thirds of another dataset's examples: to search on, to prove on and to report."""
+    looked_at, rest = parted(strange)
+    half = len(rest) // 2
+    order = np.random.default_rng(1).permutation(len(rest))
+    return looked_at, _rows(rest, order[:half]), _rows(rest, order[half:])
+
+
+def _rows(split: Split, rows: np.ndarray) -> Split:
+    rows = np.sort(rows)
+    return Split(split.name, split.x[rows], split.y[rows])
 
 
 def _sample(evaluator: Evaluator, split: Split, strange: Split | None, whole: dict[str, np.ndarray]) -> Sample:
@@ -244,12 +261,15 @@ def _sample(evaluator: Evaluator, split: Split, strange: Split | None, whole: di
 def _check_data(evaluator: Evaluator, data: Splits, settings: Settings, strange: Split | None) -> None:
     if data.info.task != "classification":
         raise BpruneError(f"{data.info.name} is a {data.info.task}: a search expects a classification")
-    if len(data.examples("valid")) < 4:
+    if len(data.examples("valid")) < _FEWEST:
         raise BpruneError(
-            f"{len(data.examples('valid'))} validation examples are too few to search on: train with a larger --validation-fraction"
+            f"{len(data.examples('valid'))} validation examples are too few to search on, expected {_FEWEST} at least: "
+            "train with a larger --validation-fraction"
         )
     if (settings.budget.min_ood_auroc is not None) != (strange is not None):
         raise BpruneError("min_ood_auroc and examples of another dataset (--ood) go together: give both or none")
+    if strange is not None and len(strange) < _FEWEST:
+        raise BpruneError(f"{len(strange)} examples of the other dataset are too few: expected {_FEWEST} at least")
     if strange is not None and strange.x.shape[1:] != data.examples("valid").x.shape[1:]:
         raise BpruneError(
             f"examples of the other dataset have shape {strange.x.shape[1:]}: expected {data.examples('valid').x.shape[1:]}"
@@ -264,7 +284,16 @@ def fingerprint_of(model: Any) -> str:
 def _fingerprint(model: Any, data: Splits, settings: Settings, strange: Split | None) -> Json:
     """What decides every trial."""
     odd = _digest([strange.x]) if strange else None
-    return finite(asdict(settings) | {"network": fingerprint_of(model), "data": data.info.fingerprint, "ood": odd})
+    return finite(
+        asdict(settings) | {"network": fingerprint_of(model), "data": fingerprint_of_splits(data), "ood": odd}
+    )
+
+
+def fingerprint_of_splits(data: Splits) -> str:
+    """Of all examples, as they are parted, ordered and batched."""
+    splits = [data.examples(name) for name in ("train", "valid", "test")]
+    order = np.array([data.seed, data.batch_size])
+    return _digest([order, *(array for split in splits for array in (split.x, split.y))])
 
 
 def _digest(arrays: Iterable[np.ndarray]) -> str:
@@ -276,23 +305,27 @@ def _digest(arrays: Iterable[np.ndarray]) -> str:
 
 
 def _stored_scores(
-    out: Path, names: Iterable[str], compute: Callable[[], dict[str, np.ndarray]]
+    out: Path, shapes: Mapping[str, tuple[int, ...]], compute: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Refined scores, computed once: they depend on the order of sums in parallel threads, and a resumed search must not."""
     path = out / SCORES_FILE
     if not path.exists():
         write_atomically(path, tensors_to_bytes(compute()))
-    return read_scores(path, names)
+    return read_scores(path, shapes)
 
 
-def read_scores(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Refined scores as a search stored them, in the order of `names`: the file has none, and the search goes by it.
+def read_scores(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Refined scores as a search stored them, in the order of `shapes`: the file has none, and the search goes by it.
 
     Raises:
       RunError: the file is missing or damaged.
     """
     try:
         stored = load(path.read_bytes())
-        return {name: stored[name] for name in names}
+        found = {name: stored[name] for name in shapes}
     except (OSError, SafetensorError, KeyError) as error:
         raise RunError(f"{path} cannot be read ({error}): delete the folder to search anew") from error
+    for name, shape in shapes.items():
+        if found[name].shape != tuple(shape) or np.isnan(found[name]).any():
+            raise RunError(f"{path} is not of this network ({name}): delete the folder to search anew")
+    return found
