@@ -207,6 +207,24 @@ def test_a_second_sequence_begins_near_the_best() -> None:
     assert (claim.holds, claim.counts["a/kernel"]) == (True, 11_000)
 
 
+@pytest.mark.parametrize("best", [10_000, 26_000])
+def test_a_broken_budget_is_promised_no_more_often_than_the_level_allows(best: int) -> None:
+    """Networks of at most 30,000 weights lose just what they must not, each on other examples; those above a quarter of it."""
+    rng, n, samples = np.random.default_rng(4), 1000, 200
+    ranking = Ranking({"a/kernel": np.arange(100_000, dtype=float)})
+
+    def pair(masks: Any) -> Pair:
+        broken = int(masks["a/kernel"].sum()) <= 30_000
+        lost, gained, _ = rng.multinomial(n, [0.03, 0.01, 0.96] if broken else [0.01, 0.005, 0.985])
+        return differing(n, lost, gained)
+
+    sample: Any = SimpleNamespace(pair=pair)
+    claims = [prove(sample, Budget(0.02), ranking, "score", {"a/kernel": best}) for _ in range(samples)]
+    false = sum(claim.holds and claim.counts["a/kernel"] <= 30_000 for claim in claims)
+    assert stats.binom.sf(false - 1, samples, 0.05) > 1e-6
+    assert sum(claim.holds for claim in claims) > samples / 2
+
+
 def test_both_sequences_share_the_error() -> None:
     """Alone the second of these would be shown at 95 %; the sequence near the best has nine tenths of the error."""
     drops = {"a/kernel": 10_000}

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfp_bprune.cli import search as command
+from tfp_bprune.cli.common import Parser
 from tfp_bprune.cli.main import main
 from tfp_bprune.data import Split, Splits
 from tfp_bprune.models import load_model
 from tfp_bprune.prune import prune
 from tfp_bprune.search import Budget, Found, Settings, search
 from tfp_bprune.search.ranking import by_score
+from tfp_bprune.search.results import point_of, write_results
 from tfp_bprune.search.trial import Evaluator
 from tfp_bprune.types import BpruneError, PruneError, RunError
 
@@ -252,3 +255,46 @@ def test_sensitivities_are_told_and_drawn(run: Path, tmp_path: Path, capsys: Cal
         others = sum(n for name, n in row["counts"].items() if name != row["tensor"])
         assert others == (160 if row["layer"] == "dense_1" else 64 * 16)
     assert (tmp_path / "s" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_accuracy_is_a_condition_unless_it_is_said_not_to_be() -> None:
+    """A network that says the classes' frequencies of every example is calibrated, and worth nothing."""
+    parser = Parser()
+    command.add_arguments(parser)
+    asked = parser.parse_args(["run", "--max-ece-increase", "0.01"])
+    assert command.settings_of(asked).budget == Budget(0.005, 0.01)
+    without = parser.parse_args(["run", "--max-ece-increase", "0.01", "--max-accuracy-drop", "none"])
+    assert command.settings_of(without).budget == Budget(None, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "{run}"], "is a run directory: name a folder of its own for the search with --out"),
+        (["--sensitivity", "--export", "1", "--to", "{new}"], "--sensitivity and --export are two jobs"),
+        (["--ood", "digits", "--min-ood-auroc", "0.9"], "--ood digits is what the run was trained on"),
+        (["--export", "1", "--to", "{new}", "--out", "{new}/none"], "holds no finished search"),
+    ],
+)
+def test_wrong_requests(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    places = {"run": run, "new": tmp_path / "new"}
+    assert main(["search", str(run), *(word.format(**places) for word in words)]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_result_that_was_changed_is_not_exported(run: Path, model: Any, digits: Splits, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_results(found(model, digits, out), model, digits, out, SETTINGS, None, {})
+    stored = json.loads((out / "search.json").read_text())
+    expected = stored["front"][0]["counts"]
+    stored["front"][0]["counts"] = {name: 5 * count for name, count in expected.items()}
+    (out / "search.json").write_text(json.dumps(stored))
+    assert point_of(out, 1)["counts"] == expected  # from the log, which has checksums
+    for content in ("[]", '{"front": [{}]}', '{"front": [{"point": 1, "trial": 999}]}'):
+        (out / "search.json").write_text(content)
+        with pytest.raises(BpruneError, match=r"not as it was written|has no point 1"):
+            point_of(out, 1)
