@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HELP = "find the smallest or fastest network within a budget"
 EXAMPLE = """example:
   tfp-bprune search runs/mnist --max-accuracy-drop 0.005
-  tfp-bprune search runs/mnist --max-ece-increase 0.01 --min-ood-auroc 0.95 --ood fashion_mnist --target bytes
+  tfp-bprune search runs/mnist --max-ece-increase 0.02 --min-ood-auroc 0.9 --ood fashion_mnist --target bytes
   tfp-bprune search runs/mnist --export 3 --to served/mnist-3      # a point of the Pareto front, by its number
   tfp-bprune search runs/mnist --sensitivity                       # what pruning one layer at a time does
 """
