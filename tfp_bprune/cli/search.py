@@ -165,8 +165,9 @@ def _export(arguments: Any, out: Path) -> int:
     from tfp_bprune.export.savedmodel import check_new
     from tfp_bprune.models import load_model
     from tfp_bprune.runs import read_json
+    from tfp_bprune.search.find import SETTINGS_FILE
     from tfp_bprune.search.results import network_at, point_of
-    from tfp_bprune.search.within import SETTINGS_FILE, fingerprint_of
+    from tfp_bprune.search.samples import fingerprint_of
 
     check_new(arguments.to)
     row, saved = point_of(out, arguments.export), load_model(arguments.run)

@@ -6,17 +6,22 @@ A pruned network is then a count for each kernel: how many of its weights, from 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from tfp_bprune._keras import tf
 from tfp_bprune.data import Split
 from tfp_bprune.prune.select import prunable_weights, scored
+from tfp_bprune.runs import tensors_to_bytes, write_atomically
 from tfp_bprune.search.trial import Evaluator
-from tfp_bprune.types import Criterion
+from tfp_bprune.types import Criterion, RunError
 
 Counts = dict[str, int]
+SCORES_FILE = "scores.safetensors"
 STEPS, BATCH, RATE = 3000, 200, 0.03
 PARTS = (0.4, 1.0)
 _TRUTH = 0.5  # weight of the true classes beside the unpruned network's answers
@@ -163,3 +168,30 @@ def _pulls(evaluator: Evaluator) -> Any:
         return tf.concat([tf.reshape(g * loc, [-1]) for g, loc in zip(found, locs, strict=True)], 0)
 
     return pulls
+
+
+def stored_scores(
+    out: Path, shapes: Mapping[str, tuple[int, ...]], compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Refined scores, computed once: they depend on the order of sums in parallel threads, and a resumed search must not."""
+    path = out / SCORES_FILE
+    if not path.exists():
+        write_atomically(path, tensors_to_bytes(compute()))
+    return read_scores(path, shapes)
+
+
+def read_scores(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Refined scores as a search stored them, in the order of `shapes`: the file has none, and the search goes by it.
+
+    Raises:
+      RunError: the file is missing or damaged.
+    """
+    try:
+        stored = load(path.read_bytes())
+        found = {name: stored[name] for name in shapes}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RunError(f"{path} cannot be read ({error}): delete the folder to search anew") from error
+    for name, shape in shapes.items():
+        if found[name].shape != tuple(shape) or np.isnan(found[name]).any():
+            raise RunError(f"{path} is not of this network ({name}): delete the folder to search anew")
+    return found

@@ -19,7 +19,7 @@ from tfp_bprune.models.build import NETWORKS
 from tfp_bprune.runs import finite, write_json
 from tfp_bprune.search._keras_tuner import keras_tuner
 from tfp_bprune.search.log import check_same
-from tfp_bprune.search.within import fingerprint_of_splits
+from tfp_bprune.search.samples import fingerprint_of_splits
 from tfp_bprune.train import Settings, compile_model
 from tfp_bprune.train.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.train.schedules import KL_SCHEDULES, kl_schedule

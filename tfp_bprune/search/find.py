@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from tfp_bprune.data import Split, Splits
 from tfp_bprune.models.convert import adopt
 from tfp_bprune.prune.select import default_criterion
-from tfp_bprune.runs import finite, tensors_to_bytes, write_atomically
+from tfp_bprune.runs import finite
 from tfp_bprune.search import layers
 from tfp_bprune.search.budget import Budget
 from tfp_bprune.search.claim import Claim, on_test, prove
 from tfp_bprune.search.log import TrialLog, check_same
 from tfp_bprune.search.pareto import front
-from tfp_bprune.search.ranking import STEPS, Counts, Ranking, by_score, refined
+from tfp_bprune.search.ranking import STEPS, Counts, Ranking, by_score, refined, stored_scores
+from tfp_bprune.search.samples import digest, fingerprint_of, fingerprint_of_splits, others_parted, parted, sample_of
 from tfp_bprune.search.sensitivity import KEPT, sensitivity
-from tfp_bprune.search.session import Sample, Session
+from tfp_bprune.search.session import Session
 from tfp_bprune.search.size import Sizes, Target, check_target
 from tfp_bprune.search.threshold import bisect
 from tfp_bprune.search.trial import Evaluator
-from tfp_bprune.types import BpruneError, Criterion, Json, RunError
+from tfp_bprune.types import BpruneError, Criterion, Json
 
 Order = Literal["refined", "score"]
-TRIALS_FILE, SETTINGS_FILE, SCORES_FILE = "trials.jsonl", "settings.json", "scores.safetensors"
+TRIALS_FILE, SETTINGS_FILE = "trials.jsonl", "settings.json"
 _EXPECTED = 0.65  # of what one threshold leaves by score: where it is expected to end in the refined order
 _LEAST_TRIALS = 20
 _MOST = 16  # trials of one bisection, of which the first leaves some of _LEAST_TRIALS
@@ -134,7 +132,7 @@ def search(
     odd, odd_aside, odd_test = others_parted(strange) if strange else (None, None, None)
     whole = order.masks(order.left)
     session = Session(
-        _sample(evaluator, looked_at, odd, whole), settings.budget, settings.target, Sizes(evaluator),
+        sample_of(evaluator, looked_at, odd, whole), settings.budget, settings.target, Sizes(evaluator),
         {"score": order}, TrialLog(out / TRIALS_FILE), len(kept_aside), on_trial,
     )  # fmt: skip
     on_step("one threshold")
@@ -143,8 +141,8 @@ def search(
     if single is not None:
         best = _every_layer(session, evaluator, data, settings, single, out, on_step) or single
     on_step("proving")
-    aside = _sample(evaluator, kept_aside, odd_aside, whole)
-    test = _sample(evaluator, data.examples("test"), odd_test, whole)
+    aside = sample_of(evaluator, kept_aside, odd_aside, whole)
+    test = sample_of(evaluator, data.examples("test"), odd_test, whole)
 
     def claimed(row: Json | None) -> tuple[Claim, Json]:
         name, counts = (row["ranking"], row["counts"]) if row else ("score", order.left)
@@ -193,7 +191,7 @@ def _refined_threshold(
         return refined(evaluator, train, start, around, settings.seed, on_step=told)
 
     session.rankings["refined"] = order = Ranking(
-        _stored_scores(out, {name: loc.shape for name, loc in evaluator.locs.items()}, compute)
+        stored_scores(out, {name: loc.shape for name, loc in evaluator.locs.items()}, compute)
     )
     left = settings.trials - session.done
     found = bisect(session, "refined", most=min(_MOST, left - 1), start=max(1, round(_EXPECTED * around)))
@@ -220,7 +218,7 @@ def analyse(
         raise BpruneError("the run held out no examples for validation: train with --validation-fraction above 0")
     path = out / "sensitivity.jsonl"
     path.unlink(missing_ok=True)
-    sample = _sample(evaluator, valid, None, order.masks(order.left))
+    sample = sample_of(evaluator, valid, None, order.masks(order.left))
     session = Session(
         sample, Budget(), "nonzeros", Sizes(evaluator), {"score": order}, TrialLog(path), len(valid), on_trial
     )
@@ -228,34 +226,6 @@ def analyse(
     rows = [unpruned, *sensitivity(session, "score", KEPT)]
     path.unlink(missing_ok=True)
     return rows
-
-
-def parted(split: Split) -> tuple[Split, Split]:
-    """What is searched on, a third of a split by chance, and what is kept aside to prove.
-
-    The same for every search of a split, whatever its seed: what one search has looked at proves nothing in another.
-    """
-    order = np.random.default_rng(0).permutation(len(split))
-    cut = len(split) // 3
-    return _rows(split, order[:cut]), _rows(split, order[cut:])
-
-
-def others_parted(strange: Split) -> tuple[Split, Split, Split]:
-    """Thirds of another dataset's examples: to search on, to prove on and to report."""
-    looked_at, rest = parted(strange)
-    half = len(rest) // 2
-    order = np.random.default_rng(1).permutation(len(rest))
-    return looked_at, _rows(rest, order[:half]), _rows(rest, order[half:])
-
-
-def _rows(split: Split, rows: np.ndarray) -> Split:
-    rows = np.sort(rows)
-    return Split(split.name, split.x[rows], split.y[rows])
-
-
-def _sample(evaluator: Evaluator, split: Split, strange: Split | None, whole: dict[str, np.ndarray]) -> Sample:
-    examples = evaluator.on(split)
-    return Sample(examples, evaluator.on(strange) if strange else None, examples.answers(whole))
 
 
 def _check_data(evaluator: Evaluator, data: Splits, settings: Settings, strange: Split | None) -> None:
@@ -276,56 +246,9 @@ def _check_data(evaluator: Evaluator, data: Splits, settings: Settings, strange:
         )
 
 
-def fingerprint_of(model: Any) -> str:
-    """Of all numbers of a network: means, standard deviations, masks, biases, statistics."""
-    return _digest(adopt(model).get_weights())
-
-
 def _fingerprint(model: Any, data: Splits, settings: Settings, strange: Split | None) -> Json:
     """What decides every trial."""
-    odd = _digest([strange.x]) if strange else None
+    odd = digest([strange.x]) if strange else None
     return finite(
         asdict(settings) | {"network": fingerprint_of(model), "data": fingerprint_of_splits(data), "ood": odd}
     )
-
-
-def fingerprint_of_splits(data: Splits) -> str:
-    """Of all examples, as they are parted, ordered and batched."""
-    splits = [data.examples(name) for name in ("train", "valid", "test")]
-    order = np.array([data.seed, data.batch_size])
-    return _digest([order, *(array for split in splits for array in (split.x, split.y))])
-
-
-def _digest(arrays: Iterable[np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _stored_scores(
-    out: Path, shapes: Mapping[str, tuple[int, ...]], compute: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """Refined scores, computed once: they depend on the order of sums in parallel threads, and a resumed search must not."""
-    path = out / SCORES_FILE
-    if not path.exists():
-        write_atomically(path, tensors_to_bytes(compute()))
-    return read_scores(path, shapes)
-
-
-def read_scores(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Refined scores as a search stored them, in the order of `shapes`: the file has none, and the search goes by it.
-
-    Raises:
-      RunError: the file is missing or damaged.
-    """
-    try:
-        stored = load(path.read_bytes())
-        found = {name: stored[name] for name in shapes}
-    except (OSError, SafetensorError, KeyError) as error:
-        raise RunError(f"{path} cannot be read ({error}): delete the folder to search anew") from error
-    for name, shape in shapes.items():
-        if found[name].shape != tuple(shape) or np.isnan(found[name]).any():
-            raise RunError(f"{path} is not of this network ({name}): delete the folder to search anew")
-    return found
