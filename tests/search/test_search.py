@@ -110,13 +110,15 @@ def test_a_killed_search_is_resumed(run: Path, tmp_path: Path) -> None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert log.read_bytes().count(b"\n") < 20  # it was in the middle
+    kept = log.read_bytes().count(b"\n")
+    assert kept < 20  # it was in the middle
     rows = {}
     for name in ("killed", "whole"):
         assert main([*words, "--out", str(tmp_path / name), "--json", str(tmp_path / f"{name}.json")]) == 0
         rows[name] = json.loads((tmp_path / f"{name}.json").read_text())
     same = ("layers", "nonzeros", "accuracy", "nll", "claim", "test", "front")
     assert {key: rows["killed"][key] for key in same} == {key: rows["whole"][key] for key in same}
+    assert rows["killed"]["speed"]["evaluated"] == rows["whole"]["speed"]["trials"] - kept
 
 
 def test_another_search_in_the_same_folder_is_refused(whole: tuple[Found, Path], model: Any, digits: Splits) -> None:
