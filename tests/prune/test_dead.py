@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.graphs import NAMES, NETWORKS, built, randomized
 from tfp_bprune import Settings, fit, load
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tfp
+from tfp_bprune.export import compact
 from tfp_bprune.layers import DenseFlipout, Variational
 from tfp_bprune.models import build
 from tfp_bprune.prune import GradualPruning, polynomial, remove_dead
@@ -105,6 +106,10 @@ def test_a_graph_that_is_not_plain_stays() -> None:
     nested = keras.Sequential([keras.Input((3,)), keras.Sequential([keras.layers.Dense(2), keras.layers.Dense(2)])])
     nested.set_weights([np.zeros_like(w) for w in nested.get_weights()])
     assert remove_dead(nested) == 0
+    raw = keras.Sequential([keras.Input((3,)), tfp.layers.DenseFlipout(2), keras.layers.Dense(2)])
+    raw.layers[-1].set_weights([np.zeros((2, 2)), np.zeros(2)])
+    assert remove_dead(raw) == 0
+    assert compact(raw) is raw
 
 
 @pytest.mark.parametrize(("twin", "criterion"), [("flipout", "snr"), ("deterministic", "magnitude")])

@@ -14,7 +14,7 @@ import numpy as np
 from tfp_bprune._keras import keras
 from tfp_bprune.models import dead
 from tfp_bprune.models.channels import ChannelLabels, is_normalization
-from tfp_bprune.models.graph import Step, graph_of
+from tfp_bprune.models.graph import Step
 from tfp_bprune.models.rebuild import rebuild
 
 _L = keras.layers
@@ -25,14 +25,13 @@ def compact(model: Any) -> Any:
 
     Outputs equal the given model's to within float32 rounding. The inputs and outputs of the model keep their shapes.
     """
-    graph = graph_of(model)
-    if graph is None:
+    labels = dead.labels_of(model)
+    if labels is None:
         return model
-    labels = ChannelLabels(graph)
     kernels = {step.layer.name: dead.kernel_of(step.layer) for step in labels.weighted}
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
-    sliced = [s for s in graph.steps if s.layer.name in kernels or is_normalization(s)]
+    sliced = [s for s in labels.graph.steps if s.layer.name in kernels or is_normalization(s)]
     slices = {s.layer.name: _Slice.of(s, labels, needed, constants) for s in sliced}
     if all(s.kept_out.all() for s in slices.values()):
         return model

@@ -17,9 +17,18 @@ from tfp_bprune.models.channels import (
     keeps_channels,
     positions,
 )
-from tfp_bprune.models.graph import Step
+from tfp_bprune.models.convert import is_raw
+from tfp_bprune.models.graph import Step, graph_of
 
 _L = keras.layers
+
+
+def labels_of(model: Any) -> ChannelLabels | None:
+    """The channels of a model; None where they cannot be followed: nested models, shared layers, raw tfp.layers."""
+    graph = graph_of(model)
+    if graph is None or any(is_raw(step.layer) for step in graph.steps):
+        return None
+    return ChannelLabels(graph)
 
 
 @dataclass(frozen=True)

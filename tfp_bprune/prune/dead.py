@@ -12,8 +12,7 @@ import numpy as np
 
 from tfp_bprune.layers import Variational
 from tfp_bprune.models import dead
-from tfp_bprune.models.channels import ChannelLabels
-from tfp_bprune.models.graph import Step, graph_of
+from tfp_bprune.models.graph import Step
 from tfp_bprune.prune.prune import keep_only
 
 
@@ -25,13 +24,12 @@ def remove_dead(model: Any) -> int:
     noise made of it, one shift for all examples of a draw, is lost. Weights of units that nothing reads go too.
 
     Args:
-      model: of Bayesian or plain Keras layers, in training or not. One whose graph has nested models or shared layers
-        stays as it is.
+      model: of Bayesian or plain Keras layers, in training or not. One with nested models, shared layers or raw
+        tfp.layers stays as it is.
     """
-    graph = graph_of(model)
-    if graph is None:
+    labels = dead.labels_of(model)
+    if labels is None:
         return 0
-    labels = ChannelLabels(graph)
     kernels = {step.layer.name: dead.kernel_of(step.layer, fold_noise=True) for step in labels.weighted}
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
