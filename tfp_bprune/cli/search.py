@@ -78,12 +78,14 @@ def _drop(word: str) -> float | None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
+    from tfp_bprune.runs import Run
+
     out = arguments.out or arguments.run / "search"
     if (arguments.export is None) != (arguments.to is None):
         raise BpruneError("--export N and --to EXPORT go together: give both or none")
     if arguments.sensitivity and arguments.export is not None:
         raise BpruneError("--sensitivity and --export are two jobs: give one of them")
-    if (out / "config.json").exists():
+    if Run(out).exists:
         raise BpruneError(f"{out} is a run directory: name a folder of its own for the search with --out")
     if arguments.export is not None:
         return _export(arguments, out)
