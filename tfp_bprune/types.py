@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "binary", "multilabel", "regression"]  # of data
+OutputTask = Literal["classification", "binary", "multilabel", "regression", "gaussian"]  # of a network's output
 Twin = Literal["flipout", "reparameterization", "local", "deterministic", "dropout"]
 Estimator = Literal["flipout", "reparameterization", "local"]
 Predictive = Literal["mean", "sampled", "moments"]

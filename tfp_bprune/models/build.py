@@ -8,6 +8,7 @@ from typing import Any
 from tfp_bprune._keras import keras
 from tfp_bprune.data import Info
 from tfp_bprune.layers import GaussianOutput
+from tfp_bprune.models.heads import heads_for, note_heads
 from tfp_bprune.models.lenet import convnet, lenet5, lenet300
 from tfp_bprune.models.mlp import mlp
 from tfp_bprune.models.resnet import resnet18
@@ -47,7 +48,8 @@ def build(
 
     Returns:
       A functional Keras model, not compiled. It takes examples in their raw units [batch, ...] and gives logits
-      [batch, classes], or for a regression mean and noise standard deviation [batch, 2].
+      [batch, classes], of a binary task [batch, 1], or for a regression means and noise standard deviations
+      [batch, 2 targets].
 
     Raises:
       BpruneError: unknown name, twin or option.
@@ -57,9 +59,11 @@ def build(
     inputs = keras.Input(info.input_shape, name="inputs")
     x = keras.layers.Rescaling(info.scale, info.offset, name="rescaling")(inputs)
     try:
-        outputs = NETWORKS[name](x, info.classes, Twins(twin=twin, **twins), **(options or {}))
+        width = 1 if info.task == "binary" else info.classes
+        outputs = NETWORKS[name](x, width, Twins(twin=twin, **twins), **(options or {}))
     except TypeError as error:
         raise BpruneError(f"network {name!r} cannot be built with {options or {}}: {error}") from error
     if info.task == "regression":
         outputs = GaussianOutput(info.target_loc, info.target_scale, noise, name="likelihood")(outputs)
-    return keras.Model(inputs, outputs, name=name)
+    model = keras.Model(inputs, outputs, name=name)
+    return note_heads(model, heads_for(model, info))

@@ -10,6 +10,7 @@ from tfp_bprune.types import BpruneError
 
 Replace = Callable[[Any], Any]
 Transfer = Callable[[Any, Any], None]
+_NOTES = "_tfp_bprune_"
 
 
 def rebuild(model: Any, replace: Replace, transfer: Transfer) -> Any:
@@ -33,7 +34,26 @@ def rebuild(model: Any, replace: Replace, transfer: Transfer) -> Any:
             transfer(old, new)
         elif not isinstance(old, keras.Model):
             new.set_weights(old.get_weights())
+    carry_notes(model, copy)
     return copy
+
+
+def note(model: Any, key: str, value: Any) -> None:
+    """Notes on `model` something that copies of it keep and that is no part of its weights."""
+    vars(model)[_NOTES + key] = value  # past Keras, which would track it
+
+
+def noted(model: Any, key: str) -> Any:
+    """What was noted under `key`; None if nothing was."""
+    return vars(model).get(_NOTES + key)
+
+
+def carry_notes(model: Any, copy: Any) -> None:
+    """Gives a copy the notes of `model`, and the loss that it was compiled with as one."""
+    loss = getattr(model, "loss", None)
+    if loss is not None:
+        note(copy, "loss", loss)
+    vars(copy).update({key: value for key, value in vars(model).items() if key.startswith(_NOTES)})
 
 
 def check_graph(model: Any) -> None:

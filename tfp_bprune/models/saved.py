@@ -7,7 +7,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from tfp_bprune.info import Info
 from tfp_bprune.models import compress, store
+from tfp_bprune.models.heads import Head, heads_for, note_heads, noted_heads
 from tfp_bprune.runs import CONFIG, WEIGHTS, Run, finite, tensors_to_bytes
 from tfp_bprune.types import Json, RunError
 
@@ -43,7 +45,27 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     config = run.config
     model = store.from_architecture(config["architecture"])
     store.set_weights(model, compress.decode(run.read_tensors(name)))
+    note_heads(model, _stored_heads(model, config))
     return SavedModel(model, config, manifest)
+
+
+def heads_config(model: Any) -> Json:
+    """The entry of a run's config that says what the outputs of `model` mean; empty where that is not known."""
+    known = noted_heads(model)
+    return {"heads": {name: head.to_json() for name, head in known.items()}} if known else {}
+
+
+def _stored_heads(model: Any, config: Json) -> dict[str, Head] | None:
+    """What a run's config says of the outputs; of a run from before there was such an entry, what its data says."""
+    stored, data = config.get("heads"), config.get("data") or {}
+    try:
+        if stored is not None:
+            return {name: Head(**entry) for name, entry in stored.items()}
+        if "task" in data:
+            return heads_for(model, Info(data["name"], data["task"], tuple(data["input_shape"]), data["classes"]))
+    except (TypeError, AttributeError, KeyError) as error:
+        raise RunError(f"the run's config says what outputs mean in a form that is not known: {error}") from error
+    return None
 
 
 def save_model(model: Any, path: str | os.PathLike[str], config: Json, **facts: Any) -> Run:
@@ -62,7 +84,7 @@ def save_model(model: Any, path: str | os.PathLike[str], config: Json, **facts: 
       RunError: `path` is not new or empty, or the model cannot be stored without code.
     """
     run = Run.create(path)
-    content = finite(config | {"architecture": store.architecture(model)})
+    content = finite(config | heads_config(model) | {"architecture": store.architecture(model)})
     arrays = store.rested_weights_of(model)
     stored = tensors_to_bytes(compress.encode(arrays))
     sizes: Json = {"bytes": len(stored), "dense_bytes": sum(array.nbytes for array in arrays.values())}
