@@ -76,7 +76,11 @@ def test_1_inputs_with_no_weight_left_do_not_reach_a_draw() -> None:
 
 def test_1_more_draws_do_not_make_a_larger_graph() -> None:
     sizes = [
-        len(Predictor(network(), "sampled", samples).predict.get_concrete_function().graph.get_operations())
+        len(
+            Predictor(network(), "sampled", samples, task="classification")
+            .predict.get_concrete_function()
+            .graph.get_operations()
+        )
         for samples in (2, 20)
     ]
     assert sizes[0] == sizes[1]

@@ -13,9 +13,16 @@ from tfp_bprune.layers import Conv2DFlipout, DenseFlipout
 L = keras.layers
 
 
+def classifier(model: Any) -> Any:
+    """`model`, whose outputs are said to be logits."""
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
 def mlp() -> Any:
     """Bayesian, three layers."""
-    return keras.Sequential([keras.Input((8, 8, 1)), L.Flatten(), DenseFlipout(40, activation="relu"), DenseFlipout(4)])
+    layers = [L.Flatten(), DenseFlipout(40, activation="relu"), DenseFlipout(4)]
+    return classifier(keras.Sequential([keras.Input((8, 8, 1)), *layers]))
 
 
 def lenet() -> Any:
@@ -28,7 +35,7 @@ def lenet() -> Any:
         L.Flatten(),
         DenseFlipout(4),
     ]
-    return keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    return classifier(keras.Sequential([keras.Input((8, 8, 1)), *layers]))
 
 
 def residual() -> Any:
@@ -37,7 +44,7 @@ def residual() -> Any:
     x = L.ReLU()(L.BatchNormalization()(Conv2DFlipout(6, 3, padding="same", use_bias=False)(inputs)))
     y = L.BatchNormalization()(Conv2DFlipout(6, 3, padding="same", strides=2)(x))
     x = L.ReLU()(L.Add()([y, Conv2DFlipout(6, 1, strides=2)(x)]))
-    return keras.Model(inputs, DenseFlipout(4)(L.GlobalAveragePooling2D()(x)))
+    return classifier(keras.Model(inputs, DenseFlipout(4)(L.GlobalAveragePooling2D()(x))))
 
 
 NETWORKS: dict[str, Callable[[], Any]] = {"mlp": mlp, "lenet": lenet, "residual": residual}

@@ -19,7 +19,7 @@ L = keras.layers
 
 
 def predicted(model: Any, x: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
-    predictor = Predictor(model, "sampled", **options)
+    predictor = Predictor(model, "sampled", task="classification", from_logits=True, **options)
     return {name: value.numpy() for name, value in predictor.predict(tf.constant(x)).items()}
 
 
@@ -77,12 +77,12 @@ def bernoulli(lead: float, seed: int) -> Any:
     return run
 
 
-def settled(run: Any, batched: bool, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def settled(run: Any, batched: bool) -> tuple[np.ndarray, np.ndarray]:
     """Sums and counts of draws."""
 
     @tf.function
     def sums() -> Any:
-        (first,), counts = total_until_settled(run, lambda drawn: [drawn], MOST, batched, ALPHA, classes)
+        (first,), counts = total_until_settled(run, lambda drawn: [drawn], lambda drawn: [drawn], MOST, batched, ALPHA)
         return first, counts
 
     first, counts = sums()
@@ -120,7 +120,7 @@ def test_clear_examples_are_settled_at_the_first_look_and_unclear_ones_get_all_d
         chosen = every if rows is None else tf.gather(every, rows)
         return tf.tile(chosen[None], [count, 1, 1])
 
-    sums, counts = settled(run, True, classes=3)
+    sums, counts = settled(run, True)
     np.testing.assert_array_equal(counts, [12, MOST, 12])
     np.testing.assert_allclose(sums[0], 12 * np.array([0.98, 0.01, 0.01]), rtol=1e-5)
 
@@ -161,7 +161,7 @@ def test_networks_are_settled_example_by_example(make: Any) -> None:
 def test_what_comes_before_the_first_draw_is_computed_once(bayesian: int) -> None:
     layers: list[Any] = [L.Dense(32, "relu"), L.Dense(16, "relu"), DenseFlipout(8, activation="relu"), DenseFlipout(3)]
     model = keras.Sequential([keras.Input((6,)), *layers[: 2 + bayesian]])
-    graph = Predictor(model, "sampled", 50).predict.get_concrete_function().graph.as_graph_def()
+    graph = Predictor(model, "sampled", 50, task="regression").predict.get_concrete_function().graph.as_graph_def()
     products = [node.op for node in graph.node].count("MatMul")
     bodies = [[n.op for n in f.node_def].count("MatMul") for f in graph.library.function if "body" in f.signature.name]
     # A mean and a variance for each Bayesian layer; of the first, on certain inputs, once for all draws.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.export.networks import NETWORKS, settled
+from tests.export.networks import NETWORKS, classifier, settled
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.export import Predictor, export, litert
 from tfp_bprune.export.kernels import FOR_CONVERTERS, Lowering
@@ -81,7 +81,7 @@ def test_no_operation_of_tensorflow_is_in_the_file(content: bytes) -> None:
 def wide() -> Any:
     """A network of which most bytes are kernels, one with inputs that are no multiple of four."""
     layers = [DenseFlipout(201, activation="relu"), DenseFlipout(100, activation="relu"), DenseFlipout(4)]
-    model = keras.Sequential([keras.Input((150,)), *layers])
+    model = classifier(keras.Sequential([keras.Input((150,)), *layers]))
     rng = np.random.default_rng(0)
     for layer in model.layers:
         layer.kernel_posterior.keep_only(rng.random(layer.kernel_posterior.loc.shape) > 0.97)
@@ -103,7 +103,8 @@ def test_pruned_kernels_take_less_and_compute_the_same(monkeypatch: pytest.Monke
 
 
 def test_float16_halves_a_dense_file() -> None:
-    predictor = Predictor(keras.Sequential([keras.Input((150,)), DenseFlipout(200)]), "mean", lowering=FOR_CONVERTERS)
+    model = classifier(keras.Sequential([keras.Input((150,)), DenseFlipout(200)]))
+    predictor = Predictor(model, "mean", lowering=FOR_CONVERTERS)
     assert len(litert.to_litert(predictor, float16=True)) < 0.6 * len(litert.to_litert(predictor))
 
 

@@ -11,8 +11,9 @@ import pytest
 from scipy import integrate, stats
 
 from tests.bounds import FALSE_ALARM
+from tests.export.networks import classifier
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.export import Predictor, predict
+from tfp_bprune.export import Predictor, answers, covariance
 from tfp_bprune.export.kernels import Lowering
 from tfp_bprune.export.lower import LoweredDense
 from tfp_bprune.export.moments import rectified, rule_of, through, transformed
@@ -197,7 +198,7 @@ def test_target_units_scale_the_variance() -> None:
 
 def network(*layers: Any, inputs: tuple[int, ...] = (20,), scale: float = 0.08, seed: int = 1) -> Any:
     """With means as they are after training, of a size that keeps activations in range, and one scale for all."""
-    model = keras.Sequential([keras.Input(inputs), *layers])
+    model = classifier(keras.Sequential([keras.Input(inputs), *layers]))
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         for q in layer.posteriors.values() if isinstance(layer, Variational) else ():
@@ -230,7 +231,7 @@ def test_one_layer_agrees_with_draws(x: np.ndarray) -> None:
     bound = z * each.std(0) / np.sqrt(draws) + 0.5 * each.std(0) / np.sqrt(64)
     found = predicted(model, x, "moments")
     assert (np.abs(found["probabilities"] - each.mean(0)) <= bound).all()
-    entropies = predict.entropy(each).numpy().mean(0)
+    entropies = answers.entropy(each).numpy().mean(0)
     np.testing.assert_allclose(found["aleatoric"].mean(), entropies.mean(), rtol=0.01)
 
 
@@ -250,13 +251,13 @@ def test_what_hidden_units_have_in_common_counts(x: np.ndarray, monkeypatch: pyt
     probabilities, information = differences()
     assert probabilities < 0.003
     assert information < 0.05
-    whole = predict.covariance.covariance
+    whole = covariance.covariance
 
     def alone(*arguments: Any) -> Any:
         rows = whole(*arguments)
         return [[value * float(i == j) for j, value in enumerate(row)] for i, row in enumerate(rows)]
 
-    monkeypatch.setattr(predict.covariance, "covariance", alone)
+    monkeypatch.setattr(covariance, "covariance", alone)
     probabilities_alone, information_alone = differences()
     assert probabilities_alone > 1.3 * probabilities
     assert information_alone > max(2 * information, 0.05)
@@ -295,7 +296,7 @@ def test_the_noise_of_a_convolutions_bias_is_common_to_all_positions() -> None:
 def assert_covariance(model: Any, x: np.ndarray, expected: np.ndarray) -> None:
     """Holds the covariance of all logits to `expected` [batch, classes, classes]."""
     found: list[Any] = []
-    whole = predict.covariance.covariance
+    whole = covariance.covariance
 
     def noted(logits: Any, chosen: Any, sources: Any) -> Any:
         every = tf.tile(tf.eye(logits.mean.shape[-1])[None], [tf.shape(logits.mean)[0], 1, 1])
@@ -304,7 +305,7 @@ def assert_covariance(model: Any, x: np.ndarray, expected: np.ndarray) -> None:
         return whole(logits, chosen, sources)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict.covariance, "covariance", noted)
+        patch.setattr(covariance, "covariance", noted)
         body = Predictor(model, "moments").predict.python_function
         outputs = tf.function(lambda x: (body(x), found[-1])[1])(tf.constant(x))
     np.testing.assert_allclose(np.stack(outputs, -1).reshape(expected.shape), expected, rtol=1e-3, atol=1e-6)
@@ -347,6 +348,7 @@ def test_ends_in_softmax_are_one_and_the_same(x: np.ndarray, end: str, bayesian:
     model.set_weights(logits.get_weights())
     if end == "nested":
         model = keras.Sequential([keras.Input((20,)), keras.Sequential(model.layers[:1]), keras.Sequential([top])])
+        model = classifier(model)
     found, expected = predicted(model, x, "moments"), predicted(logits, x, "moments")
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.export.networks import classifier
 from tfp_bprune._keras import keras
 from tfp_bprune.export import export
 from tfp_bprune.layers import Conv2DFlipout, DenseFlipout
@@ -91,7 +92,7 @@ def network(kind: str) -> Any:
         layers = [Conv2DFlipout(4, 3, activation="relu"), L.MaxPooling2D(2), Conv2DFlipout(4, 2), L.Flatten()]
     else:
         layers = [L.Flatten(), DenseFlipout(30, activation="relu")]
-    return keras.Sequential([keras.Input((8, 8, 1)), *layers, DenseFlipout(4, rho_init=-2.0)])
+    return classifier(keras.Sequential([keras.Input((8, 8, 1)), *layers, DenseFlipout(4, rho_init=-2.0)]))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.export.networks import classifier
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.export import Predictor, export, kernels
 from tfp_bprune.export.cost import Choice
@@ -69,7 +70,7 @@ def test_names_of_contents_differ_where_contents_do() -> None:
 def model(seed: int) -> Any:
     """Mostly pruned and of a size at which it is stored packed."""
     layers = [DenseFlipout(120, activation="relu"), DenseFlipout(40)]
-    made = keras.Sequential([keras.Input((200,)), *layers])
+    made = classifier(keras.Sequential([keras.Input((200,)), *layers]))
     rng = np.random.default_rng(seed)
     for layer in made.layers:
         q = layer.kernel_posterior

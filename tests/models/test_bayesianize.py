@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.bounds import assert_mean
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.data import Splits
 from tfp_bprune.export import Predictor, compact, export
 from tfp_bprune.layers import variational_layers
@@ -18,7 +18,7 @@ from tfp_bprune.models import strip
 from tfp_bprune.models.bayesianize import bayesianize
 from tfp_bprune.prune import prune
 from tfp_bprune.train import Settings, fit
-from tfp_bprune.types import BpruneError, ExportError, PruneError
+from tfp_bprune.types import BpruneError, PruneError
 
 L = keras.layers
 
@@ -180,7 +180,7 @@ def test_nested_models_are_pruned_by_weight_but_not_by_unit(nested: Any) -> None
 def test_a_nested_model_is_exported_with_one_softmax(activation: str | None, vectors: np.ndarray) -> None:
     inner = classifier(tower("tower"), activation)
     model = keras.Sequential([keras.Input((6,)), L.Dense(6, "relu", name="first"), inner])
-    served = Predictor(bayesianize(model), "mean").predict(vectors)["probabilities"]
+    served = Predictor(bayesianize(model), "mean", task="classification").predict(vectors)["probabilities"]
     given = model(vectors).numpy()
     expected = given if activation else np.exp(given) / np.exp(given).sum(1, keepdims=True)
     np.testing.assert_allclose(served, expected, rtol=1e-5)
@@ -212,7 +212,7 @@ def test_models_of_several_inputs_and_outputs_train_and_come_back() -> None:
 
 
 @pytest.mark.parametrize("granularity", ["weight", "unit"])
-def test_models_of_several_inputs_and_outputs_are_pruned_but_not_exported(granularity: Any, tmp_path: Path) -> None:
+def test_models_of_several_inputs_and_outputs_are_pruned_and_exported(granularity: Any, tmp_path: Path) -> None:
     pruned, report = prune(bayesianize(branched()), sparsity=0.5, granularity=granularity)
     assert report.sparsity >= 0.5
     masked, rng = strip(pruned), np.random.default_rng(0)
@@ -222,9 +222,12 @@ def test_models_of_several_inputs_and_outputs_are_pruned_but_not_exported(granul
         np.testing.assert_allclose(smaller(x)[name], expected, rtol=1e-5, atol=1e-6)
     if granularity == "unit":
         assert smaller.count_params() < 0.6 * masked.count_params()
-    with pytest.raises(ExportError, match="has 2 inputs and 2 outputs: expected one of each"):
-        export(pruned, tmp_path / "export")
-    assert not (tmp_path / "export").exists()
+    export(pruned, tmp_path / "export", task={"y": "regression", "z": "classification"})
+    serve = tf.saved_model.load(str(tmp_path / "export" / "1")).signatures["serving_default"]
+    served = serve(left=tf.constant(x[0]), right=tf.constant(x[1]))
+    assert set(served) == {"y_mean", "z_probabilities", "z_entropy"}
+    np.testing.assert_allclose(served["y_mean"], masked(x)["y"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(served["z_probabilities"], tf.nn.softmax(masked(x)["z"]), rtol=1e-5, atol=1e-6)
 
 
 def called_twice(model: Any) -> Callable[[Any], Any]:

@@ -11,7 +11,7 @@ distribution and however often one looks. The class bet on is that of its first 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfp_bprune._keras import tf
@@ -29,7 +29,7 @@ def total(run: Run, parts: Parts, samples: int, batched: bool, batch: Any) -> li
 
     Args:
       run: outputs [count, examples, ...] of draws from number `index` on: `run(index, count, rows)`, rows None for all.
-      parts: of outputs [count, examples, ...], tensors [count, examples, ...].
+      parts: of these outputs, whatever they are, tensors [count, examples, ...].
       batched: whether `run` makes several draws at once.
       batch: how many examples there are.
     """
@@ -47,40 +47,50 @@ def total(run: Run, parts: Parts, samples: int, batched: bool, batch: Any) -> li
 
 
 def total_until_settled(
-    run: Run, parts: Parts, samples: int, batched: bool, error_rate: float, classes: int
+    run: Run, parts: Parts, rivals: Parts, samples: int, batched: bool, error_rate: float
 ) -> tuple[list[Any], Any]:
-    """As `total`, for class probabilities: sums over as many draws as each example takes, and their numbers [batch].
+    """As `total`: sums over as many draws as each example takes, and their numbers [batch].
 
     Args:
-      parts: the first of them the probabilities.
+      rivals: of outputs, probabilities [count, examples, ..., classes], a tensor for each output. An example is settled
+        once it is so in all of them and at all positions.
       error_rate: with which a class may be taken for settled in favour of another than all draws would give.
     """
     block = min(_BLOCK, samples) if batched else 1
-    first = parts(run(tf.constant(0), tf.constant(block), None))
-    sums = [tf.reduce_sum(part, 0) for part in first]
-    candidate = tf.one_hot(tf.argmax(first[0][0], -1), classes)
-    wealth = _bets(first[0][1:], candidate)
-    counts = tf.fill(tf.shape(candidate)[:1], block)
+    outputs = run(tf.constant(0), tf.constant(block), None)
+    sums, first = [tf.reduce_sum(part, 0) for part in parts(outputs)], rivals(outputs)
+    candidates = [tf.one_hot(tf.argmax(one[0], -1), one.shape[-1]) for one in first]
+    wealths = [_bets(one[1:], candidate) for one, candidate in zip(first, candidates, strict=True)]
+    counts, outcomes = tf.fill(tf.shape(candidates[0])[:1], block), len(wealths)
 
-    def going_on(index: Any, counts: Any, wealth: Any, *sums: Any) -> Any:
-        return tf.logical_and(index < samples, tf.reduce_any(_open(wealth, candidate, error_rate)))
+    def is_open(wealths: Sequence[Any]) -> Any:
+        pairs = zip(wealths, candidates, strict=True)
+        return tf.reduce_any([_open(wealth, candidate, error_rate) for wealth, candidate in pairs], 0)
 
-    def body(index: Any, counts: Any, wealth: Any, *sums: Any) -> tuple[Any, ...]:
-        rows = tf.where(_open(wealth, candidate, error_rate))
+    def going_on(index: Any, counts: Any, *state: Any) -> Any:
+        return tf.logical_and(index < samples, tf.reduce_any(is_open(state[:outcomes])))
+
+    def body(index: Any, counts: Any, *state: Any) -> tuple[Any, ...]:
+        wealths, sums = state[:outcomes], state[outcomes:]
+        rows = tf.where(is_open(wealths))
         count = tf.minimum(block, samples - index)
-        new = parts(run(index, count, rows[:, 0]))
-        bets = _bets(new[0], tf.gather(candidate, rows[:, 0]))
-        added = [tf.tensor_scatter_nd_add(s, rows, tf.reduce_sum(n, 0)) for s, n in zip(sums, new, strict=True)]
+        outputs = run(index, count, rows[:, 0])
+        bets = [
+            _bets(one, tf.gather(candidate, rows[:, 0]))
+            for one, candidate in zip(rivals(outputs), candidates, strict=True)
+        ]
+        new = [*bets, *(tf.reduce_sum(part, 0) for part in parts(outputs))]
+        added = [tf.tensor_scatter_nd_add(s, rows, n) for s, n in zip((*wealths, *sums), new, strict=True)]
         counts = tf.tensor_scatter_nd_add(counts, rows, tf.fill([tf.shape(rows)[0]], count))
-        return (index + count, counts, tf.tensor_scatter_nd_add(wealth, rows, bets), *added)
+        return (index + count, counts, *added)
 
-    start = (tf.constant(block), counts, wealth, *sums)
-    _, counts, _, *sums = tf.while_loop(going_on, body, start, parallel_iterations=1)
-    return sums, counts
+    start = (tf.constant(block), counts, *wealths, *sums)
+    _, counts, *state = tf.while_loop(going_on, body, start, parallel_iterations=1)
+    return state[outcomes:], counts
 
 
 def _bets(probabilities: Any, candidate: Any) -> Any:
-    """Logarithms [examples, classes, stakes] of what draws [count, examples, classes] multiply the wealth by."""
+    """Logarithms [examples, ..., classes, stakes] of what draws [count, examples, ..., classes] multiply the wealth by."""
     lead = tf.reduce_sum(probabilities * candidate, -1, keepdims=True) - probabilities
     return tf.stack([tf.reduce_sum(tf.math.log1p(stake * lead), 0) for stake in _STAKES], -1)
 
@@ -88,4 +98,5 @@ def _bets(probabilities: Any, candidate: Any) -> Any:
 def _open(wealth: Any, candidate: Any, error_rate: float) -> Any:
     """Whether each example is still to be decided [examples]."""
     logarithm = tf.reduce_logsumexp(wealth, -1) - math.log(len(_STAKES))
-    return tf.reduce_any((logarithm < -math.log(error_rate)) & (candidate < 0.5), -1)
+    undecided = (logarithm < -math.log(error_rate)) & (candidate < 0.5)
+    return tf.reduce_any(undecided, list(range(1, len(candidate.shape))))

@@ -35,6 +35,25 @@ def describe(model: Any) -> Json:
     }
 
 
+def signature_of(predictor: Any) -> Json:
+    """What a `Predictor` takes and gives.
+
+    Returns:
+      `task` of the data, by output where they differ; `outputs`: what each output of the network means; `inputs`: shape,
+      without the batch, and type of each, None for sizes that are not fixed; `input_shape`, where there is one input.
+    """
+    tasks = {name: "regression" if h.task == "gaussian" else h.task for name, h in predictor.heads.items()}
+    same = len(set(tasks.values())) == 1
+    inputs = {
+        name: {"shape": spec.shape.as_list()[1:], "dtype": spec.dtype.name} for name, spec in predictor.inputs.items()
+    }
+    about: Json = {"task": next(iter(tasks.values())) if same else tasks, "inputs": inputs}
+    about["outputs"] = {name: head.to_json() for name, head in predictor.heads.items()}
+    if len(inputs) == 1:
+        about["input_shape"] = next(iter(inputs.values()))["shape"]
+    return about
+
+
 def parameters_of(model: Any) -> int:
     """Parameters of the network at its mean: one for each weight, Bayesian or not; no scales, masks or counters."""
     helpers = ("_rho", "_mask", "_prior_loc", "noise_step", "kl_schedule", "last_kl")

@@ -54,7 +54,7 @@ class Draws(Mean):
         """Whether many draws can go through the network at once."""
         return all(isinstance(linear, LoweredDense) for linear in self._linears.values() if linear.uncertain)
 
-    def start(self, inputs: Any, index: Any, count: Any, rows: Any = None) -> Value:
+    def start(self, inputs: list[Any], index: Any, count: Any, rows: Any = None) -> list[Value]:
         """Before a walk: the number of its first draw, how many it makes, and which examples (all for None).
 
         Only where `batched` may there be more than one draw.
@@ -64,7 +64,7 @@ class Draws(Mean):
         """
         self._calls = 0
         self._index, self._count, self._rows = index, count, rows
-        return self._taken(Value(inputs))
+        return [self._taken(Value(tensor)) for tensor in inputs]
 
     def finished(self, outputs: Value) -> Value:
         """After a walk: a row for each draw, also where none was made."""

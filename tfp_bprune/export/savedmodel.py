@@ -26,12 +26,13 @@ from tfp_bprune.export.cost import Costs, Kernels
 from tfp_bprune.export.formats import TITLES
 from tfp_bprune.export.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.export.litert import to_litert
-from tfp_bprune.export.manifest import describe
+from tfp_bprune.export.manifest import describe, signature_of
 from tfp_bprune.export.onnx import to_onnx
 from tfp_bprune.export.predict import DEFAULT_SAMPLES, Predictor
 from tfp_bprune.export.stored import Storage
 from tfp_bprune.export.warmup import SIGNATURE, write_warmup
 from tfp_bprune.models.convert import adopt
+from tfp_bprune.models.heads import Said
 from tfp_bprune.runs import Run, write_atomically
 from tfp_bprune.types import ExportError, Format, Json, Predictive
 
@@ -50,16 +51,19 @@ def export(
     format: Format = "savedmodel",
     float16: bool = False,
     error_rate: float | None = None,
+    task: Said = None,
+    from_logits: bool | None = None,
     costs: Costs | None = None,
     facts: Json | None = None,
 ) -> Json:
     """Writes `model` as a SavedModel, or an ONNX or LiteRT file, with no TFP object and no Python of this package in it.
 
-    Its signature (`serving_default`) takes `inputs` [batch, ...] and gives the outputs that `export.predict` lists.
+    Its signature (`serving_default`) takes `inputs` [batch, ...] and gives the outputs that `export.answers` lists. Several
+    inputs go by their names, and the outputs of several by theirs: `NAME_probabilities`.
     Units that pruning left dead are removed; outputs stay equal to within float32 rounding.
 
     Args:
-      model: pruned or not; functional or sequential, one input and one output.
+      model: pruned or not; functional or sequential.
       path: a folder that does not exist yet.
       predictive: "mean", "sampled" or "moments", see `Predictor`.
       samples: draws, when sampled.
@@ -69,6 +73,10 @@ def export(
       format: "savedmodel", "onnx" or "litert"; the last two need the extra `formats` and a predictive without draws.
       float16: weights in half the bytes, in a SavedModel or a LiteRT file; computed is in float32.
       error_rate: of "sampled": an example gets no further draws once its class is settled.
+      task: what the outputs mean, for all or by the output's name: "classification", "binary", "multilabel", "regression",
+        or "gaussian", means and then standard deviations. By default what `fit` or the loss said, or what is certain from
+        the model: a softmax, sigmoid or `GaussianOutput` at its end.
+      from_logits: whether class outputs are logits; by default where a linear layer gives them.
       costs: of products, to choose by; those shipped unless given.
       facts: further entries of the manifest, such as the data's fingerprint.
 
@@ -78,6 +86,7 @@ def export(
 
     Raises:
       ExportError: `path` exists or cannot be written, or the model cannot be exported as asked.
+      BpruneError: what an output means is not certain and nobody said it, or what was said contradicts the model.
     """
     path = Path(path)
     check_new(path)
@@ -85,7 +94,7 @@ def export(
     served = format == "savedmodel"
     storage: Storage = "float16" if float16 else "float32"
     lowering = Lowering(kernels, storage, costs or Costs()) if served else FOR_CONVERTERS
-    predictor = Predictor(model, predictive, samples, seed, lowering, error_rate)
+    predictor = Predictor(model, predictive, samples, seed, lowering, error_rate, task=task, from_logits=from_logits)
     about = _about(model, predictor, predictive, lowering, float16) | {"export_format": format, **(facts or {})}
     if predictive == "sampled":
         about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
@@ -101,8 +110,8 @@ def export(
 
 def _about(model: Any, predictor: Predictor, predictive: Predictive, lowering: Lowering, float16: bool) -> Json:
     """What a manifest says of the network; of a SavedModel also how each dense layer is multiplied, and by which costs."""
-    about: Json = {"kind": "export", "network": model.name, "task": predictor.task, "predictive": predictive}
-    about |= {"input_shape": list(model.input_shape[1:]), **describe(adopt(model))}
+    about: Json = {"kind": "export", "network": model.name, "predictive": predictive, **signature_of(predictor)}
+    about |= describe(adopt(model))
     if float16:
         about["float16"] = True
     if lowering.at_load:
@@ -156,8 +165,7 @@ def _write(predictor: Predictor, name: str, target: Path, file_format: Format, f
     if file_format == "savedmodel":
         with _quiet():
             tf.saved_model.save(predictor, str(target), signatures={SIGNATURE: predictor.predict})
-        [spec] = predictor.predict.input_signature
-        write_warmup(target, name, spec)
+        write_warmup(target, name, predictor.predict.input_signature)
         return
     with _quiet():  # converters save a SavedModel in between
         content = to_onnx(predictor) if file_format == "onnx" else to_litert(predictor, float16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
@@ -26,6 +26,15 @@ def walk(model: Any, inputs: list[Any], rule: Rule) -> list[Any]:
                 made = _called(node.layer, arguments, keywords, rule)
                 known.update(zip(node.flat_output_ids, made, strict=True))
     return [known[str(id(tensor))] for tensor in model.outputs]
+
+
+def nodes_of(model: Any) -> Iterator[Any]:
+    """The nodes of a model's graph, those of models nested in it too, each once for every call of the model."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            yield node
+            if isinstance(node.layer, keras.Model):
+                yield from nodes_of(node.layer)
 
 
 class _Lasting:

@@ -23,30 +23,35 @@ _KEY, _VALUE = 1, 2  # of every entry of a map
 _LENGTH_DELIMITED = 2
 
 
-def write_warmup(folder: Path, name: str, spec: Any, batches: Sequence[int] = BATCHES) -> None:
+def write_warmup(folder: Path, name: str, specs: Sequence[Any], batches: Sequence[int] = BATCHES) -> None:
     """Writes a request for each batch size into the SavedModel at `folder`.
 
     Args:
       folder: the version folder of a SavedModel with the signature `serving_default`.
       name: of the model; TensorFlow Serving plays the requests whatever it serves the model as.
-      spec: `tf.TensorSpec` [batch, ...] of the signature's one input, whose name is the input's.
+      specs: `tf.TensorSpec` [batch, ...] of the signature's inputs, whose names are theirs.
       batches: sizes of the requests.
     """
     file = folder / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
         for batch in batches:
-            writer.write(_record(name, spec, batch))
+            writer.write(_record(name, specs, batch))
 
 
-def _record(name: str, spec: Any, batch: int) -> bytes:
+def _record(name: str, specs: Sequence[Any], batch: int) -> bytes:
     """A serialized `PredictionLog` with one request of `batch` examples."""
-    # What a call costs does not depend on the values: one number, which the format repeats by itself, takes no space.
-    tensor = tf.make_tensor_proto(1, dtype=spec.dtype, shape=[batch, *spec.shape[1:]]).SerializeToString()
     model = _field(_NAME, name.encode()) + _field(_SIGNATURE_NAME, SIGNATURE.encode())
-    inputs = _field(_KEY, spec.name.encode()) + _field(_VALUE, tensor)
-    request = _field(_MODEL_SPEC, model) + _field(_INPUTS, inputs)
+    request = _field(_MODEL_SPEC, model) + b"".join(_field(_INPUTS, _input(spec, batch)) for spec in specs)
     return _field(_PREDICT_LOG, _field(_REQUEST, request))
+
+
+def _input(spec: Any, batch: int) -> bytes:
+    """One input of a request."""
+    # What a call costs does not depend on the values: one number, which the format repeats by itself, takes no space.
+    value = "" if spec.dtype == tf.string else 1
+    tensor = tf.make_tensor_proto(value, dtype=spec.dtype, shape=[batch, *spec.shape[1:]]).SerializeToString()
+    return _field(_KEY, spec.name.encode()) + _field(_VALUE, tensor)
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -12,7 +12,7 @@ from tfp_bprune.data import Split
 from tfp_bprune.evaluate.masked import MaskedNetwork, batches
 from tfp_bprune.evaluate.metrics import classification
 from tfp_bprune.evaluate.uncertainty import entropy
-from tfp_bprune.export.predict import task_of
+from tfp_bprune.models.heads import heads_of
 from tfp_bprune.prune.select import prunable_weights
 from tfp_bprune.types import Criterion, PruneError
 
@@ -67,7 +67,9 @@ class Evaluator(MaskedNetwork):
     def __init__(self, model: Any, criterion: Criterion) -> None:
         super().__init__(model, prunable_weights(model, criterion))
         shape = self.network.output_shape
-        classifies = task_of(model) == "classification" and isinstance(shape, tuple)
+        classifies = all(head.task == "classification" for head in heads_of(model).values()) and isinstance(
+            shape, tuple
+        )
         if not classifies or len(shape) != 2 or shape[-1] < 2:
             raise PruneError(
                 f"model {model.name!r} gives outputs of shape {shape}: a search expects logits [batch, classes]"
