@@ -28,7 +28,7 @@ STATIONS = (
     "studies",
     "cli",
 )
-SHARED = ("_keras", "_lazy", "types", "runs")
+SHARED = ("_keras", "_lazy", "types", "runs", "reading", "writing", "schemas")
 MODULES = sorted(p.relative_to(PACKAGE.parent) for p in PACKAGE.rglob("*.py"))
 
 

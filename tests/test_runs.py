@@ -51,7 +51,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_leftovers(
     target = tmp_path / "file"
     write_atomically(target, b"old")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, fail)

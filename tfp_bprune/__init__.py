@@ -8,20 +8,20 @@ from tfp_bprune._lazy import attach as _attach
 if TYPE_CHECKING:
     from tfp_bprune.data import from_arrays as from_arrays
     from tfp_bprune.data import load as load
-    from tfp_bprune.evaluate import reload as reload
-    from tfp_bprune.evaluate import sweep as sweep
+    from tfp_bprune.evaluate.fresh import reload as reload
+    from tfp_bprune.evaluate.sweep import sweep as sweep
     from tfp_bprune.export import export as export
     from tfp_bprune.info import Info as Info
     from tfp_bprune.info import info_of as info_of
     from tfp_bprune.layers import NormalPrior as NormalPrior
     from tfp_bprune.layers import ScaleMixturePrior as ScaleMixturePrior
-    from tfp_bprune.models import bayesianize as bayesianize
-    from tfp_bprune.models import build as build
     from tfp_bprune.models import load_model as load_model
-    from tfp_bprune.models import recalibrate as recalibrate
     from tfp_bprune.models import save_model as save_model
     from tfp_bprune.models import strip as strip
-    from tfp_bprune.prune import prune as prune
+    from tfp_bprune.models.bayesianize import bayesianize as bayesianize
+    from tfp_bprune.models.build import build as build
+    from tfp_bprune.models.recalibrate import recalibrate as recalibrate
+    from tfp_bprune.prune.prune import prune as prune
     from tfp_bprune.search import Budget as Budget
     from tfp_bprune.search import hyper_model as hyper_model
     from tfp_bprune.search import search as search
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from tfp_bprune.train import Horovod as Horovod
     from tfp_bprune.train import Settings as Settings
     from tfp_bprune.train import compile_model as compile_model
-    from tfp_bprune.train import distribute as distribute
     from tfp_bprune.train import distributed_callbacks as distributed_callbacks
-    from tfp_bprune.train import fit as fit
+    from tfp_bprune.train.distribute import distribute as distribute
+    from tfp_bprune.train.fit import fit as fit
     from tfp_bprune.types import BpruneError as BpruneError
 
 __all__ = _attach(

@@ -7,18 +7,16 @@
       manifest.json     versions, seed, data fingerprint, and size and SHA-256 of every file
 
 Each file is written aside and renamed, and the manifest is renamed last: it is the commit point. A process killed
-at any moment leaves the previous manifest and every file that it names. Nothing in a run can execute code.
+at any moment leaves the previous manifest and every file that it names. The manifest holds a hash of itself, so that
+no bit of a run changes unnoticed. What is read may come from a stranger: see `reading`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -30,77 +28,48 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as _load_tensors
 from safetensors.numpy import save as _save_tensors
 
+from tfp_bprune.reading import (
+    MOST_BYTES,
+    MOST_JSON,
+    check,
+    folder_below,
+    open_below,
+    parse,
+    parts_of,
+    read_below,
+    read_json,
+)
+from tfp_bprune.schemas import CONFIG_SCHEMA, MANIFEST_SCHEMA, ROW_SCHEMA
 from tfp_bprune.types import Json, RunError
+from tfp_bprune.writing import (
+    TEMPORARY,
+    finite,
+    remove_leftover,
+    sealed,
+    sha256,
+    unsealed,
+    write_atomically,
+    write_below,
+    write_json,
+)
 
-FORMAT = 1
+__all__ = [
+    "Run",
+    "finite",
+    "read_json",
+    "rows_to_bytes",
+    "sealed",
+    "sha256",
+    "tensors_to_bytes",
+    "unsealed",
+    "versions",
+    "write_atomically",
+    "write_json",
+]
+
+FORMAT, _WITHOUT_SEAL = 2, 1
 CONFIG, METRICS, MANIFEST, WEIGHTS, LOCK = "config.json", "metrics.jsonl", "manifest.json", "weights", ".lock"
 _REPORTED = ("tfp-bprune", "tensorflow", "tf-keras", "tensorflow-probability", "numpy")
-_TEMPORARY = ".partial-"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` so that a reader sees the old file or the new one, never a part.
-
-    Raises:
-      RunError: the folder cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(aside, 0o666 & ~_umask())
-            os.replace(aside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(aside)
-            raise
-    except OSError as error:
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder that can be written"
-        ) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; NaN and infinities become null, as JSON has no such numbers."""
-    write_atomically(path, (json.dumps(finite(value), indent=2) + "\n").encode())
-
-
-def finite(value: Any) -> Any:
-    """`value` with non-finite numbers as None and NumPy scalars as Python's, so that any JSON reader takes it."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-      RunError: the file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist: expected a run or export directory written by tfp-bprune") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(
-            f"{path} cannot be read as JSON ({error}); restore it from a copy or make the run anew"
-        ) from error
-
-
-def sha256(content: bytes) -> str:
-    """Hexadecimal SHA-256 of `content`."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -131,7 +100,7 @@ class Run:
         if run.exists:
             raise RunError(f"{run.path} already holds a run: resume it, or choose another folder")
         # A run that was killed before its first manifest leaves its lock and the files that it wrote until then.
-        ours = (_TEMPORARY, LOCK, *((CONFIG, WEIGHTS) if (run.path / LOCK).exists() else ()))
+        ours = (TEMPORARY, LOCK, *((CONFIG, WEIGHTS) if (run.path / LOCK).exists() else ()))
         strangers = [p.name for p in run.path.glob("*") if not p.name.startswith(ours)]
         if strangers:
             raise RunError(
@@ -167,7 +136,7 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / LOCK, "a")  # noqa: SIM115 (closed below, after the lock is released)
+            lock = os.fdopen(open_below(self.path, LOCK, os.O_RDWR | os.O_CREAT), "rb")
         except OSError as error:
             raise RunError(
                 f"cannot write {self.path}: {error.strerror}; choose a folder that can be written"
@@ -186,33 +155,51 @@ class Run:
                 portalocker.unlock(lock)
 
     def _sweep_partial_files(self) -> None:
-        for leftover in list(self.path.rglob(_TEMPORARY + "*")):
-            if leftover.is_dir():  # of an export
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+        """Removes what killed processes left aside; what a living one is writing is locked by it."""
+        for folder, folders, files in os.walk(self.path):
+            for name in [name for name in folders if name.startswith(TEMPORARY)]:
+                folders.remove(name)
+                remove_leftover(Path(folder) / name)
+            for name in files:
+                if name.startswith(TEMPORARY):
+                    (Path(folder) / name).unlink(missing_ok=True)
 
     @property
     def manifest(self) -> Json:
-        """The committed manifest, or an empty one for a new run."""
+        """The committed manifest, checked against its hash, or an empty one for a new run.
+
+        Raises:
+          RunError: it is damaged, of another format, or names files outside of the folder.
+        """
         if not self.exists:
             return {"format": FORMAT, "files": {}}
-        manifest = read_json(self.path / MANIFEST)
+        path = self.path / MANIFEST
+        content = self._content(MANIFEST, MOST_JSON)
+        manifest = parse(content, path)
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+            raise RunError(f"{path} is not a manifest: expected an object with `files`; restore it from a copy")
+        if manifest.get("format") not in (FORMAT, _WITHOUT_SEAL):
             raise RunError(
-                f"{self.path / MANIFEST} is not a manifest: expected an object with `files`; restore it from a copy"
-            )
-        if manifest.get("format") != FORMAT:
-            raise RunError(
-                f"{self.path / MANIFEST} has format {manifest.get('format')!r}, this version reads {FORMAT}: "
+                f"{path} has format {manifest.get('format')!r}, this version reads {_WITHOUT_SEAL} and {FORMAT}: "
                 "use the version of tfp-bprune that wrote it"
             )
+        if manifest["format"] == FORMAT:
+            unsealed(content, path)
+        check(manifest, path, MANIFEST_SCHEMA)
+        for name in manifest["files"]:
+            parts_of(name, path)
         return manifest
+
+    def _content(self, name: str, most: int = MOST_BYTES, first: int | None = None) -> bytes:
+        try:
+            return read_below(self.path, name, most, first)
+        except OSError as error:
+            raise RunError(f"{self.path / name} cannot be read ({error.strerror}); restore it from a copy") from error
 
     @property
     def config(self) -> Json:
         """What the run was asked to do, checked against its hash."""
-        return json.loads(self.read(CONFIG))
+        return parse(self.read(CONFIG), self.path / CONFIG, CONFIG_SCHEMA)
 
     def commit(self, files: Mapping[str, bytes], drop: tuple[str, ...] = (), **facts: Any) -> None:
         """Writes `files`, then the manifest that names them, then deletes what it no longer names.
@@ -224,21 +211,26 @@ class Run:
         """
         manifest = self.manifest
         for name, content in files.items():
-            write_atomically(self.path / name, content)
+            write_below(self.path, name, content)
             manifest["files"][name] = {"bytes": len(content), "sha256": sha256(content)}
         for name in drop:
             manifest["files"].pop(name, None)
-        manifest |= {"versions": versions(), **facts}
-        write_json(self.path / MANIFEST, manifest)
+        manifest |= {"versions": versions(), **facts, "format": FORMAT}
+        write_json(self.path / MANIFEST, manifest, True)
         for name in drop:
-            (self.path / name).unlink(missing_ok=True)
+            self._unlink(name)
+
+    def _unlink(self, name: str) -> None:
+        *parents, last = parts_of(name, self.path)
+        with contextlib.suppress(OSError), folder_below(self.path, parents) as place:
+            os.unlink(last, dir_fd=place)
 
     def record(self, **facts: Any) -> None:
         """Writes a manifest that names every file already in the folder, with the entries `facts`."""
         names = sorted(str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file())
         contents = {name: (self.path / name).read_bytes() for name in names}
         files = {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in contents.items()}
-        write_json(self.path / MANIFEST, {"format": FORMAT, "files": files, "versions": versions(), **facts})
+        write_json(self.path / MANIFEST, {"format": FORMAT, "files": files, "versions": versions(), **facts}, True)
 
     def read(self, name: str) -> bytes:
         """The content of one file that the manifest names, checked against it.
@@ -248,28 +240,28 @@ class Run:
         Raises:
           RunError: the file is not in the manifest, is missing, was truncated or was changed.
         """
-        entry = self.manifest["files"].get(name)
-        if entry is None:
-            raise RunError(
-                f"{self.path} has no {name}: expected one of {sorted(self.manifest['files']) or 'no files yet'}"
-            )
-        path = self.path / name
-        try:
-            content = path.read_bytes()
+        files = self.manifest["files"]
+        if name not in files:
+            raise RunError(f"{self.path} has no {name}: expected one of {sorted(files) or 'no files yet'}")
+        return self._checked(name, files[name])
+
+    def _checked(self, name: str, entry: Json) -> bytes:
+        path, expected = self.path / name, entry["bytes"]
+        try:  # one byte more than expected tells a longer file, whatever its length is
+            content = read_below(self.path, name, first=expected if name.endswith(".jsonl") else expected + 1)
         except OSError as error:
             raise RunError(
                 f"{path} is named by the manifest but cannot be read ({error.strerror}); restore it from a copy"
             ) from error
-        if len(content) < entry["bytes"]:
+        if len(content) < expected:
             raise RunError(
-                f"{path} is truncated: expected {entry['bytes']} bytes, found {len(content)}; restore it from a copy"
+                f"{path} is truncated: expected {expected} bytes, found {len(content)}; restore it from a copy"
             )
-        known = content[: entry["bytes"]] if name.endswith(".jsonl") else content
-        if sha256(known) != entry["sha256"]:
+        if sha256(content) != entry["sha256"]:
             raise RunError(
                 f"{path} does not match its SHA-256 in the manifest: it was changed or damaged; restore it from a copy"
             )
-        return known
+        return content
 
     def verify(self) -> list[str]:
         """Checks every file that the manifest names and returns their names.
@@ -277,20 +269,34 @@ class Run:
         Raises:
           RunError: the first file that is missing or does not match.
         """
-        return [name for name in self.manifest["files"] if self.read(name) is not None]
+        files = self.manifest["files"]
+        for name, entry in files.items():
+            self._checked(name, entry)
+        return list(files)
 
     def read_tensors(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of a safetensors file of this run, checked."""
-        try:
-            return _load_tensors(self.read(name))
-        except SafetensorError as error:
-            raise RunError(f"{self.path / name} is not a safetensors file ({error}); restore it from a copy") from error
+        return tensors_from(self.read(name), self.path / name)
 
     def read_rows(self, name: str = METRICS) -> list[Json]:
         """The committed rows of a JSON-lines file of this run; none if there is no such file yet."""
         if name not in self.manifest["files"]:
             return []
-        return [json.loads(line) for line in self.read(name).decode().splitlines()]
+        lines = self.read(name).splitlines()
+        return [parse(line, f"line {i} of {self.path / name}", ROW_SCHEMA) for i, line in enumerate(lines, 1)]
+
+
+def tensors_from(content: bytes, where: object) -> dict[str, np.ndarray]:
+    """The arrays in the content of a safetensors file.
+
+    Raises:
+      RunError: it is none, or holds numbers of a type that NumPy has not, such as bfloat16.
+    """
+    try:
+        return _load_tensors(content)
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+        said = str(error).splitlines() or [type(error).__name__]
+        raise RunError(f"{where} is not a safetensors file ({said[0]}); restore it from a copy") from error
 
 
 def tensors_to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -301,9 +307,3 @@ def tensors_to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
 def rows_to_bytes(rows: list[Json]) -> bytes:
     """`rows` as JSON lines."""
     return "".join(json.dumps(finite(row)) + "\n" for row in rows).encode()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
