@@ -58,7 +58,7 @@ MANIFEST_SCHEMA: Schema = record(
     files=mapping(record(("bytes", "sha256"), bytes=COUNT, sha256=DIGEST)),
     versions=mapping(TEXT), kind=TEXT, checkpoint=optional(TEXT), epoch=COUNT, seed=COUNT,
     bytes=COUNT, dense_bytes=COUNT, bytes_gzip=COUNT,
-    network=optional(TEXT), task=optional(TEXT), twin=optional(TEXT), dataset=optional(TEXT),
+    network=optional(TEXT), twin=optional(TEXT), dataset=optional(TEXT),
     predictive={"enum": ["mean", "sampled", "moments"]}, export_format=TEXT,
     parameters=COUNT, prunable=COUNT, nonzeros=COUNT, sparsity=PART, layers=mapping(_LAYER),
     samples=COUNT, draw_seed=COUNT, error_rate=PART, float16={"type": "boolean"},
