@@ -28,8 +28,14 @@ class _Public:
 
 
 def attach(package: str, stations: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Makes `package` offer the names of each of its `stations` lazily and returns them, sorted, for `__all__`."""
+    """Makes `package` offer its `stations`, and the names of each, lazily; returns the names, sorted, for `__all__`."""
     names = {name: station for station, several in stations.items() for name in several}
     public = {name: _Public(f"{package}.{station}", name) for name, station in names.items()}
-    sys.modules[package].__class__ = type("Package", (ModuleType,), public)
+
+    def station(module: ModuleType, name: str) -> ModuleType:
+        if name not in stations:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return importlib.import_module(f"{package}.{name}")
+
+    sys.modules[package].__class__ = type("Package", (ModuleType,), {**public, "__getattr__": station})
     return sorted(names)

@@ -107,11 +107,7 @@ def test_layers_that_cannot_be_bayesian_are_named_and_left_alone(kind: str) -> N
     assert names(bayesianize(model, exclude=["odd"], strict=True)) == ["head"]
 
 
-def test_shared_layers_and_contradictions_are_refused() -> None:
-    inputs = keras.Input((4,))
-    shared = keras.layers.Dense(4, name="twice")
-    with pytest.raises(BpruneError, match="twice"):
-        bayesianize(keras.Model(inputs, shared(shared(inputs))))
+def test_contradictions_are_refused() -> None:
     with pytest.raises(BpruneError, match="either rho_init or moped"):
         bayesianize(ordinary(), rho_init=-3.0, moped=DELTA)
     with pytest.raises(BpruneError, match="no layer"):
@@ -248,14 +244,18 @@ def between_models() -> Any:
 
 
 @pytest.mark.parametrize("shared", [*SHARED.values(), between_models], ids=[*SHARED, "layer of two nested models"])
-def test_what_is_shared_is_refused_by_name_and_stays_shared_when_excluded(shared: Any, vectors: np.ndarray) -> None:
+def test_what_is_shared_is_one_bayesian_layer_or_stays_shared_when_excluded(shared: Any, vectors: np.ndarray) -> None:
     model = shared()
-    with pytest.raises(BpruneError, match=r"layer 'inside' is shared \(called 2 times\): exclude it"):
-        bayesianize(model)
-    bayesian = bayesianize(model, exclude=["inside"])
-    assert names(bayesian) == ["head"]
-    assert_equal_weights(strip(bayesian), model)
-    np.testing.assert_allclose(strip(bayesian)(vectors), model(vectors), rtol=1e-6, atol=1e-6)
+    for estimator in ("flipout", "reparameterization", "local"):
+        bayesian = bayesianize(model, estimator, rho_init=-30.0, train_size=10)
+        assert sorted(names(bayesian)) == ["head", "inside"]
+        np.testing.assert_allclose(bayesian(vectors), model(vectors), rtol=1e-5, atol=1e-5)
+        assert len(bayesian.losses) == 2
+    left = bayesianize(model, exclude=["inside"])
+    assert names(left) == ["head"]
+    for one in (strip(bayesian), strip(left)):
+        assert_equal_weights(one, model)
+        np.testing.assert_allclose(one(vectors), model(vectors), rtol=1e-6, atol=1e-6)
 
 
 def test_layers_of_one_name_in_two_nested_models_are_refused() -> None:

@@ -54,7 +54,7 @@ def terms(
     """
     shape = tuple(posterior.shape)
     mask = posterior.mask.read_value()
-    centre = None if posterior.prior_loc is None else tf.convert_to_tensor(posterior.prior_loc)
+    centre = None if posterior.prior_loc is None else tf.cast(tf.convert_to_tensor(posterior.prior_loc), tf.float32)
     passes = _passes(prior, moment, shape)
     exact = isinstance(prior, NormalPrior)
     drawn = [] if exact and moment == "variance" else passes.draw(seeds("draw"))
@@ -66,7 +66,12 @@ def terms(
         kls = _kls(prior, *weights) if every_value or exact else _kls_of_block(prior, seeds("block"), *weights)
         return (kept, second, tf.reduce_sum(kls)), lambda *upstream: passes.backward(*weights, *upstream)
 
-    return Terms(*compute(posterior.loc_variable.read_value(), posterior.rho_variable.read_value()))
+    loc, rho = (variable.read_value() for variable in (posterior.loc_variable, posterior.rho_variable))
+    if loc.dtype == tf.float32:
+        return Terms(*compute(loc, rho))
+    # Noise and KL are float32's; the mean keeps what more its type holds.
+    single = Terms(*compute(tf.cast(loc, tf.float32), tf.cast(rho, tf.float32)))
+    return Terms(posterior.loc, tf.cast(single.second, loc.dtype), single.kl)
 
 
 def _forward(

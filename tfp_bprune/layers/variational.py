@@ -8,7 +8,9 @@ survive every Keras format, and training steps at a fraction of the time.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfp_bprune._keras import keras, tf, tfp
@@ -18,11 +20,35 @@ from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal, add_masked_no
 from tfp_bprune.layers.prior import Prior, prior_from
 from tfp_bprune.types import Json
 
+autocast_variable = keras.src.mixed_precision.autocast_variable
 _LEAST_VARIANCE = 1e-24
 _PACKAGE = "tfp_bprune"
 
 # The classes that follow are mixed in before a Keras layer; to a type checker they are layers already.
 _LayerPart: Any = keras.layers.Layer if TYPE_CHECKING else object
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The weights of one forward pass, in the type that the layer computes in; `step` keys its other noise."""
+
+    step: Any
+    kernel: Terms
+    bias: Any
+
+
+class _Held(threading.local):
+    """What a thread's last forward pass drew, and of which pass that was."""
+
+    losses: Any = None
+    place: Any = None
+    drawn: Any = None
+
+    def __deepcopy__(self, memo: Any) -> _Held:
+        return _Held()
+
+    def __reduce__(self) -> Any:
+        return (_Held, ())
 
 
 class Variational(_LayerPart):
@@ -38,11 +64,17 @@ class Variational(_LayerPart):
       train_size: N, the training examples of the whole job; `set_train_size` can tell it later.
       seed: with the layer's name it decides the initial values and all noise.
 
-    A call draws one weight tensor, for a batch of any size, and adds its share of the KL to the layer's losses.
+    A forward pass draws one weight tensor, for a batch of any size, and adds its share of the KL to the layer's losses,
+    however often the layer is called in it: the branches of a siamese network see the same weights. A pass is what the
+    outermost Keras call does, so two calls of a model are two draws.
+
+    Weights, draws and KL are of at least float32, whatever the layer computes in; masks of Keras go through as they do
+    through the plain layer.
     """
 
     kernel_posterior: MaskedNormal
     bias_posterior: MaskedNormal | None
+    _passes_masks = False  # whether the plain Keras layer does
 
     def __init__(
         self,
@@ -71,6 +103,8 @@ class Variational(_LayerPart):
         self.bayesian_bias, self.use_bias = bool(bayesian_bias), bool(use_bias)
         self.own_prior_loc = bool(own_prior_loc)
         self.train_size = None if train_size is None else int(train_size)
+        self.supports_masking = self._passes_masks
+        self._held = _Held()
 
     def build(self, input_shape: Any) -> None:
         """Creates kernel, bias, and the three scalars that training keeps in the layer."""
@@ -83,8 +117,9 @@ class Variational(_LayerPart):
         self.noise_step = self.add_weight(
             name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
         )
-        self.kl_schedule = self.add_weight(name="kl_schedule", shape=(), initializer="ones", trainable=False)
-        self.last_kl = self.add_weight(name="last_kl", shape=(), initializer="zeros", trainable=False)
+        scalar: Json = {"shape": (), "dtype": tf.float32, "trainable": False, "experimental_autocast": False}
+        self.kl_schedule = self.add_weight(name="kl_schedule", initializer="ones", **scalar)
+        self.last_kl = self.add_weight(name="last_kl", initializer="zeros", **scalar)
 
     def _make_kernel_posterior(
         self, dtype: Any, shape: Any, name: str, trainable: bool, add_variable: Any
@@ -103,21 +138,42 @@ class Variational(_LayerPart):
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """The layer's output under one draw of its weights; inputs [batch, ..., channels]."""
-        inputs = tf.convert_to_tensor(inputs, dtype=self.compute_dtype)
+        inputs = tf.cast(inputs, self.compute_dtype)
         if training is None:
             training = keras.backend.learning_phase()
         training = isinstance(training, bool | int) and bool(training)
+        drawn = self._drawn(self._moment(inputs), training)
+        outputs = self._apply_kernel(inputs, drawn.kernel, drawn.step)
+        outputs = outputs if drawn.bias is None else self._add_bias(outputs, drawn.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def _drawn(self, moment: Moment, training: bool) -> Drawn:
+        """The weights of this forward pass: those that an earlier call in it drew, or new ones."""
+        # Keras gives every layer a new list of losses when the outermost call begins.
+        place = (moment, training, None if tf.executing_eagerly() else tf.compat.v1.get_default_graph())
+        if self._held.losses is not self._eager_losses or self._held.place != place:
+            self._held.losses, self._held.place = self._eager_losses, place
+            with autocast_variable.enable_auto_cast_variables(None):
+                self._held.drawn = self._draw(moment, training)
+        return self._held.drawn
+
+    def _draw(self, moment: Moment, training: bool) -> Drawn:
+        """One draw of all weights; its KL goes into the losses."""
         step = self.noise_step.assign_add(1)
-        kernel = self._terms("kernel", self._moment(inputs), step, training)
-        outputs, kl, bias = self._apply_kernel(inputs, kernel, step), kernel.kl, self.bias
+        kernel = self._terms("kernel", moment, step, training)
+        kl, bias = kernel.kl, self.bias
         if self.bias_posterior is not None:
-            drawn = self._terms("bias", "deviation", step, training)
-            bias, kl = drawn.loc + drawn.second, kl + drawn.kl
+            terms_of_bias = self._terms("bias", "deviation", step, training)
+            bias, kl = terms_of_bias.loc + terms_of_bias.second, kl + terms_of_bias.kl
         self.last_kl.assign(kl)
         if self.train_size is not None or training:
             self.add_loss(divergence.scaled(kl, self.train_size or 0, self.kl_schedule, self.name))
-        outputs = outputs if bias is None else self._add_bias(outputs, bias)
-        return outputs if self.activation is None else self.activation(outputs)
+
+        def computed(value: Any) -> Any:
+            return None if value is None else tf.cast(value, self.compute_dtype)
+
+        second = kernel.second if moment == "variance" else computed(kernel.second)  # variances underflow in float16
+        return Drawn(step, Terms(computed(kernel.loc), second, kl), computed(bias))
 
     def _moment(self, inputs: Any) -> Moment:
         """What the estimator needs of the kernel besides its mean."""
@@ -184,7 +240,9 @@ class _FlipoutEstimator(_LayerPart):
         shape, rank = tf.shape(like), len(like.shape)
         channel = 1 if getattr(self, "data_format", None) == "channels_first" else rank - 1
         extent = [shape[axis] if axis in (0, channel) else 1 for axis in range(rank)]
-        return noise.signs(extent, seed, like.dtype)
+        signs = noise.signs(extent, seed, like.dtype)
+        # Broadcasting against an unknown size would lose those of axes with one entry.
+        return tf.ensure_shape(signs, [like.shape[axis] if axis in (0, channel) else 1 for axis in range(rank)])
 
 
 class _LocalEstimator(_FlipoutEstimator):
@@ -196,19 +254,23 @@ class _LocalEstimator(_FlipoutEstimator):
     """
 
     def _moment(self, inputs: Any) -> Moment:
-        return "variance" if len(inputs.shape) == 2 else "deviation"
+        shared = len(self._inbound_nodes) > 1  # its calls see one draw, so none of them can draw its outputs instead
+        return "variance" if len(inputs.shape) == 2 and not shared else "deviation"
 
     def _apply_kernel(self, inputs: Any, kernel: Terms, step: Any) -> Any:
         if self._moment(inputs) == "deviation":
             return super()._apply_kernel(inputs, kernel, step)
         mean = tf.matmul(inputs, kernel.loc)
-        variance = tf.matmul(tf.square(inputs), kernel.second)
+        variance = tf.matmul(tf.square(tf.cast(inputs, kernel.second.dtype)), kernel.second)
         # The root has no gradient at 0, where a unit has no weight left.
         scale = tf.sqrt(variance + _LEAST_VARIANCE)
-        return mean + scale * noise.normal(tf.shape(mean), self._seed(step, "outputs"))
+        noisy = scale * tf.cast(noise.normal(tf.shape(mean), self._seed(step, "outputs")), scale.dtype)
+        return mean + tf.cast(noisy, mean.dtype)
 
 
 class _Dense(Variational):
+    _passes_masks = True
+
     @property
     def _outputs(self) -> int:
         return self.units

@@ -37,7 +37,8 @@ def bayesianize(
 ) -> Any:
     """A copy of `model` whose Dense and Conv layers are Bayesian; everything else, and every weight, stays.
 
-    The posterior means are the model's weights.
+    The posterior means are the model's weights. A layer that the model calls several times draws its weights, and counts
+    its KL, once a pass.
 
     Args:
       model: functional or sequential, with nested models or not, trained or not.
@@ -53,7 +54,7 @@ def bayesianize(
       strict: refuse a model with weighted layers that cannot be Bayesian, instead of leaving them with a warning.
 
     Raises:
-      BpruneError: nothing to convert, a shared layer, two layers of one name, both rho_init and moped, or, if strict,
+      BpruneError: nothing to convert, two layers of one name, both rho_init and moped, or, if strict,
         an unsupported layer.
     """
     if rho_init is not None and moped is not None:
@@ -63,6 +64,7 @@ def bayesianize(
     check_graph(model)
     refuse_equal_names(model)
     chosen = _choose(model, include, exclude, strict)
+    calls = Counter(map(id, calls_of(model)))
     options: Json = {"rho_init": DEFAULT_RHO if rho_init is None else rho_init, "own_prior_loc": moped is not None}
     options |= {"prior": NormalPrior() if prior is None and moped is not None else prior}
     options |= {"bayesian_bias": bayesian_bias, "train_size": train_size, "seed": seed}
@@ -71,7 +73,9 @@ def bayesianize(
         if id(layer) not in chosen:
             return None
         bias = {"use_bias": layer.use_bias, "bayesian_bias": bayesian_bias and layer.use_bias}
-        return LAYERS[kind_of(layer) or "", layers](**shared_config(layer), **(options | bias))
+        # Local noise on the outputs of one call would not be that of another.
+        estimator = "flipout" if layers == "local" and calls[id(layer)] > 1 else layers
+        return LAYERS[kind_of(layer) or "", estimator](**shared_config(layer), **(options | bias))
 
     if (kind_of(next(iter(chosen.values()))) or "", layers) not in LAYERS:
         raise BpruneError(f"unknown estimator {layers!r}: expected 'flipout', 'reparameterization' or 'local'")
@@ -84,9 +88,8 @@ def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: 
     Raises:
       BpruneError: as `bayesianize` says.
     """
-    calls = list(calls_of(model))
     chosen, left = {}, []
-    for layer in {id(layer): layer for layer in calls}.values():
+    for layer in {id(layer): layer for layer in calls_of(model)}.values():
         if not _matches(layer.name, include, exclude):
             continue
         if _convertible(layer):
@@ -97,7 +100,6 @@ def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: 
         raise BpruneError(
             f"model {model.name!r} has no layer to make Bayesian: expected Dense or Conv layers among {list(include)}"
         )
-    _refuse_shared(calls, chosen)
     if left and strict:
         raise BpruneError(
             f"layers that cannot be Bayesian: {', '.join(left)}; exclude them, or pass strict=False to leave them as they are"
@@ -117,14 +119,6 @@ def _matches(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
 def _convertible(layer: Any) -> bool:
     ordinary = getattr(layer, "groups", 1) == 1 and getattr(layer, "padding", "valid") in ("valid", "same")
     return kind_of(layer) is not None and not isinstance(layer, Variational) and ordinary
-
-
-def _refuse_shared(calls: list[Any], chosen: dict[int, Any]) -> None:
-    """A shared layer would draw its weights, and count its KL, once for every call."""
-    times = Counter(map(id, calls))
-    for key, layer in chosen.items():
-        if times[key] > 1:
-            raise BpruneError(f"layer {layer.name!r} is shared (called {times[key]} times): exclude it")
 
 
 def _copy_weights(old: Any, new: Any, moped: float | None) -> None:
