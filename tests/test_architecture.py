@@ -14,6 +14,8 @@ import tfp_bprune
 
 PACKAGE = Path(tfp_bprune.__file__).parent
 STATIONS = (
+    "arrays",
+    "targets",
     "augment",
     "info",
     "data",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.arrays import Arrays, by_name, count, leaves, rows
 from tfp_bprune.augment import augment, check_augmentation, draws
-from tfp_bprune.info import Info, check_arrays, info_of
+from tfp_bprune.info import Info, described_arrays, read_arrays
+from tfp_bprune.targets import SaidTask, Target
 from tfp_bprune.types import Augmentation, DataError, Json
 
-EMBEDDED = ("digits", "diabetes")
 _EVALUATION_BATCH = 1000
 _HELD_OUT = 0.2  # of the examples of a dataset that comes without a test split
 _FIXED_SEED = 20200525  # what is held out never depends on the user's seed
@@ -28,17 +30,25 @@ _FIXED_SEED = 20200525  # what is held out never depends on the user's seed
 
 @dataclass(frozen=True)
 class Split:
-    """Examples `x` [n, ...] in their raw units and targets `y` [n]."""
+    """Examples `x` [n, ...] in their raw units and targets `y` [n], or [n, ...] for labels of each position or several.
+
+    Of several inputs or outputs, a tuple or a dictionary of such arrays.
+    """
 
     name: str
-    x: np.ndarray
-    y: np.ndarray
+    x: Arrays
+    y: Arrays
 
     def __len__(self) -> int:
-        return len(self.x)
+        return count(self.x)
+
+    def rows(self, chosen: Any) -> Split:
+        """The examples with these numbers, or in this slice."""
+        return Split(self.name, rows(self.x, chosen), rows(self.y, chosen))
 
     def batches(self, batch_size: int = _EVALUATION_BATCH) -> tf.data.Dataset:
-        """All examples once, in order, as float32 batches [b, ...] with their targets [b]."""
+        """All examples once, in order, as batches [b, ...] with their targets [b]: float32, but for text and for whole
+        numbers of more than a byte, such as the tokens of a text, which stay as they are."""
         dataset = tf.data.Dataset.from_tensor_slices((self.x, self.y)).batch(batch_size)
         return dataset.map(_as_float).prefetch(1)
 
@@ -94,7 +104,7 @@ class Splits:
         """This worker's part of the validation split; all of it, where there is not one example for each."""
         split = self.parts["valid"]
         mine = slice(self.rank, None, self.workers if len(split) >= self.workers else None)
-        return Split(split.name, split.x[mine], split.y[mine]) if mine.step else split
+        return split.rows(mine) if mine.step else split
 
     @property
     def train(self) -> tf.data.Dataset:
@@ -131,7 +141,7 @@ class Splits:
         """Batches of one epoch: (x, y), and of several workers (x, y, weight), by which the mean of the workers' means
         is the mean over the global batch although one worker's part may be larger by one example."""
         split, steps = self.parts["train"], self.steps
-        x, y = tf.constant(split.x), tf.constant(split.y)
+        x, y = (tf.nest.map_structure(tf.constant, arrays) for arrays in (split.x, split.y))
         bounds = tf.constant(self._bounds)
         order = tf.random.experimental.stateless_shuffle(
             tf.range(len(split)), tf.stack([tf.cast(self.seed, tf.int64), epoch])
@@ -141,8 +151,10 @@ class Splits:
         def batch(i: Any) -> tuple[Any, ...]:
             everyone = order[bounds[i] : bounds[i + 1]]
             chosen = everyone[self.rank :: self.workers]
-            images = augment(self.augmentation, tf.gather(x, chosen), tf.gather(numbers, chosen))
-            mine = _as_float(images, tf.gather(y, chosen))
+            examples, targets = tf.nest.map_structure(lambda one: tf.gather(one, chosen), (x, y))
+            if self.augmentation != "none":
+                examples = augment(self.augmentation, examples, tf.gather(numbers, chosen))
+            mine = _as_float(examples, targets)
             if self.workers == 1:
                 return mine
             weight = self.workers * tf.size(chosen) / tf.size(everyone)
@@ -152,7 +164,13 @@ class Splits:
 
 
 def _as_float(x: Any, y: Any) -> tuple[Any, Any]:
-    return tf.cast(x, tf.float32), y
+    return tf.nest.map_structure(_input, x), y
+
+
+def _input(x: Any) -> Any:
+    """As a network takes it: numbers as float32; text, and whole numbers that could be tokens, as they are."""
+    kept = x.dtype == tf.string or (x.dtype.is_integer and x.dtype.size > 1)
+    return x if kept else tf.cast(x, tf.float32)
 
 
 def load(
@@ -178,7 +196,7 @@ def load(
     """
     _check_order(batch_size, seed)  # before anything that takes time
     if name in EMBEDDED:
-        train, test, info = _load_embedded(name)
+        train, test, info = EMBEDDED[name]()
     else:
         train, test, info = _load_tfds(name, _data_dir(data_dir))
     place = None if data_dir is None else os.path.abspath(data_dir)
@@ -188,49 +206,81 @@ def load(
 
 
 def from_arrays(
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
+    train: tuple[Any, Any],
+    test: tuple[Any, Any],
     info: Info | None = None,
     batch_size: int = 100,
     validation_fraction: float = 0.1,
     seed: int = 0,
     augmentation: Augmentation = "none",
+    *,
+    task: SaidTask = None,
 ) -> Splits:
     """Splits made of arrays in memory; further arguments and errors as in `load`.
 
     Args:
-      train: examples [n, ...] in their raw units and targets [n], of which the validation split is taken.
+      train: examples [n, ...] in their raw units and targets, of which the validation split is taken. Anything that
+        `np.asarray` takes: arrays, tensors, lists, pandas; of several inputs or outputs a tuple, a list or a dictionary, by
+        the names that the network has for them. Targets are [n], [n, 1] or one-hot, booleans or numbers, or [n, ...]: labels
+        of each pixel or step, several labels or several numbers.
       test: the same, for final numbers only.
-      info: what a network needs to know of them; by default `info_of(*train)`: whole-number targets are classes.
+      info: what a network needs to know of them; by default `info_of(*train, task=task)`.
+      task: what the targets are: "classification", "binary", "multilabel" or "regression", of several by name; by default what
+        is certain from them.
+
+    Raises:
+      DataError: what the targets are is not certain.
     """
     _check_order(batch_size, seed)
-    info = info_of(*train) if info is None else info
-    for split in (train, test):
-        check_arrays(*split, info)
+    (train_x, train_y), (test_x, test_y) = _pair(train, "train"), _pair(test, "test")
+    if info is None:
+        train_x, train_y, info = described_arrays(train_x, train_y, "arrays", task)
+    else:
+        if task is not None and task != info.task:
+            raise DataError(
+                f"task={task!r} contradicts info, by which {info.name} is a {info.task}: leave one of them out"
+            )
+        train_x, train_y = read_arrays(train_x, train_y, info, task)
+    test_x, test_y = read_arrays(test_x, test_y, info, task)
     if not 0 <= validation_fraction < 1:
         raise DataError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
     check_augmentation(augmentation, info.input_shape)
-    n = len(train[0])
+    if augmentation != "none" and info.inputs is not None:
+        raise DataError(
+            f"augmentation {augmentation!r} is for one input, {info.name} has {len(info.inputs)}: leave it out"
+        )
+    n = count(train_x)
     held_out = round(validation_fraction * n)
-    if validation_fraction > 0 and held_out == 0:
-        raise DataError(
-            f"the validation split of {info.name} is empty: {validation_fraction} of {n} examples; use a larger fraction"
-        )
-    if n - held_out < 1:
-        raise DataError(
-            f"the training split of {info.name} is empty: {n} examples, {held_out} held out; use a smaller fraction"
-        )
-    if len(test[0]) == 0:
-        raise DataError(f"the test split of {info.name} is empty: expected at least one example")
+    _check_sizes(info.name, n, held_out, validation_fraction, count(test_x))
     order = np.random.default_rng(seed).permutation(n)
     valid_rows, train_rows = np.sort(order[:held_out]), np.sort(order[held_out:])
-    info = _with_fingerprint(_with_target_scale(info, train[1][train_rows]), train, test)
+    info = _with_target_scale(info, rows(train_y, train_rows))
+    info = _with_fingerprint(info, train_x, train_y, test_x, test_y)
+    whole = Split("train", train_x, train_y)
     parts = {
-        "train": Split("train", train[0][train_rows], train[1][train_rows]),
-        "valid": Split("valid", train[0][valid_rows], train[1][valid_rows]),
-        "test": Split("test", *test),
+        "train": whole.rows(train_rows),
+        "valid": replace(whole.rows(valid_rows), name="valid"),
+        "test": Split("test", test_x, test_y),
     }
     return Splits(parts, info, batch_size, seed, augmentation=augmentation)
+
+
+def _pair(given: Any, what: str) -> tuple[Any, Any]:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+        raise DataError(f"{what} is a {type(given).__name__}{size}: expected a pair (examples, targets)")
+    return given[0], given[1]
+
+
+def _check_sizes(name: str, n: int, held_out: int, fraction: float, test: int) -> None:
+    if fraction > 0 and held_out == 0:
+        raise DataError(f"the validation split of {name} is empty: {fraction} of {n} examples; use a larger fraction")
+    if n - held_out < 1:
+        raise DataError(
+            f"the training split of {name} is empty: {n} examples, {held_out} held out; use a smaller fraction"
+        )
+    if test == 0:
+        raise DataError(f"the test split of {name} is empty: expected at least one example")
 
 
 def _check_order(batch_size: int, seed: int) -> None:
@@ -240,17 +290,27 @@ def _check_order(batch_size: int, seed: int) -> None:
         raise DataError(f"seed must be at least 0, got {seed}")
 
 
-def _with_target_scale(info: Info, y: np.ndarray) -> Info:
-    if info.task == "classification":
-        return info
-    return replace(info, target_loc=float(y.mean()), target_scale=float(y.std()) or 1.0)
+def _with_target_scale(info: Info, y: Arrays) -> Info:
+    scaled = {name: _scaled(info.targets[name], one) for name, one in by_name(y).items()}
+    if info.outputs is not None:
+        return replace(info, outputs=scaled)
+    return replace(info, target_loc=scaled[""].loc, target_scale=scaled[""].scale)
 
 
-def _with_fingerprint(info: Info, *splits: tuple[np.ndarray, np.ndarray]) -> Info:
+def _scaled(target: Target, y: np.ndarray) -> Target:
+    if target.task != "regression":
+        return target
+    return replace(target, loc=float(y.mean()), scale=float(y.std()) or 1.0)
+
+
+def _with_fingerprint(info: Info, *splits: Arrays) -> Info:
     digest = hashlib.sha256()
-    for array in (a for split in splits for a in split):
-        digest.update(str((array.shape, array.dtype)).encode())
-        digest.update(np.ascontiguousarray(array).data)
+    for arrays in splits:
+        if isinstance(arrays, dict):
+            digest.update(str(list(arrays)).encode())
+        for array in leaves(arrays):
+            digest.update(str((array.shape, array.dtype)).encode())
+            digest.update(array.tobytes() if array.dtype.kind in "US" else np.ascontiguousarray(array).data)
     return replace(info, fingerprint=digest.hexdigest())
 
 
@@ -261,18 +321,25 @@ def _hold_out(x: np.ndarray, y: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarra
     return (x[train], y[train]), (x[test], y[test])
 
 
-def _load_embedded(name: str) -> tuple[Any, Any, Info]:
+def _digits() -> tuple[Any, Any, Info]:
     from sklearn import datasets
 
-    if name == "digits":
-        x, y = datasets.load_digits(return_X_y=True)
-        train, test = _hold_out(x.reshape(-1, 8, 8, 1).astype(np.uint8), y.astype(np.int64))
-        return train, test, Info(name, "classification", (8, 8, 1), 10, scale=2 / 16)
+    x, y = datasets.load_digits(return_X_y=True)
+    train, test = _hold_out(x.reshape(-1, 8, 8, 1).astype(np.uint8), y.astype(np.int64))
+    return train, test, Info("digits", "classification", (8, 8, 1), 10, scale=2 / 16)
+
+
+def _diabetes() -> tuple[Any, Any, Info]:
+    from sklearn import datasets
+
     x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
     train, test = _hold_out(x.astype(np.float32), y.astype(np.float32))
     mean, std = train[0].mean(0), train[0].std(0)
-    info = Info(name, "regression", x.shape[1:], 1, tuple((1 / std).tolist()), tuple((-mean / std).tolist()))
+    info = Info("diabetes", "regression", x.shape[1:], 1, tuple((1 / std).tolist()), tuple((-mean / std).tolist()))
     return train, test, info
+
+
+EMBEDDED: dict[str, Callable[[], tuple[Any, Any, Info]]] = {"digits": _digits, "diabetes": _diabetes}
 
 
 def _data_dir(given: str | os.PathLike[str] | None) -> Path:

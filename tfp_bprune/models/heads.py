@@ -16,7 +16,11 @@ from tfp_bprune.info import Info
 from tfp_bprune.layers import GaussianOutput
 from tfp_bprune.models.channels import IDENTITIES
 from tfp_bprune.models.convert import activation_name, kind_of
+from tfp_bprune.models.names import input_names as input_names
+from tfp_bprune.models.names import output_names as output_names
+from tfp_bprune.models.names import targets_of
 from tfp_bprune.models.rebuild import note, noted
+from tfp_bprune.targets import Target
 from tfp_bprune.types import BpruneError, DataError, Json, OutputTask
 
 _L = keras.layers
@@ -86,23 +90,41 @@ def heads_of(model: Any, task: Said = None, from_logits: bool | None = None) -> 
     }
 
 
-def heads_for(model: Any, info: Info) -> dict[str, Head]:
-    """What the one output of `model` means when it is trained on data that `info` describes.
+def heads_for(model: Any, info: Info, from_logits: bool | None = None) -> dict[str, Head]:
+    """What each output of `model` means when it is trained on data that `info` describes, by its name.
 
-    A network for two classes may have two outputs or one, a regression one for each target or as many deviations besides.
+    A network for two classes may have two outputs or one, a regression one for each target or as many deviations besides; an
+    output that has labels for each pixel or step has a number, or numbers, at each.
+
+    Args:
+      from_logits: as in `heads_of`.
 
     Raises:
       DataError: the model's outputs do not suit the data.
+      BpruneError: whether an output is logits or probabilities is not certain.
     """
-    [name], [tensor] = output_names(model), model.outputs
-    width, end = int(tensor.shape[-1] or 0), end_of(tensor)
-    task = _task_for(info, width, end)
+    targets = targets_of(model, info)
+    return {
+        name: _head_for(model, name, tensor, targets[name], info.name, from_logits)
+        for name, tensor in zip(output_names(model), model.outputs, strict=True)
+    }
+
+
+def _head_for(model: Any, name: str, tensor: Any, target: Target, data: str, from_logits: bool | None) -> Head:
+    shape, end = tuple(tensor.shape[1:]), end_of(tensor)
+    task = _task_for(target, shape, end)
     if task is None:
-        raise DataError(
-            f"model {model.name!r} has {width} outputs ending in {_described(end)}: {info.name} is a {info.task} that needs "
-            f"{_needed(info)}"
+        at = f" at each of {target.positions} positions" if target.positions else ""
+        given = (
+            f"{shape[-1] if shape else 1} outputs" if len(shape) < 2 and not target.positions else f"outputs {shape}"
         )
-    return {name: _checked(model, name, tensor, task, None)}
+        several = f", output {name!r}," if len(model.outputs) > 1 else ""
+        raise DataError(
+            f"model {model.name!r}{several} has {given} ending in {_described(end)}: {data} is a {target.task} that needs "
+            f"{_needed(target)}{at}"
+        )
+    classes = task in ("classification", "binary", "multilabel")
+    return _checked(model, name, tensor, task, from_logits if classes else None)
 
 
 def note_heads(model: Any, heads: Mapping[str, Head] | None) -> Any:
@@ -116,20 +138,6 @@ def noted_heads(model: Any) -> dict[str, Head] | None:
     """What was noted of `model`, or else what the loss says that it was compiled with; None where neither does."""
     heads = noted(model, "heads")
     return dict(heads) if heads is not None else _heads_of_loss(model)
-
-
-def output_names(model: Any) -> list[str]:
-    """Names of the model's outputs, in the order of `model.outputs`: the keys of a dictionary, else its layers' names."""
-    return _names(getattr(model, "_nested_outputs", None), model.output_names)
-
-
-def input_names(model: Any) -> list[str]:
-    """Names of the model's inputs, in the order of `model.inputs`: the keys of a dictionary, or its layers' names; one
-    that is not in a dictionary is `inputs`."""
-    nested = getattr(model, "_nested_inputs", None)
-    if len(model.inputs) == 1 and not isinstance(nested, Mapping):
-        return ["inputs"]
-    return _names(nested, model.input_names)
 
 
 def end_of(tensor: Any) -> End:
@@ -158,10 +166,6 @@ def end_of(tensor: Any) -> End:
     if isinstance(inner, _LINEAR):
         return "linear" if all(end_of(one) == "linear" for one in inputs) else "other"
     return "linear" if kind_of(inner) or hasattr(inner, "kernel") or hasattr(inner, "depthwise_kernel") else "other"
-
-
-def _names(nested: Any, otherwise: list[str]) -> list[str]:
-    return sorted(map(str, nested)) if isinstance(nested, Mapping) else list(otherwise)
 
 
 def _by_name(task: Said, names: list[str]) -> Mapping[str, OutputTask | None]:
@@ -237,26 +241,39 @@ def _described(end: End) -> str:
     return words.get(end, f"a {end}")
 
 
-def _task_for(info: Info, width: int, end: End) -> OutputTask | None:
-    """The task of an output of `width` numbers for the data; None where it does not suit."""
-    if info.task == "regression":
-        targets = info.classes
-        if end == "gaussian":
-            return "gaussian" if width == 2 * targets else None
-        return {targets: "regression", 2 * targets: "gaussian"}.get(width)  # type: ignore[return-value]
-    if info.task == "multilabel":
-        return "multilabel" if width == info.classes else None
-    if width == 1 and info.classes == 2:
+def _task_for(target: Target, shape: tuple[int | None, ...], end: End) -> OutputTask | None:
+    """The task of an output of `shape` an example for the target; None where it does not suit."""
+    if target.task == "regression":
+        return _regression_for(target, shape, end)
+    before, width = shape[:-1], shape[-1] if shape else None
+    if not _same(before, target.positions):
+        return None
+    if target.task == "multilabel":
+        return "multilabel" if width == target.classes else None
+    if width == 1 and target.classes == 2:
         return "binary"
-    return "classification" if width == info.classes else None
+    return "classification" if width == target.classes else None
 
 
-def _needed(info: Info) -> str:
-    if info.task == "regression":
-        return f"{info.classes}, or {2 * info.classes} with standard deviations"
-    if info.task == "multilabel":
-        return f"{info.classes}, logits or by a sigmoid"
-    return f"{info.classes}, logits or by a softmax" + (", or 1 by a sigmoid" if info.classes == 2 else "")
+def _regression_for(target: Target, shape: tuple[int | None, ...], end: End) -> OutputTask | None:
+    """Means of the targets' shape, with or without a last axis of one; or twice as many numbers on the last axis."""
+    numbers = target.positions or ((target.classes,) if target.classes > 1 else ())
+    means = [numbers, (*numbers, 1)]
+    if end != "gaussian" and any(_same(shape, one) for one in means):
+        return "regression"
+    return "gaussian" if any(one and _same(shape, (*one[:-1], 2 * one[-1])) for one in means) else None
+
+
+def _same(shape: tuple[int | None, ...], expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(s in (None, e) for s, e in zip(shape, expected, strict=True))
+
+
+def _needed(target: Target) -> str:
+    if target.task == "regression":
+        return f"{target.classes}, or {2 * target.classes} with standard deviations"
+    if target.task == "multilabel":
+        return f"{target.classes}, logits or by a sigmoid"
+    return f"{target.classes}, logits or by a softmax" + (", or 1 by a sigmoid" if target.classes == 2 else "")
 
 
 def _heads_of_loss(model: Any) -> dict[str, Head] | None:

@@ -14,13 +14,17 @@ from tfp_bprune._keras import keras
 from tfp_bprune.data import Splits
 from tfp_bprune.layers import set_train_size
 from tfp_bprune.models import compress, store
+from tfp_bprune.models.heads import heads_for, note_heads
+from tfp_bprune.models.match import check_shapes, is_alone, matched
+from tfp_bprune.models.names import targets_of
+from tfp_bprune.models.saved import heads_config
 from tfp_bprune.runs import CONFIG, Run, finite
 from tfp_bprune.train.callbacks import History, KLSchedule, RunWriter, StopAtNonFinite, checkpoint, restore
 from tfp_bprune.train.distribute import Committed, Distributor, OneProcess
-from tfp_bprune.train.loss import negative_log_likelihood, training_metrics
+from tfp_bprune.train.loss import loss_of, metrics_of
 from tfp_bprune.train.progress import ProgressBar
 from tfp_bprune.train.schedules import WARMUP_PART, ScaledCosine, Scaling, kl_schedule, scale_for
-from tfp_bprune.types import DataError, Json, RunError, TrainingError
+from tfp_bprune.types import Json, RunError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,22 @@ class Settings:
             raise TrainingError(f"scaling_warmup must be at least 0, got {self.scaling_warmup}")
 
 
-def compile_model(model: Any, data: Splits, settings: Settings, distributor: Distributor | None = None) -> Any:
-    """Compiles `model` for the evidence lower bound on `data`: likelihood, metrics, Adam with cosine decay, and N."""
+def compile_model(
+    model: Any,
+    data: Splits,
+    settings: Settings,
+    distributor: Distributor | None = None,
+    from_logits: bool | None = None,
+) -> Any:
+    """Compiles `model` for the evidence lower bound on `data`: likelihood, metrics, Adam with cosine decay, and N.
+
+    What its outputs mean is noted on it; exports go by that. The losses of several outputs are added.
+
+    Raises:
+      DataError: its outputs do not suit the data.
+      BpruneError: whether its outputs are logits or probabilities is not certain, and `from_logits` does not say it.
+    """
+    heads, targets = heads_for(model, data.info, from_logits), targets_of(model, data.info)
     set_train_size(model, data.train_size)
     distributor = distributor or OneProcess()
     rate = ScaledCosine(
@@ -73,9 +91,13 @@ def compile_model(model: Any, data: Splits, settings: Settings, distributor: Dis
     )
     # The older Adam does the same in less than half the time on a CPU.
     optimizer = distributor.wrap(keras.optimizers.legacy.Adam(rate))
-    task = data.info.task
-    model.compile(optimizer, negative_log_likelihood(task), metrics=training_metrics(task))
-    return model
+    losses = {name: loss_of(head, targets[name]) for name, head in heads.items()}
+    metrics = {name: metrics_of(head, targets[name]) for name, head in heads.items()}
+    if is_alone(model):
+        model.compile(optimizer, *losses.values(), metrics=[one for several in metrics.values() for one in several])
+    else:
+        model.compile(optimizer, losses, metrics=metrics)
+    return note_heads(model, heads)
 
 
 def fit(
@@ -89,13 +111,14 @@ def fit(
     callbacks: Sequence[Any] = (),
     distributor: Distributor | None = None,
     progress: bool = True,
+    from_logits: bool | None = None,
 ) -> list[Json]:
     """Trains `model` on `data` with `model.fit`; with `out`, into a run directory.
 
     Args:
-      model: from `models.build`, or any functional or sequential Keras model with one output of logits, or
-        (mean, std) for a regression.
-      data: from `load`.
+      model: from `models.build`, or any functional or sequential Keras model whose outputs suit the targets: logits or
+        probabilities of classes or labels, one output for two classes, numbers for a regression, or (mean, std).
+      data: from `load` or `from_arrays`.
       settings: how to train.
       out: the run's folder, new or empty unless `resume`.
       resume: continue the run in `out` from its last epoch, or start it if it never got that far. The weights end
@@ -105,21 +128,26 @@ def fit(
       callbacks: further Keras callbacks. Their own state is not part of a checkpoint.
       distributor: `Horovod()` under `horovodrun`.
       progress: a bar on standard error, from rank 0 alone.
+      from_logits: whether class outputs are logits; by default as the model's end says: a softmax or sigmoid gives
+        probabilities, a linear layer logits.
 
     Returns:
-      The history, one object an epoch: loss, nll, accuracy or mse, the same on the validation split, KL by layer.
+      The history, one object an epoch: loss, nll, accuracy or mse, the same on the validation split, KL by layer. Of several
+      outputs the names begin with theirs.
 
     Raises:
       RunError: `out` holds something else, is damaged, or is being written by another process.
       TrainingError: the loss is not finite, or the settings are not.
-      DataError: examples do not have the shape that the model takes.
+      DataError: examples do not have the shape that the model takes, or its outputs do not suit the targets.
+      BpruneError: whether outputs are logits or probabilities is not certain, and `from_logits` does not say it.
     """
     settings, distributor = settings or Settings(), distributor or OneProcess()
     check_shapes(model, data)
+    data = matched(model, data)
 
     def attempt(committed: Committed) -> list[Json]:
         mine = distributor.shard(data)
-        compile_model(model, mine, settings, distributor)
+        compile_model(model, mine, settings, distributor, from_logits)
         config, going_on = (
             _config(model, mine, settings, data.request if request is None else request),
             committed.arrays is not None,
@@ -154,19 +182,6 @@ def _announce(distributor: Distributor, data: Splits) -> None:
     print(f"{who}: {share}", file=sys.stderr, flush=True)
 
 
-def check_shapes(model: Any, data: Splits) -> None:
-    """Refuses data whose examples the model does not take.
-
-    Raises:
-      DataError: naming both shapes.
-    """
-    expected = tuple(model.input_shape[1:]) if isinstance(model.input_shape, tuple) else None
-    if expected is not None and expected != tuple(data.info.input_shape):
-        raise DataError(
-            f"{data.info.name} has examples of shape {tuple(data.info.input_shape)}: model {model.name!r} expects {expected}"
-        )
-
-
 def _run_epochs(model: Any, data: Splits, settings: Settings, start: int, callbacks: list[Any], progress: bool) -> None:
     if settings.kl != "constant" or settings.kl_weight != 1:
         schedule = kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part)
@@ -189,10 +204,10 @@ def _run_epochs(model: Any, data: Splits, settings: Settings, start: int, callba
 
 
 def _config(model: Any, data: Splits, settings: Settings, request: Json) -> Json:
-    info = asdict(data.info)
-    config = {
+    config = heads_config(model) | {
         "request": request,
-        "data": info | {key: getattr(data, key) for key in ("batch_size", "seed", "train_size", "augmentation")},
+        "data": data.info.to_json()
+        | {key: getattr(data, key) for key in ("batch_size", "seed", "train_size", "augmentation")},
     }
     return finite(
         json.loads(json.dumps(config | {"settings": asdict(settings), "architecture": store.architecture(model)}))
