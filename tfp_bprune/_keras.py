@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import subprocess
 import sys
-import tempfile
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["keras", "quietly", "settle", "tf", "tfp"]
 
+_sifting = threading.Lock()
 _NOTICES = (
-    b"absl::InitializeLog",
-    b"Could not find cuda drivers",
-    b"Unable to register cu",
-    b"computation_placer",
-    b"oneDNN custom operations",
-    b"TF-TRT",
-    b"XLA service",
-    b"StreamExecutor device",
-    b"Compiled cluster using XLA",
+    "absl::InitializeLog",
+    "Could not find cuda drivers",
+    "Unable to register cu",
+    "computation_placer",
+    "oneDNN custom operations",
+    "TF-TRT",
+    "XLA service",
+    "StreamExecutor device",
+    "Compiled cluster using XLA",
 )
 _MODULES = {"tf": "tensorflow", "tfp": "tensorflow_probability", "keras": "tf_keras"}
 
@@ -64,35 +66,64 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settle()
-    with quietly():
-        importlib.import_module("tensorflow")  # first: the others would load it later, out of reach
-        module = importlib.import_module(_MODULES[name])
+    module = importlib.import_module(_MODULES[name])
     globals()[name] = module
     return module
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Drops the lines that TensorFlow's libraries print when they start, which heed no log level."""
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
+    """Drops the lines that TensorFlow's libraries print when they start, which heed no log level.
+
+    The others pass at once through a process of their own, so that nothing is lost where a library ends this one.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3" or not _sifting.acquire(blocking=False):
         yield
         return
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as notices, contextlib.ExitStack() as stack:
-        try:
-            kept = os.dup(2)
-        except OSError:  # no standard error to keep quiet
-            yield
-            return
-        stack.callback(os.close, kept)
-        os.dup2(notices.fileno(), 2)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_sifting.release)
+        with contextlib.suppress(OSError):  # no standard error to keep quiet, or nothing to sift it with
+            stack.enter_context(_sifted())
+        yield
+
+
+@contextlib.contextmanager
+def _sifted() -> Iterator[None]:
+    """Standard error without the notices."""
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        words = ["grep", "-avF", "--line-buffered", *(f"-e{notice}" for notice in _NOTICES)]
+        # A session of its own: an interrupt from the keyboard is for us.
+        sieve = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=kept, start_new_session=True)
+        assert sieve.stdin is not None
+        with sieve.stdin:
+            os.dup2(sieve.stdin.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(kept, 2)
-            notices.seek(0)
-            rest = [line for line in notices if not any(known in line for known in _NOTICES)]
-            os.write(2, b"".join(rest))
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a child of ours still has the other end
+                sieve.wait(timeout=5)
+    finally:
+        os.close(kept)
+
+
+class _QuietImport:
+    """Finds TensorFlow where the other finders do, and has it start quietly, whoever imports it."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """The specification of `tensorflow` with a quiet loader; None for all others."""
+        if name != "tensorflow":
+            return None
+        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, found), None)
+        if spec and hasattr(spec.loader, "exec_module"):
+            spec.loader.exec_module = quietly()(spec.loader.exec_module)  # type: ignore[method-assign,union-attr]
+        return spec
 
 
 settle()
+if "tensorflow" not in sys.modules:
+    sys.meta_path.insert(0, _QuietImport())
