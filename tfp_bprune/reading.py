@@ -125,6 +125,17 @@ def check_inside(folder: Path, name: str) -> Path:
     return path
 
 
+def check_no_links(folder: Path) -> None:
+    """Refuses a folder that another library is to write into, if a link lies anywhere below it.
+
+    Raises:
+      RunError: naming the link.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            check_inside(Path(place), name)
+
+
 def read_json(path: Path, schema: Mapping[str, Any] | None = None, most: int = MOST_JSON) -> Any:
     """Reads a JSON file.
 

@@ -59,9 +59,12 @@ __all__ = [
     "read_json",
     "rows_to_bytes",
     "sealed",
+    "sealed_tensors",
     "sha256",
+    "tensors_from",
     "tensors_to_bytes",
     "unsealed",
+    "unsealed_tensors",
     "versions",
     "write_atomically",
     "write_json",
@@ -293,15 +296,43 @@ def tensors_from(content: bytes, where: object) -> dict[str, np.ndarray]:
       RunError: it is none, or holds numbers of a type that NumPy has not, such as bfloat16.
     """
     try:
-        return _load_tensors(content)
+        tensors = _load_tensors(content)
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError) as error:
         said = str(error).splitlines() or [type(error).__name__]
         raise RunError(f"{where} is not a safetensors file ({said[0]}); restore it from a copy") from error
+    for name, array in tensors.items():
+        if array.dtype == bool and array.view(np.uint8).max(initial=0) > 1:
+            raise RunError(f"{where}: {name} holds bytes other than 0 and 1, expected booleans; restore it from a copy")
+    return tensors
 
 
 def tensors_to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
     """`tensors` as the content of a safetensors file."""
     return _save_tensors({name: np.array(value, order="C") for name, value in tensors.items()})
+
+
+def sealed_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """As `tensors_to_bytes`, with a hash of all names, types, shapes and numbers."""
+    arrays = {name: np.array(value, order="C") for name, value in tensors.items()}
+    return _save_tensors(arrays, {"sha256": _digest(arrays)})
+
+
+def unsealed_tensors(content: bytes, where: object) -> dict[str, np.ndarray]:
+    """What `sealed_tensors` wrote, checked against its hash.
+
+    Raises:
+      RunError: it was changed.
+    """
+    tensors = tensors_from(content, where)
+    header = parse(content[8 : 8 + int.from_bytes(content[:8], "little")], where)
+    if (header.get("__metadata__") or {}).get("sha256") != _digest(tensors):
+        raise RunError(f"{where} does not match its own SHA-256: it was changed or damaged; restore it from a copy")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+    parts = [(name, str(a.dtype), a.shape, sha256(a.tobytes())) for name, a in sorted(tensors.items())]
+    return sha256(repr(parts).encode())
 
 
 def rows_to_bytes(rows: list[Json]) -> bytes:

@@ -16,7 +16,9 @@ COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": _LARGEST}
 PART: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 TEXT: Schema = {"type": "string", "maxLength": 1000}
 DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 2**31}, "maxItems": 16}
+SIDE: Schema = {"type": "integer", "minimum": 1, "maximum": 2**31}
+SHAPE: Schema = {"type": "array", "items": SIDE, "maxItems": 16}
+INPUT_SHAPE: Schema = {"type": "array", "items": {"anyOf": [SIDE, {"type": "null"}]}, "maxItems": 16}
 
 
 def optional(schema: Schema) -> Schema:
@@ -59,7 +61,8 @@ MANIFEST_SCHEMA: Schema = record(
     versions=mapping(TEXT), kind=TEXT, checkpoint=optional(TEXT), epoch=COUNT, seed=COUNT,
     bytes=COUNT, dense_bytes=COUNT, bytes_gzip=COUNT,
     network=optional(TEXT), twin=optional(TEXT), dataset=optional(TEXT),
-    predictive={"enum": ["mean", "sampled", "moments"]}, export_format=TEXT,
+    predictive={"enum": ["mean", "sampled", "moments"]}, export_format=TEXT, input_shape=INPUT_SHAPE,
+    inputs=mapping(record(("shape", "dtype"), shape=INPUT_SHAPE, dtype=TEXT)), outputs=mapping({"type": "object"}),
     parameters=COUNT, prunable=COUNT, nonzeros=COUNT, sparsity=PART, layers=mapping(_LAYER),
     samples=COUNT, draw_seed=COUNT, error_rate=PART, float16={"type": "boolean"},
     costs=mapping(NUMBER), scores=_SCORES, before=_SCORES, latency_ms=mapping(POSITIVE), threads=COUNT,
@@ -67,11 +70,14 @@ MANIFEST_SCHEMA: Schema = record(
 )  # fmt: skip
 
 EXPORT_SCHEMA: Schema = record(
-    ("predictive", "input_shape", "parameters", "prunable", "nonzeros", "sparsity", "layers", "bytes"),
+    ("predictive", "parameters", "prunable", "nonzeros", "sparsity", "layers", "bytes"),
     data=optional(_DATA),
 )
 
-CONFIG_SCHEMA: Schema = record(request=optional(_REQUEST), data=optional(_DATA), settings={"type": "object"})
+CONFIG_SCHEMA: Schema = record(
+    request=optional(_REQUEST), data=optional(_DATA), settings={"type": "object"}, architecture={"type": "object"},
+    heads=mapping({"type": "object"}),
+)  # fmt: skip
 
 ROW_SCHEMA: Schema = record(epoch=COUNT) | {"additionalProperties": optional(NUMBER)}
 
@@ -82,4 +88,4 @@ TRIAL_SCHEMA: Schema = record(
     bytes=NUMBER, latency=NUMBER, sha256=DIGEST,
 )  # fmt: skip
 
-COSTS_SCHEMA: Schema = mapping(POSITIVE)
+COST: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}  # microseconds

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tfp_bprune.reading import folder_below, parse, parts_of
 from tfp_bprune.types import Json, RunError
 
 TEMPORARY = ".partial-"
+_FOLDER = TEMPORARY + "export-"  # in folders that are not ours alone
 _NO_HASH = "0" * 64
 
 
@@ -142,3 +144,43 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(here)
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, to be written and then put into its place; it vanishes if that does not happen.
+
+    What killed processes left there is removed.
+
+    Raises:
+      RunError: the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(_FOLDER + "*"):
+            remove_leftover(leftover)
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=path.parent))
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
+    try:
+        with held(folder):
+            folder.chmod(0o755)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Renames `fresh` to `path`, in the place of what is there.
+
+    Raises:
+      RunError: it cannot be.
+    """
+    old = fresh.with_name(fresh.name + "-old")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(old)
+        fresh.rename(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
+    remove_leftover(old)

@@ -295,8 +295,15 @@ def test_the_log_notices_damage_and_drops_what_a_kill_left(tmp_path: Path) -> No
     assert TrialLog(path).rows == log.rows
     assert log.rows[1]["odd"] is None
     path.write_bytes(content + b'{"trial": 4, "nl')
-    assert len(TrialLog(path).rows) == 4
-    assert path.read_bytes() == content
+    begun = TrialLog(path)
+    assert len(begun.rows) == 4
+    assert path.read_bytes() == content + b'{"trial": 4, "nl'  # who only reads changes nothing
+    begun.append({"trial": 4})
+    assert path.read_bytes().startswith(content)
+    assert [row["trial"] for row in TrialLog(path).rows] == [0, 1, 2, 3, 4]
+    path.write_bytes(content[:-1] + b"\x0b")
+    with pytest.raises(RunError, match=r"line 4 of .*delete the file"):
+        TrialLog(path)
     lines = content.splitlines(keepends=True)
     damaged = {
         2: content.replace(b'"nll": 0.1', b'"nll": 0.3'),

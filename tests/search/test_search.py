@@ -22,6 +22,7 @@ from tfp_bprune.cli.main import main
 from tfp_bprune.data import Split, Splits
 from tfp_bprune.models import load_model
 from tfp_bprune.prune import prune
+from tfp_bprune.runs import write_json
 from tfp_bprune.search import Budget, Found, Settings, search
 from tfp_bprune.search.ranking import by_score
 from tfp_bprune.search.results import point_of
@@ -295,9 +296,15 @@ def test_a_result_that_was_changed_is_not_exported(whole: tuple[Found, Path], tm
     stored = {"front": json.loads(json.dumps(result.front))}
     expected = result.front[0]["counts"]
     stored["front"][0]["counts"] = {name: 5 * count for name, count in expected.items()}
-    (out / "search.json").write_text(json.dumps(stored))
+    write_json(out / "search.json", stored, True)
     assert point_of(out, 1)["counts"] == expected  # from the log, which has checksums
-    for content in ("[]", '{"front": [{}]}', '{"front": [{"point": 1, "trial": 999}]}'):
-        (out / "search.json").write_text(content)
-        with pytest.raises(BpruneError, match=r"not as it was written|has no point 1"):
+    (out / "search.json").write_text((out / "search.json").read_text().replace('"point": 1', '"point": 3'))
+    with pytest.raises(RunError, match="does not match its own SHA-256"):
+        point_of(out, 1)
+    for content in ({}, {"front": [{}]}, {"front": [{"point": 1, "trial": 999}]}):
+        write_json(out / "search.json", content, True)
+        with pytest.raises(BpruneError, match=r"not as it was written|has no trial 999"):
             point_of(out, 1)
+    (out / "search.json").write_text("[]")
+    with pytest.raises(RunError, match=r"not as it was written|does not state its SHA-256"):
+        point_of(out, 1)

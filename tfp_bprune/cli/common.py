@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tfp_bprune.reading import printable
 from tfp_bprune.runs import finite, write_json
 from tfp_bprune.types import BpruneError, Json
 
@@ -25,7 +26,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2 and one line on standard error."""
-        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"{self.prog}: {line_of(message)}; see `{self.prog} --help`\n")
+
+
+def line_of(text: str) -> str:
+    """`text` on one line, with nothing in it that a terminal acts on."""
+    return printable(" ".join(text.split()))
 
 
 def add_json(parser: Parser) -> None:
@@ -87,14 +93,23 @@ def say(*parts: object) -> None:
     """Prints for people: to standard output, tables too."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+    class Plain(Console):
+        """Prints what came from outside as it is: no markup, no control sequences."""
+
+        def render_str(self, text: str, **options: Any) -> Any:
+            """Cells of tables among them."""
+            return super().render_str(printable(text), **options)
+
+    console = Plain(
+        highlight=False, soft_wrap=True, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140
+    )
     for part in parts:
         console.print(part)
 
 
 def note(text: str) -> None:
     """Prints for people what is no result, such as why something takes long: to standard error."""
-    print(text, file=sys.stderr)
+    print(line_of(text), file=sys.stderr)
 
 
 def data_of(config: Json, data_dir: Path | None) -> Splits:

@@ -78,9 +78,10 @@ def _drop(word: str) -> float | None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
+    from tfp_bprune.reading import check_inside
     from tfp_bprune.runs import Run
 
-    out = arguments.out or arguments.run / "search"
+    out = arguments.out or check_inside(arguments.run, "search")
     if (arguments.export is None) != (arguments.to is None):
         raise BpruneError("--export N and --to EXPORT go together: give both or none")
     if arguments.sensitivity and arguments.export is not None:
@@ -166,15 +167,15 @@ def _export(arguments: Any, out: Path) -> int:
     from tfp_bprune.export import export
     from tfp_bprune.export.savedmodel import check_new
     from tfp_bprune.models import load_model
-    from tfp_bprune.runs import read_json
     from tfp_bprune.search.find import SETTINGS_FILE
+    from tfp_bprune.search.log import read_sealed
     from tfp_bprune.search.results import network_at, point_of
     from tfp_bprune.search.samples import fingerprint_of
 
     check_new(arguments.to)
     row, saved = point_of(out, arguments.export), load_model(arguments.run)
-    settings = read_json(out / SETTINGS_FILE)
-    if not isinstance(settings, dict) or settings.get("network") != fingerprint_of(saved.model):
+    settings = read_sealed(out / SETTINGS_FILE)
+    if settings.get("network") != fingerprint_of(saved.model):
         raise RunError(f"{out} holds a search of another network than {arguments.run}: name the run that was searched")
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
     pruned = network_at(saved.model, out, row, settings)

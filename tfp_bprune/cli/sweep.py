@@ -72,6 +72,7 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
 
     from tfp_bprune.evaluate import sweep
     from tfp_bprune.models import load_model
+    from tfp_bprune.reading import check_inside
     from tfp_bprune.report import sweep_figure
     from tfp_bprune.runs import Run, finite
 
@@ -86,7 +87,8 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     ]
-    run_directory = Run.open(path)
+    place = check_inside(path, name.replace("sweep", "exports"))
+    run_directory, files = Run.open(path), (f"{name}.json", f"{name}.png")
     console = Console(stderr=True)
     # Away from a terminal a bar says nothing and would stand before the one line of an error.
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -95,18 +97,16 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
         started = iter(range(len(sparsities)))
         result = finite(
             sweep(
-                saved.model, split, path / name.replace("sweep", "exports"), sparsities, arguments.criterion, arguments.scope, arguments.samples,
+                saved.model, split, place, sparsities, arguments.criterion, arguments.scope, arguments.samples,
                 facts | {"data": saved.config.get("data"), "request": saved.config.get("request")},
                 on_step=lambda description: progress.update(task, completed=next(started), description=description),
+                on_replace=lambda: run_directory.commit({}, drop=tuple(files)),  # it must not name exports that are gone
                 granularity=arguments.granularity, aggregate=arguments.aggregate,
                 calibration=data.examples("train").batches(100) if arguments.recalibrate else None,
             )
         )  # fmt: skip
         progress.update(task, completed=len(sparsities), description="")
         title = f"{facts.get('network', 'network')} ({facts.get('twin', '')}) on {facts.get('dataset', 'data')}, {arguments.split} split"
-        files = {
-            f"{name}.json": (json.dumps(result, indent=2) + "\n").encode(),
-            f"{name}.png": sweep_figure(result, title),
-        }
-        run_directory.commit(files)
+        contents = ((json.dumps(result, indent=2) + "\n").encode(), sweep_figure(result, title))
+        run_directory.commit(dict(zip(files, contents, strict=True)))
     return result

@@ -39,12 +39,14 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Any) -> int:
     """Runs the command."""
     from tfp_bprune.data import load
+    from tfp_bprune.reading import check_no_links
     from tfp_bprune.runs import Run
     from tfp_bprune.search.tuner import tune
 
     data = load(
         arguments.dataset, arguments.data_dir, arguments.batch_size, arguments.validation_fraction, arguments.seed
     )
+    check_no_links(arguments.out)
     with Run(arguments.out).locked():
         result = tune(
             arguments.model, data, arguments.out, method=arguments.method, trials=arguments.trials, epochs=arguments.epochs,
@@ -64,7 +66,7 @@ def _progress(objective: str) -> Any:
     """A line on standard error for each trial that ends, on a terminal."""
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
 
     def on_trial(row: Json) -> None:
         if console.is_terminal:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from tfp_bprune.prune.masks import check_sparsity
 from tfp_bprune.prune.scores import decibel
 from tfp_bprune.prune.select import default_criterion, prunable_weights, scored
 from tfp_bprune.types import Aggregate, Criterion, Granularity, Json, Scope
+from tfp_bprune.writing import beside, put_in_place
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
 BATCHES = (1, 32, 256)
@@ -41,18 +41,21 @@ def sweep(
     granularity: Granularity = "weight",
     aggregate: Aggregate = "max",
     calibration: Any = None,
+    on_replace: Callable[[], None] = lambda: None,
 ) -> Json:
     """Prunes, exports and measures `model` at each sparsity.
 
     Args:
       model: Bayesian, or plain (then ranked by magnitude, and there is no sampled prediction).
       split: what to score on.
-      exports: new folder for the exports, one folder a sparsity and predictive.
+      exports: folder for the exports, one folder a sparsity and predictive; those of an earlier sweep there stay until
+        all new ones are measured.
       criterion: "snr" unless the model is plain.
       samples: draws of the sampled prediction.
       facts: further entries of every manifest; those that are not objects go into every row: network, twin, dataset.
       on_step: told what comes next, once a sparsity.
       granularity, aggregate: as in `prune`.
+      on_replace: called before the exports of an earlier sweep go.
       calibration: training batches on which `recalibrate` measures batch normalization anew before each export.
 
     Returns:
@@ -64,29 +67,33 @@ def sweep(
         check_sparsity(sparsity)
     criterion = criterion or default_criterion(model)
     scalars = {key: value for key, value in (facts or {}).items() if not isinstance(value, dict)}
-    shutil.rmtree(exports, ignore_errors=True)
     rows, cuts = [], []
-    for sparsity in sparsities:
-        on_step(f"{100 * sparsity:g} % removed")
-        pruned, report = prune(
-            model, sparsity=sparsity, criterion=criterion, scope=scope, granularity=granularity, aggregate=aggregate
-        )
-        kinds: list[Literal["mean", "sampled"]] = ["mean", "sampled"] if bayesian else ["mean"]
-        places = [exports / f"{sparsity:g}-{kind}" for kind in kinds]
-        ready = [pruned if calibration is None else recalibrate(pruned, calibration, kind) for kind in kinds]
-        manifests = [
-            export(network, place, kind, samples, facts=facts)
-            for network, place, kind in zip(ready, places, kinds, strict=True)
-        ]
-        measured = reload(places, split.x, BATCHES)
-        row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **scalars}
-        row |= {"granularity": granularity, "recalibrated": calibration is not None}
-        row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
-        row |= figures(measured[0], manifests[0], split.y)
-        if bayesian:
-            row |= {f"sampled_{key}": value for key, value in figures(measured[1], manifests[1], split.y).items()}
-        rows.append(row | {"exports": {kind: str(place) for kind, place in zip(kinds, places, strict=True)}})
-        cuts.append(report.threshold)
+    with beside(exports) as fresh:
+        for sparsity in sparsities:
+            on_step(f"{100 * sparsity:g} % removed")
+            pruned, report = prune(
+                model, sparsity=sparsity, criterion=criterion, scope=scope, granularity=granularity, aggregate=aggregate
+            )
+            kinds: list[Literal["mean", "sampled"]] = ["mean", "sampled"] if bayesian else ["mean"]
+            places = [fresh / f"{sparsity:g}-{kind}" for kind in kinds]
+            ready = [pruned if calibration is None else recalibrate(pruned, calibration, kind) for kind in kinds]
+            manifests = [
+                export(network, place, kind, samples, facts=facts)
+                for network, place, kind in zip(ready, places, kinds, strict=True)
+            ]
+            measured = reload(places, split.x, BATCHES)
+            row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **scalars}
+            row |= {"granularity": granularity, "recalibrated": calibration is not None}
+            row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
+            row |= figures(measured[0], manifests[0], split.y)
+            if bayesian:
+                row |= {f"sampled_{key}": value for key, value in figures(measured[1], manifests[1], split.y).items()}
+            rows.append(
+                row | {"exports": {kind: str(exports / place.name) for kind, place in zip(kinds, places, strict=True)}}
+            )
+            cuts.append(report.threshold)
+        on_replace()
+        put_in_place(fresh, exports)
     return {"machine": machine(), "rows": rows, "scores": histogram(model, criterion, cuts)}
 
 

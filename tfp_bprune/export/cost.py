@@ -11,7 +11,6 @@ last of a row of sparse layers have to turn.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
@@ -22,7 +21,9 @@ from typing import Any, Literal
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.types import ExportError, Json
+from tfp_bprune.reading import read_json
+from tfp_bprune.schemas import COST, record
+from tfp_bprune.types import ExportError, RunError
 
 Kernels = Literal["auto", "dense", "sparse"]
 BATCHES = tuple(2**i for i in range(14))
@@ -32,6 +33,7 @@ _SHAPES = ((784, 500), (256, 128), (1024, 1024))
 _SPARSITIES = (0.7, 0.9, 0.97)
 _ROUNDS = 15
 _NOISE = 30.0  # microseconds
+_LEAST = 1e-9  # microseconds: a sum of costs that is divided by is never 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _sparse_terms(shape: tuple[int, ...], batch: int, stored: int) -> tuple[floa
 
 
 def _fitted(rows: list[tuple[float, ...]]) -> list[float]:
-    """Coefficients, none negative, of the least squared error relative to the time, or to what is noise in short ones."""
+    """Coefficients, none below `_LEAST`, of the least squared error relative to the time, or to what is noise in short ones."""
     from scipy.optimize import nnls
 
     table = np.array(rows)
@@ -148,7 +150,7 @@ def _fitted(rows: list[tuple[float, ...]]) -> list[float]:
     weights = 1 / np.maximum(took, _NOISE)
     scale = np.linalg.norm(terms * weights[:, None], axis=0)
     found, _ = nnls(terms * weights[:, None] / scale, took * weights)
-    return [float(value) for value in found / scale]
+    return [max(_LEAST, float(value)) for value in found / scale]
 
 
 def _dense_product(kernel: np.ndarray) -> Callable[[Any], Any]:
@@ -196,10 +198,10 @@ def read(path: Path) -> Costs:
     """
     names = [field.name for field in dataclasses.fields(Costs)]
     try:
-        found: Json = json.loads(path.read_text())
-        return Costs(**{name: float(found[name]) for name in names})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = read_json(path, record(tuple(names), **dict.fromkeys(names, COST)))
+    except RunError as error:
+        what = error if error.__cause__ is None else type(error.__cause__).__name__
         raise ExportError(
-            f"{path} holds no costs of products ({type(error).__name__}): expected a file that --calibrate wrote, "
-            f"with {', '.join(names)}"
+            f"{path} holds no costs of products ({what}): expected a file that --calibrate wrote, with {', '.join(names)}"
         ) from error
+    return Costs(**{name: float(found[name]) for name in names})

@@ -13,8 +13,6 @@ from __future__ import annotations
 import gzip
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -34,7 +32,8 @@ from tfp_bprune.export.warmup import SIGNATURE, write_warmup
 from tfp_bprune.models.convert import adopt
 from tfp_bprune.models.heads import Said
 from tfp_bprune.runs import Run, write_atomically
-from tfp_bprune.types import ExportError, Format, Json, Predictive
+from tfp_bprune.types import ExportError, Format, Json, Predictive, RunError
+from tfp_bprune.writing import beside
 
 VERSION = "1"
 FILES: dict[Format, str] = {"savedmodel": VERSION, "onnx": "model.onnx", "litert": "model.tflite"}
@@ -176,16 +175,14 @@ def _write(predictor: Predictor, name: str, target: Path, file_format: Format, f
 def _aside(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when all went well and vanishes when it did not."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=path.parent))
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
-    try:
-        yield folder
-        folder.chmod(0o755)
-        folder.rename(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with beside(path) as folder:
+            yield folder
+            folder.rename(path)
+    except (OSError, tf.errors.OpError, RunError) as error:  # TensorFlow has errors of its own for a full disk
+        if path.exists():
+            check_new(path)  # another process was faster
+        said = str(error).splitlines() or [type(error).__name__]
+        raise ExportError(f"cannot write {path}: {said[0]}; choose a folder that can be written") from error
 
 
 @contextmanager

@@ -43,6 +43,8 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
             f"{run.path} has no checkpoint yet: expected a run with at least one finished epoch; continue it with --resume"
         )
     config = run.config
+    if "architecture" not in config:
+        raise RunError(f"{run.path / CONFIG} has no `architecture`: expected what `tfp-bprune train` or `prune` wrote")
     model = store.from_architecture(config["architecture"])
     store.set_weights(model, compress.decode(run.read_tensors(name)))
     note_heads(model, _stored_heads(model, config))

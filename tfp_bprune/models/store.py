@@ -113,14 +113,33 @@ def set_weights(model: Any, arrays: dict[str, np.ndarray]) -> None:
     """Gives `model` the weights that `weights_of` took from a model of the same architecture.
 
     Raises:
-      RunError: names or shapes differ.
+      RunError: names, shapes or types differ, or a number is not finite.
     """
-    for name, variable in _named(model).items():
+    named = _named(model)
+    strangers = [name for name in arrays if name not in named and not name.startswith("optimizer/")]
+    if strangers:
+        raise RunError(
+            f"the stored weights have {strangers[0]}, which the model has not: they belong to another architecture"
+        )
+    for name, variable in named.items():
         if name not in arrays:
             raise RunError(f"the stored weights have no {name}: they belong to another architecture")
-        if tuple(arrays[name].shape) != tuple(variable.shape):
-            raise RunError(f"stored weight {name} has shape {arrays[name].shape}: expected {tuple(variable.shape)}")
-        variable.assign(arrays[name])
+        variable.assign(fitting(name, arrays[name], variable))
+
+
+def fitting(name: str, array: np.ndarray, variable: Any) -> np.ndarray:
+    """A stored array that is to be given to `variable`.
+
+    Raises:
+      RunError: it has another shape or type, or entries that are not finite.
+    """
+    if tuple(array.shape) != tuple(variable.shape):
+        raise RunError(f"stored weight {name} has shape {array.shape}: expected {tuple(variable.shape)}")
+    if array.dtype != variable.dtype.base_dtype.as_numpy_dtype:
+        raise RunError(f"stored weight {name} has type {array.dtype}: expected {variable.dtype.base_dtype.name}")
+    if not np.isfinite(array).all():
+        raise RunError(f"stored weight {name} holds {array[~np.isfinite(array)].flat[0]}: expected finite numbers")
+    return array
 
 
 def _named(model: Any) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import keras
-from tfp_bprune.runs import write_atomically
+from tfp_bprune.reading import read_below
+from tfp_bprune.runs import sealed, unsealed, write_atomically
 from tfp_bprune.types import BpruneError, RunError
 
 _ALIASED, _NAME = "keras", "keras_tuner"
@@ -53,13 +53,13 @@ def keras_tuner() -> Any:
 
 
 def _save(path: str, content: Any) -> str:
-    text = json.dumps(content)
-    write_atomically(Path(path), text.encode())
-    return text
+    text = sealed(content)
+    write_atomically(Path(path), text)
+    return text.decode()
 
 
 def _load(path: str) -> Any:
     try:
-        return json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+        return unsealed(read_below(Path(path).parent, Path(path).name), path)
+    except (OSError, RunError) as error:
         raise RunError(f"{path} cannot be read ({error}): delete the folder to search anew") from error

@@ -5,18 +5,18 @@ A pruned network is then a count for each kernel: how many of its weights, from 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from tfp_bprune._keras import tf
 from tfp_bprune.data import Split
 from tfp_bprune.prune.select import prunable_weights, scored
-from tfp_bprune.runs import tensors_to_bytes, write_atomically
+from tfp_bprune.reading import read_below
+from tfp_bprune.runs import sealed_tensors, unsealed_tensors, write_atomically
 from tfp_bprune.search.trial import Evaluator
 from tfp_bprune.types import Criterion, RunError
 
@@ -53,6 +53,18 @@ class Ranking:
             flat[order[: min(counts[name], self.left[name])]] = True
             kept[name] = flat.reshape(self.scores[name].shape)
         return kept
+
+    def check(self, counts: Counts) -> None:
+        """Refuses counts of other kernels, or that none of these kernels can have.
+
+        Raises:
+          RunError: naming the kernel.
+        """
+        if set(counts) != set(self.left):
+            raise RunError(f"the trial is of the kernels {sorted(counts)[:9]}, expected {sorted(self.left)[:9]}")
+        for name, count in counts.items():
+            if not 0 <= count <= self.left[name]:
+                raise RunError(f"the trial keeps {count} weights of {name}: expected 0 to {self.left[name]}")
 
     def globally(self, total: int) -> Counts:
         """Counts of the best `total` weights of all kernels together: one threshold for all."""
@@ -175,8 +187,8 @@ def stored_scores(
 ) -> dict[str, np.ndarray]:
     """Refined scores, computed once: they depend on the order of sums in parallel threads, and a resumed search must not."""
     path = out / SCORES_FILE
-    if not path.exists():
-        write_atomically(path, tensors_to_bytes(compute()))
+    if not os.path.lexists(path):
+        write_atomically(path, sealed_tensors(compute()))
     return read_scores(path, shapes)
 
 
@@ -187,9 +199,9 @@ def read_scores(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
       RunError: the file is missing or damaged.
     """
     try:
-        stored = load(path.read_bytes())
+        stored = unsealed_tensors(read_below(path.parent, path.name), path)
         found = {name: stored[name] for name in shapes}
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, RunError, KeyError) as error:
         raise RunError(f"{path} cannot be read ({error}): delete the folder to search anew") from error
     for name, shape in shapes.items():
         if found[name].shape != tuple(shape) or np.isnan(found[name]).any():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,22 @@ from tfp_bprune.export import export
 from tfp_bprune.models.convert import adopt
 from tfp_bprune.prune.prune import with_masks
 from tfp_bprune.prune.select import default_criterion
-from tfp_bprune.runs import finite, read_json, write_json
+from tfp_bprune.runs import finite, write_json
+from tfp_bprune.schemas import COUNT, listing, record
 from tfp_bprune.search.budget import Pair, auroc
 from tfp_bprune.search.claim import Claim
 from tfp_bprune.search.find import TRIALS_FILE, Found, Settings
-from tfp_bprune.search.log import TrialLog
+from tfp_bprune.search.log import TrialLog, read_sealed
 from tfp_bprune.search.ranking import SCORES_FILE, Ranking, by_score, read_scores
 from tfp_bprune.search.samples import others_parted
 from tfp_bprune.search.sentence import sentence
 from tfp_bprune.search.size import Sizes
 from tfp_bprune.search.trial import Answers
 from tfp_bprune.types import BpruneError, ExportError, Json, RunError
+from tfp_bprune.writing import beside, put_in_place
 
 RESULT_FILE, EXPORTS = "search.json", "exports"
+_FRONT = record(("front",), front=listing(record(("point", "trial"), point=COUNT, trial=COUNT)))
 
 
 def write_results(
@@ -42,25 +44,26 @@ def write_results(
       `global`, the same for the best single threshold; of each `claim`, `test` and `of_unpruned`, the target's part of the
       unpruned network's by the model of sizes that the search went by; `front`; `sentence`; `speed`.
     """
-    fresh = out / ".exports"
-    shutil.rmtree(fresh, ignore_errors=True)
     test, odd = data.examples("test"), others_parted(strange)[2] if strange else None
     sizes = Sizes(found.evaluator)
     scalars = {key: value for key, value in facts.items() if not isinstance(value, dict)}
     rows = {}
-    for name, claim, on_test in (("layers", found.layers, found.test), ("global", found.single, found.single_test)):
-        pruned = with_masks(model, found.masks(claim.ranking, claim.counts))
-        measured = _measured(pruned, fresh / name, test, odd, facts)
-        rows[name] = {
-            **scalars,
-            "method": f"{name}, order by {claim.ranking}",
-            **measured,
-            **_claimed(claim),
-            "export": str(out / EXPORTS / name / "mean"),
-            "test": on_test,
-            "of_unpruned": sizes.of(claim.counts)[settings.target]
-            / sizes.of(found.rankings["score"].left)[settings.target],
-        }
+    with beside(out / EXPORTS) as fresh:
+        for name, claim, on_test in (("layers", found.layers, found.test), ("global", found.single, found.single_test)):
+            pruned = with_masks(model, found.masks(claim.ranking, claim.counts))
+            measured = _measured(pruned, fresh / name, test, odd, facts)
+            rows[name] = {
+                **scalars,
+                "method": f"{name}, order by {claim.ranking}",
+                **measured,
+                **_claimed(claim),
+                "export": str(out / EXPORTS / name / "mean"),
+                "test": on_test,
+                "of_unpruned": sizes.of(claim.counts)[settings.target]
+                / sizes.of(found.rankings["score"].left)[settings.target],
+            }
+        (out / RESULT_FILE).unlink(missing_ok=True)  # it must not name exports that are gone
+        put_in_place(fresh, out / EXPORTS)
     result: Json = rows["layers"] | {
         "global": rows["global"],
         "target": settings.target,
@@ -72,9 +75,7 @@ def write_results(
         "machine": machine(),
     }
     result["sentence"] = sentence(result)
-    shutil.rmtree(out / EXPORTS, ignore_errors=True)
-    fresh.rename(out / EXPORTS)
-    write_json(out / RESULT_FILE, result)
+    write_json(out / RESULT_FILE, result, True)
     return finite(result)
 
 
@@ -123,19 +124,21 @@ def point_of(out: Path, number: int) -> Json:
     path = out / RESULT_FILE
     if not path.exists():
         raise RunError(f"{out} holds no finished search: run tfp-bprune search first, or name its folder with --out")
-    stored, rows = read_json(path), TrialLog(out / TRIALS_FILE).rows
-    front = stored.get("front") if isinstance(stored, dict) else None
-    try:
-        trials = {int(row["point"]): rows[int(row["trial"])] for row in front or ()}
-    except (TypeError, KeyError, ValueError, IndexError) as error:
-        raise RunError(f"{path} is not as it was written: repeat the search to write it anew") from error
+    front, log = read_sealed(path, _FRONT)["front"], TrialLog(out / TRIALS_FILE)
+    trials = {row["point"]: row["trial"] for row in front}
     if number not in trials:
         raise BpruneError(f"the front in {path} has no point {number}: expected a number from 1 to {len(trials)}")
-    return trials[number] | {"point": number}
+    if trials[number] >= len(log.rows):
+        raise RunError(f"{log.path} has no trial {trials[number]}: repeat the search to write it anew")
+    return log.trial(trials[number]) | {"point": number}
 
 
 def network_at(model: Any, out: Path, row: Json, settings: Json) -> Any:
-    """The pruned network of a trial in the search of `out`."""
+    """The pruned network of a trial in the search of `out`.
+
+    Raises:
+      RunError: the trial or the order that it goes by is damaged.
+    """
     model = adopt(model)
     score = by_score(model, settings.get("criterion") or default_criterion(model))
     ranking = (
@@ -143,4 +146,5 @@ def network_at(model: Any, out: Path, row: Json, settings: Json) -> Any:
         if row["ranking"] == "score"
         else Ranking(read_scores(out / SCORES_FILE, {name: s.shape for name, s in score.scores.items()}))
     )
+    ranking.check(row["counts"])
     return with_masks(model, ranking.masks(row["counts"]))

@@ -63,7 +63,7 @@ class Session:
         """
         asked: Json = {"trial": self.done, "phase": phase, "ranking": ranking, "counts": counts}
         if self.done < len(self.log.rows):
-            row = self.log.rows[self.done]
+            row = self.log.trial(self.done)
             if {key: row.get(key) for key in asked} != asked:
                 raise RunError(
                     f"trial {self.done} in {self.log.path} is not the one that this search would make: "

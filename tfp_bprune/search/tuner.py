@@ -23,7 +23,7 @@ from tfp_bprune.search.samples import fingerprint_of_splits
 from tfp_bprune.train import Settings, compile_model
 from tfp_bprune.train.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.train.schedules import KL_SCHEDULES, kl_schedule
-from tfp_bprune.types import BpruneError, Json, TrainingError, Twin
+from tfp_bprune.types import BpruneError, Json, RunError, TrainingError, Twin
 
 Method = Literal["random", "hyperband", "bayesian"]
 METHODS = ("random", "hyperband", "bayesian")
@@ -196,8 +196,7 @@ def tune(
         "seed": seed + 1,
         "max_consecutive_failed_trials": _NEVER,
     }
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on, where results are to be
-        tuner = _tuner(kt, method, trials, epochs, shared)
+    tuner = _begun(kt, method, trials, epochs, shared)
     ended = tuner.on_trial_end
 
     def on_trial_end(trial: Any) -> None:
@@ -217,6 +216,18 @@ def tune(
                      "seed": seed, "epochs": epochs, "score": best["score"], "best": best["values"], "rows": done})  # fmt: skip
     write_json(out / TUNE_FILE, result)
     return result
+
+
+def _begun(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:
+    """The tuner, at the beginning or where its files say that it was."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on, where results are to be
+            return _tuner(kt, method, trials, epochs, shared)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RunError(
+            f"{shared['directory']} holds trials that are not as Keras Tuner wrote them ({type(error).__name__}: {error}): "
+            "delete the folder to search anew"
+        ) from error
 
 
 def _tuner(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:

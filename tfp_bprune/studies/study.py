@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.evaluate.sweep import machine
+from tfp_bprune.reading import check
 from tfp_bprune.report.studies import markdown_table
 from tfp_bprune.runs import Run, finite, versions, write_atomically, write_json
+from tfp_bprune.schemas import NUMBER, listing, record
 from tfp_bprune.studies import BUDGETS, STUDIES
 from tfp_bprune.studies.networks import TIMES, Spec
 from tfp_bprune.studies.pool import complete
@@ -158,8 +160,10 @@ def gather(settings: Settings, specs: Sequence[Spec], options: Json, study: str 
 
 def _found(task: Task) -> Found:
     run = Run.open(task.store / task.spec.key)
-    manifest = run.manifest
-    times = [row["seconds"] for row in run.read_rows(TIMES)]
+    manifest, rows = run.manifest, run.read_rows(TIMES)
+    check(manifest, run.path, record(("seconds", "threads")))
+    check(rows, run.path / TIMES, listing(record(("epoch", "seconds"), seconds=NUMBER)))
+    times = [row["seconds"] for row in rows]
     undisturbed = float(np.quantile(times, 0.1)) if times else math.nan
     seconds = manifest["seconds"] or math.nan
     return Found(task.spec, task.measured(), run.read_rows(), seconds, manifest["threads"], undisturbed)

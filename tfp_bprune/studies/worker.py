@@ -78,9 +78,10 @@ class Task:
         if not self.study:
             return {}
         stored = read_json(self.result)
-        if not isinstance(stored, dict) or stored.get("sha256") != _digest(stored.get("found")):
+        found = stored.get("found") if isinstance(stored, dict) else None
+        if not isinstance(found, dict) or stored.get("sha256") != _digest(found):
             raise BpruneError(f"{self.result} was changed or damaged: delete it, and the study measures again")
-        return stored["found"]
+        return found
 
 
 def result_of(spec: Spec, study: str, options: Json, store: Path) -> Path:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune._keras import keras
 from tfp_bprune.layers import variational_layers
-from tfp_bprune.models.store import weights_of
+from tfp_bprune.models.store import fitting, weights_of
 from tfp_bprune.runs import METRICS, WEIGHTS, Run, rows_to_bytes, tensors_to_bytes
 from tfp_bprune.train.schedules import Schedule
 from tfp_bprune.types import Json, TrainingError
+
+_CHECKPOINT = re.compile(rf"{WEIGHTS}/epoch-\d{{5,9}}\.safetensors")
 
 
 class KLSchedule(keras.callbacks.Callback):
@@ -100,7 +103,7 @@ class RunWriter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
         """Writes the new checkpoint, then the manifest that names it, then drops the one before."""
         name = checkpoint_name(epoch + 1)
-        older = [file for file in self.run.manifest["files"] if file.startswith(f"{WEIGHTS}/epoch-") and file != name]
+        older = [file for file in self.run.manifest["files"] if _CHECKPOINT.fullmatch(file) and file != name]
         files = {name: tensors_to_bytes(checkpoint(self.model)), METRICS: rows_to_bytes(self.rows)}
         self.run.commit(files, drop=tuple(older), epoch=epoch + 1, checkpoint=name)
 
@@ -120,6 +123,7 @@ def restore(model: Any, arrays: dict[str, np.ndarray]) -> None:
 
     Raises:
       TrainingError: the checkpoint belongs to another optimizer.
+      RunError: a variable has another shape or type, or is not finite.
     """
     variables = optimizer_variables(model)
     stored = sorted(name for name in arrays if name.startswith("optimizer/"))
@@ -128,7 +132,7 @@ def restore(model: Any, arrays: dict[str, np.ndarray]) -> None:
             f"the checkpoint has {len(stored)} optimizer variables, expected {len(variables)}: use the optimizer of the run"
         )
     for name, variable in zip(stored, variables, strict=True):
-        variable.assign(arrays[name])
+        variable.assign(fitting(name, arrays[name], variable))
 
 
 def optimizer_variables(model: Any) -> list[Any]:

@@ -19,7 +19,15 @@ from tfp_bprune.models.match import check_shapes, is_alone, matched
 from tfp_bprune.models.names import targets_of
 from tfp_bprune.models.saved import heads_config
 from tfp_bprune.runs import CONFIG, Run, finite
-from tfp_bprune.train.callbacks import History, KLSchedule, RunWriter, StopAtNonFinite, checkpoint, restore
+from tfp_bprune.train.callbacks import (
+    History,
+    KLSchedule,
+    RunWriter,
+    StopAtNonFinite,
+    checkpoint,
+    checkpoint_name,
+    restore,
+)
 from tfp_bprune.train.distribute import Committed, Distributor, OneProcess
 from tfp_bprune.train.loss import loss_of, metrics_of
 from tfp_bprune.train.progress import ProgressBar
@@ -235,7 +243,7 @@ def _check_same(run: Run, config: Json) -> None:
     stored = run.config
     for part in ("data", "settings", "architecture"):
         if stored.get(part) != config[part]:
-            differing = sorted(k for k in config[part] if stored.get(part, {}).get(k) != config[part][k])
+            differing = sorted(k for k in config[part] if (stored.get(part) or {}).get(k) != config[part][k])
             raise RunError(
                 f"{run.path} was started with another {part} ({', '.join(differing)}): resume it as it was started, or choose another folder"
             )
@@ -246,9 +254,20 @@ def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) ->
     arrays, rows = committed.arrays, list(committed.rows)
     if arrays is None and run is not None and run.manifest.get("checkpoint") is not None:
         arrays, rows = compress.decode(run.read_tensors(run.manifest["checkpoint"])), run.read_rows()
+        _check_rows(run, rows)
     if arrays is not None:
         store.set_weights(model, arrays)
         restore(model, arrays)
         # The learning rate follows the part of the training that is done, also where other workers took other steps.
         model.optimizer.iterations.assign(len(rows) * data.steps)
     return rows
+
+
+def _check_rows(run: Run, rows: list[Json]) -> None:
+    """Refuses a history that is not of the checkpoint's epoch: training would go on from the wrong one."""
+    epoch, name = run.manifest.get("epoch", 0), run.manifest["checkpoint"]
+    if [row.get("epoch") for row in rows] != list(range(1, epoch + 1)) or name != checkpoint_name(epoch):
+        raise RunError(
+            f"{run.path} has a history of {len(rows)} epochs and the checkpoint {name} of epoch {epoch}: "
+            "expected a row for each epoch; restore the run from a copy"
+        )
