@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfp_bprune._keras import keras
 from tfp_bprune.data import Splits
 from tfp_bprune.evaluate import fresh, reload
 from tfp_bprune.evaluate.score import record_scores
@@ -116,3 +117,19 @@ def test_a_damaged_file_is_noticed(in_all_formats: list[Path], copied: Callable[
     (path / "model.tflite").write_bytes(content)
     with pytest.raises(RunError, match=r"model.tflite does not match its SHA-256"):
         reload([path], np.zeros((1, 8, 8, 1)))
+
+
+def test_several_inputs_are_given_by_name(tmp_path: Path) -> None:
+    one, other = keras.Input((2,), name="one"), keras.Input((None,), dtype="int32", name="other")
+    embedded = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(5, 2)(other))
+    model = keras.Model([one, other], keras.layers.Dense(1)(keras.layers.Concatenate()([one, embedded])))
+    export(model, tmp_path / "out", task="regression")
+    x = {"other": np.array([[1, 2, 3]] * 4), "one": np.random.default_rng(0).normal(size=(4, 2))}
+    [found] = reload([tmp_path / "out"], x, batches=(2,), rounds=1)
+    expected = model.predict([x["one"], x["other"]], verbose=0)[:, 0]
+    np.testing.assert_allclose(found.outputs["mean"], expected, rtol=1e-5)
+    assert set(found.latency_ms) == {"2"}
+    with pytest.raises(DataError, match=r"takes the inputs 'one', 'other': got none for 'other'"):
+        reload([tmp_path / "out"], {"one": x["one"]})
+    with pytest.raises(DataError, match=r"takes examples 'one' of shape \(2,\): got 4 of shape \(3,\)"):
+        reload([tmp_path / "out"], {"one": np.zeros((4, 3)), "other": x["other"]})

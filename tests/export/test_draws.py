@@ -146,7 +146,7 @@ def test_networks_are_settled_example_by_example(make: Any) -> None:
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(60, 6)) * rng.choice([0.3, 12.0], (60, 1))).astype(np.float32)
     x = x.reshape(60, *model.input_shape[1:])
-    outputs = predicted(model, x, samples=100, error_rate=0.05)
+    outputs = predicted(model, x, samples=100, seed=1, error_rate=0.05)  # all bet on the class of the first draw
     assert outputs["draws"].min() < outputs["draws"].max() == 100
     np.testing.assert_allclose(outputs["probabilities"].sum(1), 1, rtol=1e-5)
     every = predicted(model, x, samples=400)["probabilities"]

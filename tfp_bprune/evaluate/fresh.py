@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from tfp_bprune.types import DataError, ExportError, Json
 
 _SCRIPT = Path(__file__).with_name("reload.py")
 _ROUNDS = 30
+_ALONE = "inputs"  # an array that goes to the one input, whatever its name
+Examples = np.ndarray | Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -37,36 +39,36 @@ class Reloaded:
 
 def reload(
     exports: Sequence[str | os.PathLike[str]],
-    x: np.ndarray,
+    x: Examples,
     batches: Sequence[int] = (),
     rounds: int = _ROUNDS,
     threads: int | None = None,
 ) -> list[Reloaded]:
-    """Loads exports of any format together in one fresh process, predicts `x` [n, ...] and times them interleaved.
+    """Loads exports of any format together in one fresh process, predicts `x` and times them interleaved.
 
     Args:
       exports: folders written by `export`.
-      x: examples.
+      x: examples [n, ...]; for exports with several inputs a dictionary of them, by the names in `inputs` of the manifest.
       batches: sizes to time.
       rounds: of timing, in which every export has its turn.
       threads: of each runtime; by default one a core that this process may use.
 
     Raises:
       ExportError: an export is missing, damaged, or fails to run, or its runtime is not installed.
-      DataError: `x` is empty or of another shape than an export takes.
+      DataError: `x` is empty, lacks an input, or is of another shape than an export takes.
     """
     manifests = [check_export(path) for path in exports]
-    for path, manifest in zip(exports, manifests, strict=True):
-        if len(x) == 0 or list(x.shape[1:]) != manifest["input_shape"]:
-            raise DataError(
-                f"{path} takes examples of shape {tuple(manifest['input_shape'])}: got {len(x)} of shape {x.shape[1:]}"
-            )
+    arrays = dict(x) if isinstance(x, Mapping) else {_ALONE: x}
+    read = [_inputs_of(path, manifest, arrays) for path, manifest in zip(exports, manifests, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        np.save(place / "inputs.npy", x.astype(np.float32))
+        np.savez(place / "inputs.npz", **{str(i): array for i, array in enumerate(arrays.values())})
         request: Json = {
-            "models": [_served(Path(path), manifest) for path, manifest in zip(exports, manifests, strict=True)],
-            "inputs": str(place / "inputs.npy"),
+            "models": [
+                _served(Path(path), manifest) | {"inputs": inputs}
+                for path, manifest, inputs in zip(exports, manifests, read, strict=True)
+            ],
+            "inputs": str(place / "inputs.npz"),
             "outputs": [str(place / f"{i}.npz") for i in range(len(exports))],
             "batches": list(batches),
             "rounds": rounds,
@@ -76,6 +78,34 @@ def reload(
         answer = _run(place / "request.json")
         outputs = [dict(np.load(file)) for file in request["outputs"]]
     return [Reloaded(o, t) for o, t in zip(outputs, answer["latency_ms"], strict=True)]
+
+
+def _inputs_of(path: str | os.PathLike[str], manifest: Json, arrays: Mapping[str, np.ndarray]) -> Json:
+    """Which array an export takes for each of its inputs, by number, and of which type.
+
+    Raises:
+      DataError: one is missing, empty or of another shape.
+    """
+    inputs = manifest.get("inputs") or {_ALONE: {"shape": manifest["input_shape"], "dtype": "float32"}}
+    keys = [_ALONE] if list(arrays) == [_ALONE] and len(inputs) == 1 else list(inputs)
+    missing = sorted(set(keys) - set(arrays))
+    if missing:
+        raise DataError(
+            f"{path} takes the inputs {', '.join(map(repr, inputs))}: got none for {', '.join(map(repr, missing))}"
+        )
+    for key, about in zip(keys, inputs.values(), strict=True):
+        _check_shape(path, "" if len(inputs) == 1 else f" {key!r}", about["shape"], arrays[key], arrays)
+    places = {key: place for place, key in enumerate(arrays)}
+    return {name: [str(places[key]), about["dtype"]] for key, (name, about) in zip(keys, inputs.items(), strict=True)}
+
+
+def _check_shape(
+    path: str | os.PathLike[str], name: str, shape: list[int | None], x: np.ndarray, arrays: Mapping[str, np.ndarray]
+) -> None:
+    sizes = x.shape[1:]
+    fits = len(sizes) == len(shape) and all(given in (size, None) for given, size in zip(shape, sizes, strict=True))
+    if len(x) == 0 or not fits or len({len(array) for array in arrays.values()}) > 1:
+        raise DataError(f"{path} takes examples{name} of shape {tuple(shape)}: got {len(x)} of shape {sizes}")
 
 
 def check_export(path: str | os.PathLike[str]) -> Json:

@@ -1,7 +1,7 @@
 """Loads exports where nothing but their runtime is imported; run as a script, in a process of its own.
 
-Argument: a JSON file with `models` (each a `format` and a `path`), `inputs` (.npy), `outputs` (one .npz a model),
-`batches`, `rounds`, `threads`.
+Argument: a JSON file with `models` (each a `format`, a `path` and `inputs`: by name, the key of an array and the type that
+it is read as), `inputs` (.npz), `outputs` (one .npz a model), `batches`, `rounds`, `threads`.
 Prints one JSON object: for each model its latency in ms by batch size, the median over rounds, models interleaved.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _CHUNK = 1000
+Inputs = dict[str, np.ndarray]
 Outputs = dict[str, np.ndarray]
 
 
@@ -21,11 +22,11 @@ class Served(NamedTuple):
     """One loaded model.
 
     Attributes:
-      prepare: a batch [batch, ...] as the runtime takes it; not timed.
+      prepare: a batch, arrays [batch, ...] by the input's name, as the runtime takes it; not timed.
       run: named outputs for a prepared batch.
     """
 
-    prepare: Callable[[np.ndarray], Any]
+    prepare: Callable[[Inputs], Any]
     run: Callable[[Any], Outputs]
 
 
@@ -39,9 +40,9 @@ def saved_model(path: str, threads: int) -> Served:
     signature = loaded.signatures["serving_default"]
 
     def run(inputs: Any, _owner: Any = loaded) -> Outputs:  # kept: it owns the variables
-        return {name: value.numpy() for name, value in signature(inputs=inputs).items()}
+        return {name: value.numpy() for name, value in signature(**inputs).items()}
 
-    return Served(tf.constant, run)
+    return Served(lambda batch: {name: tf.constant(x) for name, x in batch.items()}, run)
 
 
 def onnx(path: str, threads: int) -> Served:
@@ -54,7 +55,7 @@ def onnx(path: str, threads: int) -> Served:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return Served(np.asarray, lambda x: dict(zip(names, session.run(names, {"inputs": x}), strict=True)))
+    return Served(dict, lambda batch: dict(zip(names, session.run(names, batch), strict=True)))
 
 
 def litert(path: str, threads: int) -> Served:
@@ -63,21 +64,23 @@ def litert(path: str, threads: int) -> Served:
 
     interpreter = Interpreter(model_path=path, num_threads=threads)
     signature = interpreter.get_signature_runner("serving_default")
-    source = signature.get_input_details()["inputs"]["index"]
+    sources = {name: details["index"] for name, details in signature.get_input_details().items()}
     targets = {name: details["index"] for name, details in signature.get_output_details().items()}
-    size = 0
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    def run(x: np.ndarray) -> Outputs:
-        nonlocal size
-        if len(x) != size:
-            interpreter.resize_tensor_input(source, x.shape)
+    def run(batch: Inputs) -> Outputs:
+        nonlocal shapes
+        if shapes != (given := {name: x.shape for name, x in batch.items()}):
+            for name, shape in given.items():
+                interpreter.resize_tensor_input(sources[name], shape)
             interpreter.allocate_tensors()
-            size = len(x)
-        interpreter.set_tensor(source, x)
+            shapes = given
+        for name, x in batch.items():
+            interpreter.set_tensor(sources[name], x)
         interpreter.invoke()
         return {name: interpreter.get_tensor(index) for name, index in targets.items()}
 
-    return Served(np.asarray, run)
+    return Served(dict, run)
 
 
 LOADERS: dict[str, Callable[[str, int], Served]] = {"savedmodel": saved_model, "onnx": onnx, "litert": litert}
@@ -88,35 +91,46 @@ def main(request_file: str) -> None:
     with open(request_file) as file:
         request = json.load(file)
     models = [LOADERS[model["format"]](model["path"], request["threads"]) for model in request["models"]]
-    x = np.load(request["inputs"])
-    for model, target in zip(models, request["outputs"], strict=True):
+    arrays = dict(np.load(request["inputs"]))
+    inputs = [read(arrays, model["inputs"]) for model in request["models"]]
+    for model, x, target in zip(models, inputs, request["outputs"], strict=True):
         np.savez(target, **predict(model, x))
     latencies: list[dict[str, dict[str, float]]] = [{} for _ in models]
     for batch in request["batches"]:
-        for result, times in zip(latencies, timed(models, repeated(x, batch), request["rounds"]), strict=True):
+        batches = [repeated(x, batch) for x in inputs]
+        for result, times in zip(latencies, timed(models, batches, request["rounds"]), strict=True):
             result[str(batch)] = {"median": float(np.median(times)), "p95": float(np.percentile(times, 95))}
     print(json.dumps({"latency_ms": latencies}))
 
 
-def predict(model: Served, x: np.ndarray) -> Outputs:
+def read(arrays: Inputs, inputs: dict[str, list[str]]) -> Inputs:
+    """The inputs of one model, of the types that it takes."""
+    kinds = {name: object if kind == "string" else kind for name, (_, kind) in inputs.items()}
+    return {
+        name: np.ascontiguousarray(arrays[key]).astype(kinds[name], copy=False) for name, (key, _) in inputs.items()
+    }
+
+
+def predict(model: Served, x: Inputs) -> Outputs:
     """All outputs for `x`, in chunks."""
-    parts = [model.run(model.prepare(x[i : i + _CHUNK])) for i in range(0, len(x), _CHUNK)]
+    starts = range(0, len(next(iter(x.values()))), _CHUNK)
+    parts = [model.run(model.prepare({name: one[i : i + _CHUNK] for name, one in x.items()})) for i in starts]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def repeated(x: np.ndarray, batch: int) -> np.ndarray:
+def repeated(x: Inputs, batch: int) -> Inputs:
     """A batch of the wanted size, of real examples."""
-    return x[np.arange(batch) % len(x)]
+    return {name: one[np.arange(batch) % len(one)] for name, one in x.items()}
 
 
-def timed(models: list[Served], x: np.ndarray, rounds: int) -> list[list[float]]:
+def timed(models: list[Served], batches: list[Inputs], rounds: int) -> list[list[float]]:
     """Milliseconds of each call: rounds in which every model has its turn, after a warm-up.
 
     The order changes from round to round: a call takes longer after one of another runtime, which leaves its own code
     and data in the caches.
     """
     times: list[list[float]] = [[] for _ in models]
-    inputs = [model.prepare(x) for model in models]
+    inputs = [model.prepare(x) for model, x in zip(models, batches, strict=True)]
     orders = np.random.default_rng(0)
     for round_number in range(-3, rounds):
         for index in orders.permutation(len(models)):

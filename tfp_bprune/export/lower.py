@@ -7,14 +7,16 @@ their variance too, and draws of them.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import tf
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.export.kernels import DenseKernel, Lowering, held, read
 from tfp_bprune.export.value import Value
+from tfp_bprune.export.walk import nodes_of
 from tfp_bprune.layers import Variational, noise
 from tfp_bprune.models.convert import kind_of
 from tfp_bprune.models.rebuild import calls_of
@@ -68,7 +70,7 @@ class Linear(tf.Module):
 
     def laid(self, inputs: Value) -> Value:
         """The inputs as the kernel takes them."""
-        return inputs.as_rows()
+        return inputs.as_float().as_rows()
 
     def by_mean(self, inputs: Value, of: Any) -> Any:
         """The tensor `of`, which lies as `inputs` do, times the means."""
@@ -100,7 +102,7 @@ class LoweredDense(Linear):
 
     def laid(self, inputs: Value) -> Value:
         """Columns for a sparse kernel."""
-        return self.kernel.laid(inputs)
+        return self.kernel.laid(inputs.as_float())
 
     def by_mean(self, inputs: Value, of: Any) -> Any:
         """As in `Linear`."""
@@ -116,10 +118,15 @@ class LoweredDense(Linear):
 
 
 class LoweredPositions(Linear):
-    """A layer that reads its weights at many positions: a convolution, or a dense layer on more than vectors."""
+    """A layer that reads its weights at many positions: a convolution, a dense layer on more than vectors, a shared one.
 
-    def __init__(self, layer: Any, lowering: Lowering) -> None:
+    Attributes:
+      shared: whether it is called more than once.
+    """
+
+    def __init__(self, layer: Any, lowering: Lowering, shared: bool = False) -> None:
         super().__init__(layer)
+        self.shared = shared
         self._apply = _operation(layer)
         self._loc = held(self.loc, lowering)
         self._variance = None if self.scale is None else held(self.scale, lowering, squared=True)
@@ -152,7 +159,7 @@ class LoweredPositions(Linear):
         def normal(shape: Any, part: str) -> Any:
             return tf.random.stateless_normal(shape, noise.seed_pair(index, seed, self.stream, part))
 
-        inputs = inputs.as_rows()
+        inputs = self.laid(inputs)
         kernel = read(self._loc) + tf.sqrt(read(self._variance)) * normal(self.loc.shape, "kernel")
         outputs = self._shifted(self._apply(inputs.mean, kernel), inputs, self.bias)
         if self.bias_variance is not None:
@@ -173,24 +180,32 @@ def by_position(values: Any) -> Any:
 
 def lowered(model: Any, lowering: Lowering) -> dict[int, Linear]:
     """The dense and convolution layers that `model` calls, by the layer's id; those aside that are best called themselves."""
-    layers = {id(layer): layer for layer in calls_of(model) if kind_of(layer) and not _is_special(layer)}
-    return {key: _lowered(layer, lowering) for key, layer in layers.items()}
+    layers, ranks = {}, defaultdict(list)
+    for node in nodes_of(model):
+        if kind_of(node.layer) and not _is_special(node.layer):
+            layers[id(node.layer)] = node.layer
+            ranks[id(node.layer)].append(len(node.keras_inputs[0].shape))
+    return {key: _lowered(layer, lowering, ranks[key]) for key, layer in layers.items()}
 
 
 def variables_of(model: Any, linears: dict[int, Linear]) -> Iterator[Any]:
-    """The variables of the layers that are called as they are."""
-    for layer in calls_of(model):
+    """The variables of the layers that are called as they are, and of layers that others have for their activation."""
+    for layer in {id(layer): layer for layer in calls_of(model)}.values():
         if id(layer) not in linears:
             yield from layer.weights
+        elif isinstance(layer.activation, keras.layers.Layer):
+            yield from layer.activation.weights
 
 
-def _lowered(layer: Any, lowering: Lowering) -> Linear:
-    return LoweredDense(layer, lowering) if is_local(layer) else LoweredPositions(layer, lowering)
+def _lowered(layer: Any, lowering: Lowering, ranks: list[int]) -> Linear:
+    """The layer lowered, of whose calls the inputs have these ranks.
 
-
-def is_local(layer: Any) -> bool:
-    """Whether the layer is a dense one on vectors: no output of an example reads a weight that another one reads."""
-    return kind_of(layer) == "Dense" and len(layer.input_shape) == 2
+    No output of an example reads a weight that another one reads where a dense layer is called once, on vectors. In the
+    calls of a layer that is shared each weight has one value, so draws are of its weights and not of its outputs.
+    """
+    is_dense = kind_of(layer) == "Dense" and set(ranks) == {2}
+    local = is_dense and (len(ranks) == 1 or not isinstance(layer, Variational))
+    return LoweredDense(layer, lowering) if local else LoweredPositions(layer, lowering, shared=len(ranks) > 1)
 
 
 def _is_special(layer: Any) -> bool:

@@ -40,7 +40,9 @@ def signature_of(predictor: Any) -> Json:
 
     Returns:
       `task` of the data, by output where they differ; `outputs`: what each output of the network means; `inputs`: shape,
-      without the batch, and type of each, None for sizes that are not fixed; `input_shape`, where there is one input.
+      without the batch, and type of each, None for sizes that are not fixed; `input_shape`, where there is one input;
+      `dropout`: the layers of which Monte-Carlo dropout was asked, and whether it is "drawn" or "off", as in "mean";
+      `trained_in`, where the network computed in another type than float32, as the export does.
     """
     tasks = {name: "regression" if h.task == "gaussian" else h.task for name, h in predictor.heads.items()}
     same = len(set(tasks.values())) == 1
@@ -49,6 +51,10 @@ def signature_of(predictor: Any) -> Json:
     }
     about: Json = {"task": next(iter(tasks.values())) if same else tasks, "inputs": inputs}
     about["outputs"] = {name: head.to_json() for name, head in predictor.heads.items()}
+    if predictor.dropout:
+        about["dropout"] = dict.fromkeys(predictor.dropout, "off" if predictor.predictive == "mean" else "drawn")
+    if predictor.policy is not None:
+        about["trained_in"] = predictor.policy
     if len(inputs) == 1:
         about["input_shape"] = next(iter(inputs.values()))["shape"]
     return about

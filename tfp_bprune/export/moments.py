@@ -133,6 +133,20 @@ def through(layer: Any, values: list[Value]) -> Value:
     )
 
 
+def through_masked(layer: Any, value: Value) -> Value:
+    """As `through`, of a layer that heeds the mask of its input.
+
+    Raises:
+      ExportError: it is none for which there is a rule.
+    """
+    if not isinstance(layer, _L.GlobalAveragePooling1D):
+        raise ExportError(
+            f"layer {layer.name!r} is a {type(layer).__name__} that heeds a mask, for which no rule carries means and "
+            "variances: use the predictive 'sampled'"
+        )
+    return value.each(lambda tensor: layer(tensor, mask=value.mask))  # as `_pooled`: the mean variance
+
+
 def _is_plain_relu(layer: Any) -> bool:
     return layer.max_value is None and float(layer.threshold) == 0.0
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.export import moments
+from tfp_bprune.export import moments, streams
+from tfp_bprune.export.calls import activated, called, masked, values_of
+from tfp_bprune.export.dropped import dropped, is_drawn
 from tfp_bprune.export.lower import Linear, LoweredDense, LoweredPositions
 from tfp_bprune.export.value import Value
-from tfp_bprune.layers import noise
-from tfp_bprune.models.channels import ACTIVATIONS, IDENTITIES, is_elementwise
+from tfp_bprune.models.channels import ACTIVATIONS
 from tfp_bprune.models.convert import activation_name
 
 _L = keras.layers
@@ -27,32 +29,43 @@ class Mean:
         linear = self._linears.get(id(layer))
         if linear is None:
             return called(layer, arguments, keywords)
-        return activated(layer, self.linear(linear, arguments[0]))
+        inputs = values_of(arguments, keywords)[0]
+        return self.masked(layer, inputs, activated(layer, self.linear(linear, inputs)))
 
     def linear(self, linear: Linear, inputs: Value) -> Value:
         """The outputs of a dense or convolution layer before its activation."""
         return linear.mean(inputs)
+
+    def masked(self, layer: Any, inputs: Value, outputs: Value) -> Value:
+        """The outputs of a dense or convolution layer with the mask that Keras would give them."""
+        return masked(layer, inputs, outputs)
 
 
 class Draws(Mean):
     """The rule of draws of all weights.
 
     A dense layer on vectors is drawn as noise on its outputs (Kingma et al. 2015, arXiv 1506.02557, eq. 6), several draws
-    at once; other layers draw their kernel, one draw at a time. Examples share the noise of a draw, whose distribution is
-    right for each. What comes before the first draw is computed by the first walk and kept for the others.
+    at once; other layers, and those that are called more than once, draw their kernel, one draw at a time. Examples share
+    the noise of a draw, whose distribution is right for each, and which goes by the number of the draw alone
+    (`export.streams`): so an answer does not depend on its batch. What comes before the first draw is computed by the first
+    walk and kept for the others.
+
+    Args:
+      by_row: whether every layer treats examples one by one, so that several draws can lie side by side as rows.
     """
 
-    def __init__(self, linears: dict[int, Linear], seed: int) -> None:
+    def __init__(self, linears: dict[int, Linear], seed: int, by_row: bool = True) -> None:
         super().__init__(linears)
-        self._seed = seed
+        self._seed, self._by_row = seed, by_row
         self._kept: list[Any] = []
-        self._calls = 0
+        self._calls = self._noises = 0
         self._index, self._count, self._rows = 0, 1, None
 
     @property
     def batched(self) -> bool:
         """Whether many draws can go through the network at once."""
-        return all(isinstance(linear, LoweredDense) for linear in self._linears.values() if linear.uncertain)
+        local = all(isinstance(linear, LoweredDense) for linear in self._linears.values() if linear.uncertain)
+        return self._by_row and local
 
     def start(self, inputs: list[Any], index: Any, count: Any, rows: Any = None) -> list[Value]:
         """Before a walk: the number of its first draw, how many it makes, and which examples (all for None).
@@ -62,7 +75,7 @@ class Draws(Mean):
         Returns:
           What to walk with.
         """
-        self._calls = 0
+        self._calls = self._noises = 0
         self._index, self._count, self._rows = index, count, rows
         return [self._taken(Value(tensor)) for tensor in inputs]
 
@@ -72,8 +85,9 @@ class Draws(Mean):
 
     def __call__(self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """The outputs of one layer's call, a row for each draw of each example once a draw was made."""
-        values = [value for value in tf.nest.flatten((arguments, keywords)) if isinstance(value, Value)]
-        linear = self._linears.get(id(layer))
+        values, linear = values_of(arguments, keywords), self._linears.get(id(layer))
+        if is_drawn(layer, arguments, keywords):
+            return self._dropped(layer, values[0].as_rows())
         if any(value.drawn for value in values):
             arguments, keywords = tf.nest.map_structure(self._repeated, (arguments, keywords))
         elif linear is None or not linear.uncertain:
@@ -90,9 +104,15 @@ class Draws(Mean):
             return self._noisy(linear, linear.moments(inputs)[0])
         return self._noisy(linear, self._once(lambda: linear.moments(inputs)[0]))
 
+    def masked(self, layer: Any, inputs: Value, outputs: Value) -> Value:
+        """As in `Mean`; a row for each draw, if the outputs have one."""
+        return masked(layer, self._repeated(inputs) if outputs.drawn and inputs.mask is not None else inputs, outputs)
+
     def _once(self, compute: Callable[[], Any]) -> Any:
         """What `compute` gives, of the first walk; later walks take their rows of it."""
         self._calls += 1
+        if self._rows is not None and not self._by_row:
+            return compute()
         if len(self._kept) < self._calls:
             self._kept.append(compute())
             return self._kept[-1]
@@ -101,13 +121,12 @@ class Draws(Mean):
     def _taken(self, value: Value) -> Value:
         if self._rows is None:
             return value
-        return value.each(lambda tensor: tf.gather(tensor, self._rows, axis=value.batch_axis))
+        return value.by_example(lambda tensor, axis: tf.gather(tensor, self._rows, axis=axis))
 
     def _noisy(self, linear: Linear, outputs: Value) -> Value:
-        """Outputs with noise, the same for all examples of a draw: so an answer does not depend on its batch."""
+        """Outputs with noise, the same for all examples of a draw."""
         width = int(outputs.mean.shape[0 if outputs.columns else 1])
-        seed = noise.seed_pair(self._index, self._seed, linear.stream)
-        drawn = tf.random.stateless_normal([self._count, width], seed)
+        drawn = streams.normal(self._index, self._count, width, self._seed, linear.stream)
         by_draw = [width, self._count if outputs.drawn else 1, -1] if outputs.columns else [self._count, -1, width]
         if not (outputs.columns or outputs.drawn):
             by_draw = [1, -1, width]
@@ -116,16 +135,24 @@ class Draws(Mean):
         flat = [width, -1] if outputs.columns else [-1, width]
         return Value(tf.reshape(mean + deviation * drawn, flat), None, outputs.columns, drawn=True)
 
+    def _dropped(self, layer: Any, value: Value) -> Value:
+        """Outputs of Monte-Carlo dropout; each call of a layer has a mask of its own."""
+        self._noises += 1
+        key = (self._seed, layer.name, "dropout", self._noises)
+        made = dropped(layer, value.mean, value.drawn, self._index, self._count, key)
+        return self.masked(layer, value, Value(made, drawn=True))
+
     def _repeated(self, value: Any) -> Any:
         """A value with a row for each draw."""
         if not isinstance(value, Value) or value.drawn:
             return value
-        tiled = value.each(
-            lambda tensor: tf.tile(
-                tensor, [self._count if i == value.batch_axis else 1 for i in range(len(tensor.shape))]
-            )
-        )
-        return Value(tiled.mean, tiled.variance, tiled.columns, drawn=True)
+        if not self.batched:  # one draw at a time
+            return replace(value, drawn=True)
+
+        def tiled(tensor: Any, axis: int) -> Any:
+            return tf.tile(tensor, [self._count if i == axis else 1 for i in range(len(tensor.shape))])
+
+        return replace(value.by_example(tiled), drawn=True)
 
 
 class Sources:
@@ -165,9 +192,12 @@ class Moments(Mean):
             return called(layer, arguments, keywords)
         elif isinstance(layer, ACTIVATIONS):
             outputs = values[0]
+        elif any(value.mask is not None for value in values) and layer._call_spec.expects_mask_arg:
+            outputs = moments.through_masked(layer, values[0])
         else:
             outputs = moments.through(layer, values)
-        return outputs if layer is self._last and is_softmax(layer) else self._activated(layer, outputs)
+        outputs = outputs if layer is self._last and is_softmax(layer) else self._activated(layer, outputs)
+        return masked(layer, values[0], outputs)
 
     def _linear(self, linear: Linear, inputs: Value) -> Value:
         outputs, own = linear.moments(inputs)
@@ -212,30 +242,3 @@ def with_slope(inputs: Any, outputs: Any, slope: Any) -> Any:
 def is_softmax(layer: Any) -> bool:
     """Whether the layer ends in a softmax."""
     return isinstance(layer, _L.Softmax) or activation_name(layer) == "softmax"
-
-
-def called(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """The layer's own call, on rows; layers that look at each number by itself take columns too."""
-    values = [value for value in tf.nest.flatten((arguments, keywords)) if isinstance(value, Value)]
-    drawn = any(value.drawn for value in values)
-    if isinstance(layer, IDENTITIES):
-        return values[0]
-    if isinstance(layer, ACTIVATIONS) and is_elementwise(layer):
-        return Value(layer(values[0].mean), None, values[0].columns, drawn)
-
-    def rows(value: Any) -> Any:
-        return value.as_rows().mean if isinstance(value, Value) else value
-
-    arguments, keywords = tf.nest.map_structure(rows, (arguments, keywords))
-    if isinstance(layer, _L.BatchNormalization):
-        keywords = {**keywords, "training": False}
-    return tf.nest.map_structure(lambda tensor: Value(tensor, drawn=drawn), layer(*arguments, **keywords))
-
-
-def activated(layer: Any, value: Value) -> Value:
-    """The layer's activation of its outputs, on rows unless it looks at each number by itself."""
-    if getattr(layer, "activation", None) is None or isinstance(layer, ACTIVATIONS):
-        return value
-    if not is_elementwise(layer):
-        value = value.as_rows()
-    return Value(layer.activation(value.mean), None, value.columns, value.drawn)

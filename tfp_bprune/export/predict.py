@@ -12,10 +12,13 @@ from typing import Any
 
 from tfp_bprune._keras import tf
 from tfp_bprune.export.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
+from tfp_bprune.export.checks import explained, refuse_dropout, refuse_hidden, refuse_shared, tables_of
 from tfp_bprune.export.compact import compact
+from tfp_bprune.export.dropped import drawn_layers
 from tfp_bprune.export.ends import without_ends
 from tfp_bprune.export.kernels import Lowering
 from tfp_bprune.export.lower import LoweredDense, lowered, variables_of
+from tfp_bprune.export.precision import in_float32, policy_of
 from tfp_bprune.export.program import Program
 from tfp_bprune.models.convert import adopt, refuse_equal_names, strip
 from tfp_bprune.models.heads import Head, Said, heads_of, input_names
@@ -48,6 +51,9 @@ class Predictor(tf.Module):
       heads: what each output means, by its name.
       inputs: `tf.TensorSpec` [batch, ...] of each input, by its name in the signature, in the order of `predict`'s
         arguments.
+      dropout: names of the layers of which Monte-Carlo dropout was asked, by a call with training=True: drawn by
+        "sampled", off in "mean".
+      policy: what the network computed in, if not float32, as the export does.
 
     Raises:
       BpruneError: what an output means is not certain, or the model is none whose graph is known.
@@ -69,18 +75,26 @@ class Predictor(tf.Module):
         super().__init__(name="predictor")
         _check(model, predictive, samples)
         heads = heads_of(model, task, from_logits)
-        self.heads, self.inputs = heads, _inputs_of(model)
+        self.heads, self.inputs, self.predictive = heads, _inputs_of(model), predictive
         _check_error_rate(error_rate, predictive, heads)
-        network = compact(strip(model)) if predictive == "mean" else compact(adopt(model))
+        with explained(model.name):
+            network = in_float32(strip(model) if predictive == "mean" else adopt(model))
+            self.policy, self.dropout = policy_of(model), drawn_layers(network)
+            if predictive == "mean" or not self.dropout:  # what is constant is not, behind dropout
+                network = compact(network)
         lowering = lowering or Lowering()
         if predictive == "moments":  # both forms and their slopes would be more graph than they save time
             lowering = replace(lowering, by_batch=False)
             network, heads = without_ends(network, heads)
         linears = lowered(network, lowering)
+        refuse_hidden(network, linears)
+        if predictive == "moments":
+            refuse_shared(linears)
+            refuse_dropout(self.dropout)
         # All that a file has to hold of the network; the network itself is not among it.
         self._linears = list(linears.values())
         self._costs = lowering.costs
-        self._variables = list(variables_of(network, linears))
+        self._variables, self._tables = list(variables_of(network, linears)), list(tables_of(network))
         program = Program(network, linears, answers_for(heads), samples, seed, error_rate, has_erf=lowering.at_load)
         bodies: dict[Predictive, Callable[..., Outputs]] = {
             "mean": program.mean, "sampled": program.sampled, "moments": program.moments,
@@ -91,6 +105,14 @@ class Predictor(tf.Module):
         if lowering.at_load:
             body = shape_held(body, [spec.shape for spec in specs])
         self.predict = tf.function(body, input_signature=specs)
+        self._found = self._traced(model.name)
+
+    def _traced(self, name: str) -> list[Any]:
+        """Traces `predict`, and gives the variables that it reads and that no layer was known to have."""
+        with explained(name):
+            variables = self.predict.get_concrete_function().variables
+        known = {id(variable) for variable in self.variables}
+        return [variable for variable in variables if id(variable) not in known]
 
     def products(self) -> dict[str, Json]:
         """How each dense layer on vectors is multiplied, by the layer's name.

@@ -11,6 +11,7 @@ import numpy as np
 from tfp_bprune._keras import tf
 from tfp_bprune.export import draws
 from tfp_bprune.export.answers import Answer, Outputs, Targets
+from tfp_bprune.export.checks import by_row
 from tfp_bprune.export.lower import Linear
 from tfp_bprune.export.moments import erf_of_exp
 from tfp_bprune.export.normal import of_moments
@@ -43,7 +44,7 @@ class Program:
 
     def sampled(self, *inputs: Any) -> Outputs:
         """The mean over draws."""
-        rule = Draws(self._linears, self._seed)
+        rule = Draws(self._linears, self._seed, by_row(self._network, self._linears))
 
         def run(index: Any, count: Any, rows: Any) -> list[Any]:
             walked = self._walked(rule.start(list(inputs), index, count, rows), rule)
@@ -91,7 +92,11 @@ class Program:
         return self._merged(lambda answer, value: of_moments(answer, value, rule.sources, self._seed), walked)
 
     def _walked(self, inputs: list[Value], rule: Any) -> list[Value]:
-        return [value.as_rows() for value in walk(self._network, inputs, rule)]
+        tensors = zip(self._network.inputs, inputs, strict=True)
+        inputs = [
+            value if value.mean.dtype == tensor.dtype else value.each(_cast_to(tensor)) for tensor, value in tensors
+        ]
+        return [value.as_rows().as_float() for value in walk(self._network, inputs, rule)]
 
     def _merged(self, say: Callable[[Answer, Any], Outputs], of: Sequence[Any]) -> Outputs:
         """What is said of each output, together."""
@@ -99,6 +104,10 @@ class Program:
         for answer, one in zip(self._answers, of, strict=True):
             merged |= answer.named(say(answer, one))
         return merged
+
+
+def _cast_to(tensor: Any) -> Callable[[Any], Any]:
+    return lambda value: tf.cast(value, tensor.dtype)
 
 
 def _by_draw(outputs: Any, count: Any) -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import tf
+from tfp_bprune.export.checks import explained
 from tfp_bprune.export.cost import Costs, Kernels
 from tfp_bprune.export.formats import TITLES
 from tfp_bprune.export.kernels import FOR_CONVERTERS, Lowering
@@ -28,7 +29,7 @@ from tfp_bprune.export.manifest import describe, signature_of
 from tfp_bprune.export.onnx import to_onnx
 from tfp_bprune.export.predict import DEFAULT_SAMPLES, Predictor
 from tfp_bprune.export.stored import Storage
-from tfp_bprune.export.warmup import SIGNATURE, write_warmup
+from tfp_bprune.export.warmup import SIGNATURE, fixed, write_warmup
 from tfp_bprune.models.convert import adopt
 from tfp_bprune.models.heads import Said
 from tfp_bprune.runs import Run, write_atomically
@@ -162,9 +163,9 @@ def _check_known(file_format: str) -> None:
 def _write(predictor: Predictor, name: str, target: Path, file_format: Format, float16: bool) -> None:
     """Writes the predictor of the network `name` in its format; `target` is inside a folder that is renamed when all is there."""
     if file_format == "savedmodel":
-        with _quiet():
+        with _quiet(), explained(name):
             tf.saved_model.save(predictor, str(target), signatures={SIGNATURE: predictor.predict})
-        write_warmup(target, name, predictor.predict.input_signature)
+        write_warmup(target, name, fixed(predictor.predict, list(predictor.inputs.values())))
         return
     with _quiet():  # converters save a SavedModel in between
         content = to_onnx(predictor) if file_format == "onnx" else to_litert(predictor, float16)

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune._keras import tf
+from tfp_bprune.types import ExportError
 
 FILE = "assets.extra/tf_serving_warmup_requests"  # where TensorFlow Serving looks for it
 BATCHES = (1, 32)
@@ -21,6 +24,38 @@ _MODEL_SPEC, _INPUTS = 1, 2  # of PredictRequest
 _NAME, _SIGNATURE_NAME = 1, 3  # of ModelSpec
 _KEY, _VALUE = 1, 2  # of every entry of a map
 _LENGTH_DELIMITED = 2
+_SIZES = (8, 16, 32, 64, 128, 224, 256, 512, 1, 2, 4)  # tried in the place of sizes that are not fixed
+
+
+def fixed(predict: Any, specs: Sequence[Any]) -> list[Any]:
+    """The specs of inputs with sizes that the network takes in the place of those that are not fixed, but the batch.
+
+    Args:
+      predict: of a `Predictor`; it is run, if need be, until it gives finite numbers.
+      specs: `tf.TensorSpec` [batch, ...] of its inputs.
+
+    Raises:
+      ExportError: no size that was tried works.
+    """
+    if all(spec.shape[1:].is_fully_defined() for spec in specs):
+        return list(specs)
+    for size in _SIZES:
+        shapes = [[None, *(size if side is None else side for side in spec.shape[1:])] for spec in specs]
+        found = [tf.TensorSpec(shape, s.dtype, s.name) for shape, s in zip(shapes, specs, strict=True)]
+        if _runs(predict, found):
+            return found
+    raise ExportError(
+        f"the network takes none of the sizes {', '.join(map(str, sorted(_SIZES)))} where its inputs have no fixed size: give "
+        "them one"
+    )
+
+
+def _runs(predict: Any, specs: Sequence[Any]) -> bool:
+    try:
+        outputs = predict(*(tf.zeros([1, *spec.shape[1:]], spec.dtype) for spec in specs))
+    except (tf.errors.OpError, ValueError):
+        return False
+    return all(value.shape.num_elements() and np.isfinite(value).all() for value in outputs.values())
 
 
 def write_warmup(folder: Path, name: str, specs: Sequence[Any], batches: Sequence[int] = BATCHES) -> None:

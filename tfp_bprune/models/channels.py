@@ -89,7 +89,7 @@ class ChannelLabels:
         return made
 
     def _new(self, step: Step) -> np.ndarray:
-        start, width = len(self._parent), int(step.shape[-1] or 0)
+        start, width = len(self._parent), width_of(step)
         self._parent.extend(range(start, start + width))
         return np.arange(start, start + width)
 
@@ -133,6 +133,11 @@ def keeps_channels(step: Step) -> bool:
     if isinstance(layer, _POOLING):
         return layer.data_format == "channels_last"
     return isinstance(layer, IDENTITIES) or is_normalization(step)
+
+
+def width_of(step: Step) -> int:
+    """How many channels a step makes; 0 where it is not known, or where it makes one number, as the size of a batch is."""
+    return int(step.shape[-1] or 0) if step.shape else 0
 
 
 def positions(step: Step, channels: int) -> int:

@@ -16,6 +16,7 @@ from tfp_bprune.models.channels import (
     is_normalization,
     keeps_channels,
     positions,
+    width_of,
 )
 from tfp_bprune.models.convert import is_raw
 from tfp_bprune.models.graph import Step, graph_of
@@ -92,7 +93,7 @@ def constants(labels: ChannelLabels, kernels: dict[str, Kernel]) -> dict[int, np
     found: dict[int, np.ndarray] = {}
     for step in labels.graph.steps:
         inputs = [found[tensor] for tensor in step.inputs]
-        found[step.output] = _constant_output(step, inputs, kernels.get(step.layer.name), int(step.shape[-1] or 0))
+        found[step.output] = _constant_output(step, inputs, kernels.get(step.layer.name), width_of(step))
     return found
 
 

@@ -1,0 +1,86 @@
+"""Dropout and noise layers that were called with training=True: Monte-Carlo dropout (Gal and Ghahramani 2016, arXiv
+1506.02142). Each draw has a mask of its own, which all examples of it share; its distribution is right for each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.export import streams
+from tfp_bprune.export.calls import is_random, training_of
+from tfp_bprune.export.walk import nodes_of
+from tfp_bprune.layers import StatelessDropout
+
+_L = keras.layers
+_ALPHA_P = -1.6732632423543772 * 1.0507009873554805  # what AlphaDropout puts in the place of what it drops
+
+
+def is_drawn(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Whether a call of the layer is random outside training too."""
+    return is_random(layer) and bool(training_of(layer, arguments, keywords)) and _strength(layer) > 0
+
+
+def drawn_layers(network: Any) -> list[str]:
+    """Names of the layers that Monte-Carlo dropout was asked of, each once; those of nested models are among them."""
+    found: dict[str, None] = {}
+    for node in nodes_of(network):
+        inner = [node.layer] if not isinstance(node.layer, keras.Model) else list(node.layer._flatten_layers())
+        said = training_of(node.layer, node.call_args, node.call_kwargs)
+        found.update({layer.name: None for layer in inner if said and is_random(layer) and _strength(layer) > 0})
+    return list(found)
+
+
+def dropped(layer: Any, tensor: Any, drawn: bool, index: Any, count: Any, key: tuple[int | str, ...]) -> Any:
+    """What the layer makes of a tensor, a row for each of `count` draws of each example, draws outermost.
+
+    Args:
+      drawn: whether `tensor` has a row for each draw already; else it has one for each example.
+      index: number of the first draw.
+    """
+    shape = tf.shape(tensor)[1:]
+    by_draw = tf.reshape(tensor, tf.concat([[count if drawn else 1, -1], shape], 0))
+    made = _noisy(layer, by_draw, _Source(_sides(layer, tensor), index, count, key))
+    made = tf.reshape(made, tf.concat([[-1], shape], 0))
+    return tf.ensure_shape(made, [None, *tensor.shape[1:]])
+
+
+class _Source:
+    """Random numbers of draws, shaped to meet [draws, batch, ...]."""
+
+    def __init__(self, sides: Any, index: Any, count: Any, key: tuple[int | str, ...]) -> None:
+        known = isinstance(sides, list)
+        self._size = math.prod(sides) if known else tf.reduce_prod(sides)
+        self._shape = tf.concat([[count, 1], sides], 0)
+        self._arguments = (index, count, self._size, *key)
+
+    def uniform(self) -> Any:
+        return tf.reshape(streams.uniform(*self._arguments), self._shape)
+
+    def normal(self) -> Any:
+        return tf.reshape(streams.normal(*self._arguments), self._shape)
+
+
+def _noisy(layer: Any, values: Any, source: _Source) -> Any:
+    rate = _strength(layer)
+    if isinstance(layer, _L.GaussianNoise):
+        return values + rate * source.normal()
+    if isinstance(layer, _L.GaussianDropout):
+        return values * (1 + math.sqrt(rate / (1 - rate)) * source.normal())
+    kept = tf.cast(source.uniform() >= rate, values.dtype)
+    if isinstance(layer, _L.AlphaDropout):  # keeps mean and variance of standard normals (Klambauer et al. 2017)
+        factor = ((1 - rate) * (1 + rate * _ALPHA_P**2)) ** -0.5
+        return factor * (values * kept + _ALPHA_P * (1 - kept) - _ALPHA_P * rate)
+    return values * kept / (1 - rate)
+
+
+def _strength(layer: Any) -> float:
+    return float(layer.stddev if isinstance(layer, _L.GaussianNoise) else layer.rate)
+
+
+def _sides(layer: Any, tensor: Any) -> Any:
+    """Of the mask of one draw of one example: a list of sizes, or a tensor where they are not fixed."""
+    said = None if isinstance(layer, StatelessDropout) else getattr(layer, "_get_noise_shape", lambda _: None)(tensor)
+    if said is None and tensor.shape[1:].is_fully_defined():
+        return list(tensor.shape[1:])
+    return tf.shape(tensor)[1:] if said is None else tf.convert_to_tensor(said)[1:]
