@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfp_bprune._keras import tf
-from tfp_bprune.export.covariance import drawn, factor, leading
+from tfp_bprune.export.covariance import drawn, factor, followed, leading, width_of
 from tfp_bprune.export.value import Value
 
 
@@ -47,16 +47,45 @@ def test_the_classes_that_could_lead_are_chosen() -> None:
     np.testing.assert_array_equal(leading(logits, 2), [[[0, 0, 1, 0], [1, 0, 0, 0]]])
 
 
-def test_drawn_logits_have_the_covariance_of_the_chosen_and_the_variance_of_the_others() -> None:
-    matrix = np.array([[2.0, 1.2], [1.2, 1.0]])
-    rows: list[list[Any]] = [[tf.constant([2.0])], [tf.constant([1.2]), tf.constant([1.0])]]
-    chosen = tf.constant([[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]])
-    logits = Value(tf.constant([[1.0, 2.0, 3.0]]), tf.constant([[7.0, 4.0, 7.0]]))
-    points = np.random.default_rng(0).normal(size=(20_000, 5)).astype(np.float32)
-    # Points of exactly no mean and the unit covariance, so that what is drawn has exactly the one asked for.
+def exact_points(width: int) -> np.ndarray:
+    """Points of exactly no mean and the unit covariance, so that what is drawn has exactly the one asked for."""
+    points = np.random.default_rng(0).normal(size=(20_000, width))
     points -= points.mean(0)
-    points = (points @ np.linalg.inv(np.linalg.cholesky(np.cov(points.T))).T).astype(np.float32)
-    found = drawn(logits, chosen, factor(rows), points).numpy()[:, :, 0].T
-    np.testing.assert_allclose(found.mean(0), [1, 2, 3], atol=1e-3)
-    expected = [[matrix[1, 1], 0, matrix[0, 1]], [0, 4, 0], [matrix[0, 1], 0, matrix[0, 0]]]
-    np.testing.assert_allclose(np.cov(found.T), expected, atol=5e-3)
+    return (points @ np.linalg.inv(np.linalg.cholesky(np.cov(points.T))).T).astype(np.float32)
+
+
+def triangle(matrix: np.ndarray) -> list[list[Any]]:
+    return [[tf.constant(matrix[i : i + 1, j], tf.float32) for j in range(i + 1)] for i in range(len(matrix))]
+
+
+def covariance_of(logits: Value, matrix: np.ndarray) -> np.ndarray:
+    """Of drawn logits, whose followed directions have the covariance `matrix`."""
+    points = exact_points(width_of(logits.mean.shape[1]))
+    found = drawn(logits, followed(logits), triangle(matrix), points).numpy()[:, :, 0].T
+    np.testing.assert_allclose(found.mean(0), logits.mean[0], atol=1e-3)
+    return np.cov(found.T)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_few_logits_are_drawn_with_their_whole_covariance(classes: int) -> None:
+    root = np.random.default_rng(classes).normal(size=(classes, classes + 2))
+    logits = Value(tf.constant([np.arange(classes)], tf.float32), tf.fill([1, classes], 7.0))
+    np.testing.assert_allclose(covariance_of(logits, root @ root.T), root @ root.T, atol=1e-2)
+
+
+# By how much the variances carried forward are too large.
+@pytest.mark.parametrize("excess", [1.0, 3.0])
+def test_of_many_logits_the_others_keep_their_mean_in_common(excess: float) -> None:
+    root = np.random.default_rng(0).normal(size=(4, 6))
+    matrix = root @ root.T  # of the three that lead and of the mean of the other four
+    common = matrix[3, 3]
+    own = np.concatenate([np.diag(matrix)[:3], common + np.array([1.0, 2.0, 3.0, 0.5])])
+    means = tf.constant([[90.0, 80, 70, 4, 3, 2, 1]])
+    found = covariance_of(Value(means, tf.constant([own * excess], tf.float32)), matrix)
+    mean = np.zeros((4, 7))
+    mean[[0, 1, 2], [0, 1, 2]], mean[3, 3:] = 1, 0.25
+    np.testing.assert_allclose(mean @ found @ mean.T, matrix, atol=1e-2)
+    # What moves each of the four on its own sums to 0, and has the size that is left of its variance.
+    apart = found[3:, 3:] - common
+    centre = np.eye(4) - 0.25
+    np.testing.assert_allclose(apart, centre @ np.diag([1, 2, 3, 0.5]) @ centre * 4 / 3, atol=1e-2)

@@ -17,6 +17,8 @@ from tfp_bprune.export.lower import LoweredPositions, by_position
 from tfp_bprune.export.passes import Sources
 from tfp_bprune.export.value import Value
 
+LEADING = 3
+_ALL = 5  # of up to as many classes each is followed back to the noise: one more costs no more than what stands for it
 _LEAST = 1e-12
 _ROUNDING = 1e-5  # of a variance, relative, in sums of float32
 
@@ -25,6 +27,20 @@ def leading(logits: Value, count: int) -> Any:
     """One-hot rows [batch, count, classes] of the classes that could be first: by mean plus one standard deviation."""
     reach = logits.mean + tf.sqrt(logits.variance)
     return tf.one_hot(tf.math.top_k(reach, count).indices, logits.mean.shape[-1])
+
+
+def followed(logits: Value) -> Any:
+    """Directions [batch, count, classes] that are followed back to the noise.
+
+    Each class by itself where there are few; else those that could be first, and the mean of the others: a softmax does not
+    see what all logits have in common, which would pass for information if each of the others moved by itself.
+    """
+    classes = logits.mean.shape[-1]
+    if classes <= _ALL:
+        return tf.tile(tf.eye(classes)[None], [tf.shape(logits.mean)[0], 1, 1])
+    chosen = leading(logits, LEADING)
+    others = (1.0 - tf.reduce_sum(chosen, 1, keepdims=True)) / (classes - LEADING)
+    return tf.concat([chosen, others], 1)
 
 
 def covariance(outputs: Value, directions: Any, sources: Sources) -> list[list[Any]]:
@@ -60,21 +76,41 @@ def factor(lower: list[list[Any]]) -> list[list[Any]]:
     return found
 
 
-def drawn(logits: Value, chosen: Any, factors: list[list[Any]], points: np.ndarray) -> Any:
-    """Logits [classes, draws, batch]: the chosen ones with their covariance, the others by themselves.
+def drawn(logits: Value, directions: Any, lower: list[list[Any]], points: np.ndarray) -> Any:
+    """Logits [classes, draws, batch] with the covariance of the `followed` directions, given as its lower triangle.
 
     Args:
-      points: [draws, chosen + classes], standard normal.
+      points: [draws, `width_of(classes)`], standard normal.
     """
-    count = chosen.shape[1]
+    classes, count = directions.shape[2], directions.shape[1]
     together, apart = points[:, :count], points[:, count:]
-    places = tf.transpose(chosen, [1, 2, 0])[:, :, None]  # [chosen, classes, 1, batch]
-    others = tf.transpose(tf.sqrt(logits.variance))[:, None] * (1.0 - tf.reduce_sum(places, 0))
-    moved = tf.transpose(logits.mean)[:, None] + apart.T[:, :, None] * others
-    for i, row in enumerate(factors):
+    places = tf.transpose(tf.cast(directions > 0, tf.float32), [1, 2, 0])[:, :, None]  # [count, classes, 1, batch]
+    moved = tf.transpose(logits.mean)[:, None]
+    for i, row in enumerate(factor(lower)):
         shift = sum(together[:, j, None] * value for j, value in enumerate(row))
         moved += shift[None] * places[i]
+    if classes > _ALL:
+        moved += _apart(logits, places[-1], lower, apart)
     return moved
+
+
+def width_of(classes: int) -> int:
+    """How many normal numbers make a draw of as many logits."""
+    return classes if classes <= _ALL else LEADING + 1 + classes
+
+
+def _apart(logits: Value, others: Any, lower: list[list[Any]], points: np.ndarray) -> Any:
+    """What moves each of the others away from their mean: sums to 0 over them.
+
+    A variance that was carried forward takes positions in a window for one, and is too large by as much as those of the
+    leading logits are, which are known both ways.
+    """
+    variances, number = tf.transpose(logits.variance)[:, None], logits.mean.shape[-1] - LEADING
+    forward = tf.reduce_sum(variances * (1.0 - others), 0)
+    ratio = tf.minimum(sum(lower[i][i] for i in range(LEADING)) / (forward + _LEAST), 1.0)
+    rest = tf.maximum(ratio * variances - lower[-1][-1], 0.0) * others * (number / (number - 1))
+    moved = points.T[:, :, None] * tf.sqrt(rest)
+    return moved - others * (tf.reduce_sum(moved, 0, keepdims=True) / number)
 
 
 def _scaled(slopes: list[Any], sources: Sources) -> list[Any]:
@@ -90,7 +126,7 @@ def _common(one: list[Any], other: list[Any], sources: Sources) -> Any:
         if a is not None:
             parts.append(_sum_of_each(a * b, columns))
     rest = len(sources.points)
-    for (_, layer, inputs), a, b in zip(sources.shared, one[rest:], other[rest:], strict=True):
+    for (_, layer, *inputs), a, b in zip(sources.shared, one[rest:], other[rest:], strict=True):
         if a is not None:
             parts.append(_common_of_weights(layer, inputs, a, b))
     return sum(parts[1:], parts[0])
@@ -104,15 +140,19 @@ def _sum_of_each(tensor: Any, columns: bool) -> Any:
     return tf.matmul(flat, tf.ones([flat.shape[1], 1]))[:, 0]
 
 
-def _common_of_weights(layer: LoweredPositions, inputs: Any, one: Any, other: Any) -> Any:
-    """The share of one noise on the weights, which enters at every position that reads them."""
-    patches, one, other = layer.patches(inputs), by_position(one), by_position(other)
+def _common_of_weights(layer: LoweredPositions, inputs: list[Any], one: Any, other: Any) -> Any:
+    """The share of one noise on the weights, which enters at every position that reads them.
+
+    Of inputs x it is the variance of each weight times E[(sum over positions of slope x)^2]: that of their means, and that
+    of their deviations, which one noise before moved at all positions of a channel.
+    """
+    one, other = by_position(one), by_position(other)
     variance = tf.reshape(layer.kernel_variance(), [-1, layer.loc.shape[-1]])
-
-    def by_weight(slopes: Any) -> Any:
-        return tf.matmul(patches, slopes, transpose_a=True)
-
-    common = tf.reduce_sum(variance * by_weight(one) * by_weight(other), [1, 2])
+    common = 0.0
+    for parts in inputs:
+        patches = layer.patches(parts)
+        by_weight = [tf.matmul(patches, slopes, transpose_a=True) for slopes in (one, other)]
+        common += tf.reduce_sum(variance * by_weight[0] * by_weight[1], [1, 2])
     if layer.bias_variance is None:
         return common
     return common + tf.reduce_sum(layer.bias_variance * tf.reduce_sum(one, 1) * tf.reduce_sum(other, 1), 1)

@@ -160,12 +160,12 @@ class Sources:
 
     Attributes:
       points: (tensor, variance of its own noise, whether examples are columns).
-      shared: (tensor, layer, its inputs), where one noise enters at all positions.
+      shared: (tensor, layer, the mean of its inputs, their deviation if any), where one noise enters at all positions.
     """
 
     def __init__(self) -> None:
         self.points: list[tuple[Any, Any, bool]] = []
-        self.shared: list[tuple[Any, LoweredPositions, Any]] = []
+        self.shared: list[tuple[Any, ...]] = []
 
 
 class Moments(Mean):
@@ -202,7 +202,9 @@ class Moments(Mean):
     def _linear(self, linear: Linear, inputs: Value) -> Value:
         outputs, own = linear.moments(inputs)
         if own is not None and isinstance(linear, LoweredPositions):
-            self.sources.shared.append((outputs.mean, linear, inputs.as_rows().mean))
+            inputs = inputs.as_rows()
+            deviations = [] if inputs.certain else [tf.sqrt(inputs.variance)]
+            self.sources.shared.append((outputs.mean, linear, inputs.mean, *deviations))
         elif own is not None:
             self.sources.points.append((outputs.mean, own, outputs.columns))
         return outputs
