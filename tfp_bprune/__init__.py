@@ -40,7 +40,7 @@ __all__ = _attach(
         "data": ("from_arrays", "load"),
         "info": ("Info", "info_of"),
         "layers": ("NormalPrior", "ScaleMixturePrior"),
-        "models": ("bayesianize", "build", "load_model", "recalibrate", "save_model", "strip"),
+        "models": ("adopt", "bayesianize", "build", "load_model", "recalibrate", "save_model", "strip"),
         "train": ("Horovod", "Settings", "compile_model", "distribute", "distributed_callbacks", "fit"),
         "prune": ("prune",),
         "export": ("export",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 Task = Literal["classification", "binary", "multilabel", "regression"]  # of data
@@ -24,6 +25,14 @@ class BpruneError(ValueError):
     # AutoGraph hands on an error raised while a function is traced as its own type only if it is built like this;
     # else `model.fit` would raise a StagingError in its place.
     __init__ = Exception.__init__
+
+    def __str__(self) -> str:
+        """The message alone, without the places that AutoGraph and Keras put around it."""
+        text = super().__str__().split("\n\nCall arguments received by layer")[0]
+        if "in user code:" not in text and "Exception encountered when calling layer" not in text:
+            return text
+        last = text.rstrip().splitlines()[-1].strip()
+        return re.sub(r"^\w+Error: ", "", last)
 
 
 class DataError(BpruneError):

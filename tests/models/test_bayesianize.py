@@ -89,7 +89,7 @@ UNSUPPORTED: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "DepthwiseConv2D": ((8, 8, 4), lambda: L.DepthwiseConv2D(3, name="odd")),
     "Conv2D": ((8, 8, 4), lambda: L.Conv2D(4, 3, groups=2, name="odd")),
     "Embedding": ((5,), lambda: L.Embedding(7, 4, name="odd")),
-    "TimeDistributed": ((5, 4), lambda: L.TimeDistributed(L.Dense(3, name="within"), name="odd")),
+    "Bidirectional": ((5, 4), lambda: L.Bidirectional(L.LSTM(3, name="within"), name="odd")),
 }
 
 
@@ -112,9 +112,11 @@ def test_contradictions_are_refused() -> None:
         bayesianize(ordinary(), rho_init=-3.0, moped=DELTA)
     with pytest.raises(BpruneError, match="no layer"):
         bayesianize(ordinary(), include=["nothing"])
-    within = L.TimeDistributed(L.Dense(2))
-    with pytest.raises(BpruneError, match="no layer"):
-        bayesianize(keras.Sequential([keras.Input((3, 4)), within]))
+    steps = keras.Sequential([keras.Input((3, 4)), L.TimeDistributed(L.Dense(2, name="within"), name="steps")])
+    for name in ("within", "steps"):
+        with pytest.raises(BpruneError, match="no layer"):
+            bayesianize(steps, exclude=[name])
+        assert names(bayesianize(steps, include=[name])) == ["within"]
 
 
 def tower(name: str, *, inner: Any = None, dense: str = "inside") -> Any:

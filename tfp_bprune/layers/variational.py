@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tfp_bprune._keras import keras, tf, tfp
@@ -23,9 +24,22 @@ from tfp_bprune.types import Json
 autocast_variable = keras.src.mixed_precision.autocast_variable
 _LEAST_VARIANCE = 1e-24
 _PACKAGE = "tfp_bprune"
+_KERAS_ARGUMENTS = tuple(
+    (f"{weight}_{name}", kind)
+    for name, kind in (
+        ("initializer", keras.initializers),
+        ("regularizer", keras.regularizers),
+        ("constraint", keras.constraints),
+    )
+    for weight in ("kernel", "bias")
+)
 
 # The classes that follow are mixed in before a Keras layer; to a type checker they are layers already.
 _LayerPart: Any = keras.layers.Layer if TYPE_CHECKING else object
+
+
+def _penalty(regularizer: Any, posterior: MaskedNormal) -> Any:
+    return regularizer(posterior.loc)
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,8 @@ class Variational(_LayerPart):
       own_prior_loc: whether the prior of each weight has a centre of its own, a weight that is not trained and starts
         at 0; `bayesianize(moped=...)` puts it at the trained weight.
       train_size: N, the training examples of the whole job; `set_train_size` can tell it later.
+      kernel_initializer, kernel_regularizer, kernel_constraint, bias_initializer, bias_regularizer, bias_constraint: as in
+        the plain Keras layer, of the means where a weight has a distribution. A regularizer is a penalty beside the KL.
       seed: with the layer's name it decides the initial values and all noise.
 
     A forward pass draws one weight tensor, for a batch of any size, and adds its share of the KL to the layer's losses,
@@ -86,6 +102,12 @@ class Variational(_LayerPart):
         own_prior_loc: bool = False,
         train_size: int | None = None,
         seed: int = 0,
+        kernel_initializer: Any = None,
+        kernel_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_initializer: Any = None,
+        bias_regularizer: Any = None,
+        bias_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -103,6 +125,16 @@ class Variational(_LayerPart):
         self.bayesian_bias, self.use_bias = bool(bayesian_bias), bool(use_bias)
         self.own_prior_loc = bool(own_prior_loc)
         self.train_size = None if train_size is None else int(train_size)
+        given = (
+            kernel_initializer,
+            bias_initializer,
+            kernel_regularizer,
+            bias_regularizer,
+            kernel_constraint,
+            bias_constraint,
+        )
+        for (name, kind), value in zip(_KERAS_ARGUMENTS, given, strict=True):
+            setattr(self, name, kind.get(value))
         self.supports_masking = self._passes_masks
         self._held = _Held()
 
@@ -113,13 +145,24 @@ class Variational(_LayerPart):
         if self.use_bias and self.bayesian_bias:
             self.bias_posterior = self._masked_normal("bias", (self._outputs,))
         elif self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=(self._outputs,), initializer="zeros")
+            start = self.bias_initializer or "zeros"
+            self.bias = self.add_weight("bias", (self._outputs,), initializer=start, constraint=self.bias_constraint)
+        self._add_penalties()
         self.noise_step = self.add_weight(
             name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
         )
         scalar: Json = {"shape": (), "dtype": tf.float32, "trainable": False, "experimental_autocast": False}
         self.kl_schedule = self.add_weight(name="kl_schedule", initializer="ones", **scalar)
         self.last_kl = self.add_weight(name="last_kl", initializer="zeros", **scalar)
+
+    def _add_penalties(self) -> None:
+        """Has Keras add the regularizers of means and bias to every loss."""
+        for name, regularizer in (("kernel", self.kernel_regularizer), ("bias", self.bias_regularizer)):
+            posterior = self.posteriors.get(name)
+            if regularizer is not None and posterior is not None:
+                self.add_loss(partial(_penalty, regularizer, posterior))
+            elif regularizer is not None and self.bias is not None:
+                self.add_loss(partial(regularizer, self.bias))
 
     def _make_kernel_posterior(
         self, dtype: Any, shape: Any, name: str, trainable: bool, add_variable: Any
@@ -128,7 +171,10 @@ class Variational(_LayerPart):
 
     def _masked_normal(self, name: str, shape: Any) -> MaskedNormal:
         seed = noise.derive(self.seed, self.name)
-        return add_masked_normal(self.add_weight, name, shape, self.rho_init, seed, self.own_prior_loc)
+        initializer, constraint = (getattr(self, f"{name}_{what}") for what in ("initializer", "constraint"))
+        return add_masked_normal(
+            self.add_weight, name, shape, self.rho_init, seed, self.own_prior_loc, initializer, constraint
+        )
 
     @property
     def posteriors(self) -> dict[str, MaskedNormal]:
@@ -199,15 +245,20 @@ class Variational(_LayerPart):
             "bias_divergence",
         )
         config = {key: value for key, value in super().get_config().items() if not key.startswith(skipped)}
-        return config | {
-            "prior": self.prior.get_config(),
-            "rho_init": self.rho_init,
-            "bayesian_bias": self.bayesian_bias,
-            "use_bias": self.use_bias,
-            "own_prior_loc": self.own_prior_loc,
-            "train_size": self.train_size,
-            "seed": self.seed,
-        }
+        given = {name: kind.serialize(getattr(self, name)) for name, kind in _KERAS_ARGUMENTS if getattr(self, name)}
+        return (
+            config
+            | given
+            | {
+                "prior": self.prior.get_config(),
+                "rho_init": self.rho_init,
+                "bayesian_bias": self.bayesian_bias,
+                "use_bias": self.use_bias,
+                "own_prior_loc": self.own_prior_loc,
+                "train_size": self.train_size,
+                "seed": self.seed,
+            }
+        )
 
     @classmethod
     def from_config(cls, config: Json) -> Any:

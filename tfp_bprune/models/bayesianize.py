@@ -14,6 +14,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, Variational
 from tfp_bprune.layers.posterior import DEFAULT_RHO, rho_of
 from tfp_bprune.models.convert import kind_of, refuse_equal_names, shared_config
+from tfp_bprune.models.copying import copy_activation_state, within
 from tfp_bprune.models.rebuild import calls_of, check_graph, rebuild
 from tfp_bprune.types import BpruneError, Estimator, Json
 
@@ -37,8 +38,8 @@ def bayesianize(
 ) -> Any:
     """A copy of `model` whose Dense and Conv layers are Bayesian; everything else, and every weight, stays.
 
-    The posterior means are the model's weights. A layer that the model calls several times draws its weights, and counts
-    its KL, once a pass.
+    The posterior means are the model's weights. Constraints and regularizers are those of the means. A layer that the
+    model calls several times draws its weights, and counts its KL, once a pass.
 
     Args:
       model: functional or sequential, with nested models or not, trained or not.
@@ -47,7 +48,8 @@ def bayesianize(
       rho_init: where rho starts; sigma = softplus(rho). -5 by default.
       moped: delta: sigma = delta |w|, and the prior is centred at the trained w (Krishnan et al. 2020, "Specifying
         weight priors in Bayesian deep neural networks with empirical Bayes", eq. 5).
-      include, exclude: patterns of layer names (`conv*`); the excluded stay as they are.
+      include, exclude: patterns of layer names (`conv*`), of a TimeDistributed its own or that of the layer within; the
+        excluded stay as they are.
       bayesian_bias: whether biases get a distribution too.
       train_size: N; `fit` tells it otherwise.
       seed: with the layers' names it decides all noise.
@@ -89,8 +91,13 @@ def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: 
       BpruneError: as `bayesianize` says.
     """
     chosen, left = {}, []
+    outer = {
+        id(within(layer)): layer.name
+        for layer in model._flatten_layers(include_self=False)
+        if within(layer) is not layer
+    }
     for layer in {id(layer): layer for layer in calls_of(model)}.values():
-        if not _matches(layer.name, include, exclude):
+        if not _matches((layer.name, outer.get(id(layer), layer.name)), include, exclude):
             continue
         if _convertible(layer):
             chosen[id(layer)] = layer
@@ -109,9 +116,9 @@ def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: 
     return chosen
 
 
-def _matches(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+def _matches(names: tuple[str, str], include: Sequence[str], exclude: Sequence[str]) -> bool:
     def hit(patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in patterns)
+        return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
     return hit(include) and not hit(exclude)
 
@@ -122,6 +129,7 @@ def _convertible(layer: Any) -> bool:
 
 
 def _copy_weights(old: Any, new: Any, moped: float | None) -> None:
+    copy_activation_state(old, new)
     pairs = [(old.kernel, new.kernel_posterior)]
     if new.bias_posterior is not None:
         pairs.append((old.bias, new.bias_posterior))

@@ -13,6 +13,7 @@ import numpy as np
 from tfp_bprune._keras import keras, tfp
 from tfp_bprune.layers import LAYERS, NormalPrior, Variational
 from tfp_bprune.layers.posterior import rho_of
+from tfp_bprune.models.copying import copy_activation, copy_activation_state, is_keras, is_raw
 from tfp_bprune.models.rebuild import check_graph, rebuild
 from tfp_bprune.types import BpruneError, Json
 
@@ -24,8 +25,13 @@ _SHARED = (
     "padding",
     "data_format",
     "dilation_rate",
-    "activation",
     "activity_regularizer",
+    "kernel_initializer",
+    "kernel_regularizer",
+    "kernel_constraint",
+    "bias_initializer",
+    "bias_regularizer",
+    "bias_constraint",
 )
 _RAW = {
     (kind, estimator): getattr(tfp.layers, name)
@@ -58,11 +64,6 @@ def adopt(model: Any) -> Any:
     if not any(is_raw(layer) for layer in model._flatten_layers(include_self=False)):
         return model
     return rebuild(model, _adopted_layer, _copy_raw_posterior)
-
-
-def is_raw(layer: Any) -> bool:
-    """Whether `layer` is a Bayesian layer of tfp.layers itself."""
-    return type(layer).__module__.startswith("tensorflow_probability.") and hasattr(layer, "kernel_posterior_fn")
 
 
 def kind_of(layer: Any) -> str | None:
@@ -102,15 +103,19 @@ def activation_name(layer: Any) -> str:
 
 
 def shared_config(layer: Any) -> Json:
-    """The arguments that a layer, plain, raw or ours, has in common with its other kinds."""
-    config = layer.get_config() if not is_raw(layer) else _raw_config(layer)
-    return {key: config[key] for key in ("name", "dtype", "trainable", *_SHARED) if key in config}
+    """The arguments that a layer, plain, raw or ours, has in common with its other kinds.
+
+    Taken from the layer and not from its config: that has names in the place of functions, and a raw layer's marshals them.
+    """
+    found = {key: _again(getattr(layer, key)) for key in _SHARED if getattr(layer, key, None) is not None}
+    common = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+    return common | {"activation": copy_activation(layer)} | found
 
 
-def _raw_config(layer: Any) -> Json:
-    """The plain arguments of a raw layer; its `get_config` marshals functions, which are not wanted here."""
-    found = {key: getattr(layer, key) for key in _SHARED if hasattr(layer, key)}
-    return found | {"name": layer.name, "dtype": layer.dtype, "trainable": layer.trainable}
+def _again(value: Any) -> Any:
+    """An argument for a second layer: of Keras's initializers a new one, since they complain if they are used twice."""
+    keras_initializer = isinstance(value, keras.initializers.Initializer) and is_keras(value)
+    return type(value).from_config(value.get_config()) if keras_initializer else value
 
 
 def _plain_layer(layer: Any) -> Any:
@@ -120,12 +125,10 @@ def _plain_layer(layer: Any) -> Any:
 
 
 def _copy_mean(old: Any, new: Any) -> None:
-    weights = [old.kernel_posterior.loc.numpy()]
-    if old.bias_posterior is not None:
-        weights.append(old.bias_posterior.loc.numpy())
-    elif old.bias is not None:
-        weights.append(old.bias.numpy())
-    new.set_weights(weights)
+    new.kernel.assign(old.kernel_posterior.loc)
+    if new.use_bias:
+        new.bias.assign(old.bias if old.bias_posterior is None else old.bias_posterior.loc)
+    copy_activation_state(old, new)
 
 
 def _adopted_layer(layer: Any) -> Any:
@@ -159,6 +162,7 @@ def _copy_raw_posterior(old: Any, new: Any) -> None:
         _copy_normal(old, old.bias_posterior, new.bias_posterior)
     elif new.bias is not None:
         new.bias.assign(old.bias_posterior.mean())
+    copy_activation_state(old, new)
 
 
 def _copy_normal(layer: Any, raw: Any, ours: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfp_bprune._keras import keras
+from tfp_bprune.models.copying import around, copy_flags, copy_of, copy_state, refuse_hidden, within
 from tfp_bprune.types import BpruneError
 
 Replace = Callable[[Any], Any]
@@ -25,15 +26,13 @@ def rebuild(model: Any, replace: Replace, transfer: Transfer) -> Any:
       BpruneError: the model is subclassed or was never built.
     """
     check_graph(model)
-    copies: dict[int, tuple[Any, Any, bool]] = {}
-    copy = _clone(model, replace, copies)
+    copying = _Copying(replace, transfer)
+    copy = copying.of_model(model)
     if not copy.built:
         copy.build(model.input_shape)
-    for old, new, replaced in copies.values():
-        if replaced:
-            transfer(old, new)
-        elif not isinstance(old, keras.Model):
-            new.set_weights(old.get_weights())
+    for old, new, move in copying.moves:
+        move(old, new)
+        copy_flags(old, new)
     carry_notes(model, copy)
     return copy
 
@@ -60,7 +59,8 @@ def check_graph(model: Any) -> None:
     """Refuses models whose layers and connections Keras does not know.
 
     Raises:
-      BpruneError: the model, or one nested in it, is no Keras model, is subclassed, or was never built.
+      BpruneError: the model, or one nested in it, is no Keras model, is subclassed, or was never built; or a layer hides
+        Bayesian layers.
     """
     if not isinstance(model, keras.Model):
         raise BpruneError(f"expected a tf_keras model, got {type(model).__module__}.{type(model).__name__}")
@@ -73,32 +73,54 @@ def check_graph(model: Any) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             check_graph(layer)
+        else:
+            refuse_hidden(layer)
 
 
 def calls_of(model: Any) -> Iterator[Any]:
     """The layer of every call that a call of `model` makes, in order, nested models followed.
 
-    A layer called twice comes twice. What a layer holds within it, as `TimeDistributed` does, is not among them:
-    `rebuild` cannot replace it.
+    A layer called twice comes twice. For a `TimeDistributed` comes the layer within it; what other layers hold is not
+    among them: `rebuild` cannot replace it.
     """
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             if isinstance(node.layer, keras.Model):
                 yield from calls_of(node.layer)
             else:
-                yield node.layer
+                yield within(node.layer)
 
 
-def _clone(model: Any, replace: Replace, copies: dict[int, tuple[Any, Any, bool]]) -> Any:
-    def clone_layer(layer: Any) -> Any:
-        if id(layer) not in copies:  # it may be part of several nested models
-            copies[id(layer)] = (layer, *copied(layer))
-        return copies[id(layer)][1]
+class _Copying:
+    """The copies made of a model's layers, each once, and what is to be moved into them when they are built."""
 
-    def copied(layer: Any) -> tuple[Any, bool]:
-        if isinstance(layer, keras.Model):
-            return _clone(layer, replace, copies), False
-        new = replace(layer)
-        return new or layer.__class__.from_config(layer.get_config()), new is not None
+    def __init__(self, replace: Replace, transfer: Transfer) -> None:
+        self._replace, self._transfer = replace, transfer
+        self._copies: dict[int, Any] = {}
+        self.moves: list[tuple[Any, Any, Transfer]] = []
 
-    return keras.models.clone_model(model, clone_function=clone_layer)
+    def of_model(self, model: Any) -> Any:
+        """A copy of a model; its layers are kept in the order of their calls."""
+        copy = keras.models.clone_model(model, clone_function=self._of)
+        self.moves.append((model, copy, _freeze))
+        return copy
+
+    def _of(self, layer: Any) -> Any:
+        if id(layer) not in self._copies:  # it may be part of several nested models
+            self._copies[id(layer)] = self.of_model(layer) if isinstance(layer, keras.Model) else self._made(layer)
+        return self._copies[id(layer)]
+
+    def _made(self, layer: Any) -> Any:
+        inner = within(layer)
+        new = self._copies.get(id(inner)) or self._replace(inner)
+        if new is None:
+            new = copy_of(layer)
+            self.moves.append((layer, new, copy_state))
+            return new
+        self._copies[id(inner)] = new
+        self.moves.append((inner, new, self._transfer))
+        return new if inner is layer else around(layer, new)
+
+
+def _freeze(old: Any, new: Any) -> None:
+    """Moves nothing: a model holds no weights but its layers'."""

@@ -70,7 +70,7 @@ def _stored_heads(model: Any, config: Json) -> dict[str, Head] | None:
     return None
 
 
-def save_model(model: Any, path: str | os.PathLike[str], config: Json, **facts: Any) -> Run:
+def save_model(model: Any, path: str | os.PathLike[str], config: Json | None = None, **facts: Any) -> Run:
     """Writes `model` as a new run directory, its pruned weights in a bit each or less; see `compress`.
 
     What the raw variables hold under a mask is not stored. `load_model` puts there what pruning does (`posterior.resting`:
@@ -79,14 +79,15 @@ def save_model(model: Any, path: str | os.PathLike[str], config: Json, **facts: 
     hold everything. The manifest's `bytes` are those of the weights as stored, `dense_bytes` those of all arrays in full.
 
     Args:
-      config: what else `config.json` should hold: `request`, `data`.
+      config: what else `config.json` should hold, such as `request` and `data` of a run, by which commands load the data;
+        nothing by default.
       **facts: further entries of the manifest.
 
     Raises:
       RunError: `path` is not new or empty, or the model cannot be stored without code.
     """
     run = Run.create(path)
-    content = finite(config | heads_config(model) | {"architecture": store.architecture(model)})
+    content = finite((config or {}) | heads_config(model) | {"architecture": store.architecture(model)})
     arrays = store.rested_weights_of(model)
     stored = tensors_to_bytes(compress.encode(arrays))
     sizes: Json = {"bytes": len(stored), "dense_bytes": sum(array.nbytes for array in arrays.values())}

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras
-from tfp_bprune.layers import variational_layers
+from tfp_bprune.layers import LAYERS, variational_layers
+from tfp_bprune.models.copying import adapted, finalize, unnamed_function
+from tfp_bprune.models.rebuild import rebuild
 from tfp_bprune.types import Json, RunError
 
+_OURS = {layer.__name__: layer for layer in LAYERS.values()}
 _MODULES = ("keras", "tf_keras", "tfp_bprune")
 _ARBITRARY = ("ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer")
 _OPERATIONS = (
@@ -33,6 +36,15 @@ def architecture(model: Any) -> Json:
     Raises:
       RunError: a layer could not be read back safely, such as a Lambda.
     """
+    for layer in model._flatten_layers(include_self=False):
+        argument = unnamed_function(layer)
+        if argument is not None:
+            raise RunError(
+                f"layer {layer.name!r} has a function of its own as {argument}, which cannot be stored without code: "
+                "register it by keras.saving.register_keras_serializable, or use one of Keras's by name"
+            )
+    if any(adapted(layer) for layer in model._flatten_layers(include_self=False)):
+        model = rebuild(model, lambda layer: None, lambda old, new: None)  # whose configs say what was adapted to
     try:
         config = json.loads(model.to_json())
     except (NotImplementedError, TypeError) as error:
@@ -49,7 +61,8 @@ def from_architecture(config: Json) -> Any:
     """
     check_harmless(config)
     try:
-        model = keras.models.model_from_json(json.dumps(config))
+        with keras.utils.custom_object_scope(_OURS):  # Keras's wrappers look for what they hold by its plain name
+            model = keras.models.model_from_json(json.dumps(config))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"the stored architecture cannot be rebuilt: {str(error).splitlines()[0]}") from error
     if not isinstance(model, keras.Model):
@@ -125,6 +138,7 @@ def set_weights(model: Any, arrays: dict[str, np.ndarray]) -> None:
         if name not in arrays:
             raise RunError(f"the stored weights have no {name}: they belong to another architecture")
         variable.assign(fitting(name, arrays[name], variable))
+    finalize(model)
 
 
 def fitting(name: str, array: np.ndarray, variable: Any) -> np.ndarray:
@@ -143,6 +157,11 @@ def fitting(name: str, array: np.ndarray, variable: Any) -> np.ndarray:
 
 
 def _named(model: Any) -> dict[str, Any]:
-    """Variables by `position/layer/weight`; Keras's own names depend on how the model came to be."""
+    """Variables by `position/layer/weight`; Keras's own names depend on how the model came to be.
+
+    Not those that a layer was adapted to and that its config has.
+    """
     owner = {id(w): layer.name for layer in model._flatten_layers(include_self=False) for w in layer.weights}
-    return {f"{i:04d}/{owner[id(w)]}/{w.name.split('/')[-1].split(':')[0]}": w for i, w in enumerate(model.weights)}
+    told = {id(w) for layer in model._flatten_layers(include_self=False) if adapted(layer) for w in layer.weights}
+    weights = [w for w in model.weights if id(w) not in told]
+    return {f"{i:04d}/{owner[id(w)]}/{w.name.split('/')[-1].split(':')[0]}": w for i, w in enumerate(weights)}

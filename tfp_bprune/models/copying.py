@@ -1,0 +1,141 @@
+"""Copies of single layers, with what Keras keeps beside config and weights: adapted state, activations, frozen flags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
+
+from tfp_bprune._keras import keras
+from tfp_bprune.layers import Variational
+from tfp_bprune.types import BpruneError, Json
+
+_L = keras.layers
+# Arguments that Keras writes into a config as names, under which it may not find them again.
+_OBJECTS = ("activation", "_initializer", "_regularizer", "_constraint")
+
+
+def copy_of(layer: Any) -> Any:
+    """A new layer like `layer`, not built; `copy_state` gives it the rest."""
+    inner = within(layer)
+    return type(layer).from_config(config_of(layer)) if inner is layer else around(layer, copy_of(inner))
+
+
+def config_of(layer: Any) -> Json:
+    """The layer's config with what it was adapted to, and with the functions themselves where a config has their names."""
+    config = layer.get_config() | adapted(layer)
+    for key in config:
+        value = getattr(layer, key, None) if key.endswith(_OBJECTS) else None
+        if value is not None and not is_keras(value) and not isinstance(value, _L.Layer):
+            config[key] = value
+    return config
+
+
+def is_keras(value: Any) -> bool:
+    """Whether a function or an object is Keras's own, which its config names for certain."""
+    owner = value if isinstance(value, FunctionType) else type(value)
+    return str(getattr(owner, "__module__", "")).startswith(("tf_keras.", "keras."))
+
+
+def unnamed_function(layer: Any) -> str | None:
+    """The argument of the layer, if there is one, that is a function which a config could not name."""
+    for key in layer.get_config():
+        value = getattr(layer, key, None) if key.endswith(_OBJECTS) else None
+        if isinstance(value, FunctionType) and not _is_named(value):
+            return key
+    return None
+
+
+def _is_named(function: FunctionType) -> bool:
+    registered = keras.saving.get_registered_name(function) != function.__name__
+    known = function.__module__.startswith(("tf_keras.", "keras.", "tensorflow."))
+    return registered or (known and hasattr(keras.activations, function.__name__))
+
+
+def adapted(layer: Any) -> Json:
+    """The arguments that make a preprocessing layer what `adapt` made it; only `Normalization` keeps that in weights."""
+    if isinstance(layer, _L.TextVectorization | _L.StringLookup | _L.IntegerLookup):
+        return _vocabulary(layer)
+    if isinstance(layer, _L.Discretization) and layer.bin_boundaries is not None:
+        return {"bin_boundaries": [float(edge) for edge in layer.bin_boundaries], "num_bins": None}
+    return {}
+
+
+def _vocabulary(layer: Any) -> Json:
+    lookup = getattr(layer, "_lookup_layer", layer)
+    words = layer.get_vocabulary(include_special_tokens=False)
+    if not len(words) or lookup.output_mode == "tf_idf":
+        return {}
+    return {"vocabulary": [word if isinstance(word, str) else int(word) for word in words]}
+
+
+def copy_activation(layer: Any) -> Any:
+    """The layer's activation for a copy of it: a function itself, of a layer a copy, which `copy_state` gives its weights."""
+    activation = getattr(layer, "activation", None)
+    return copy_of(activation) if isinstance(activation, _L.Layer) else activation
+
+
+def copy_state(old: Any, new: Any) -> None:
+    """Gives `new`, a built copy of `old`, its weights and whatever Keras derives from them."""
+    if not adapted(old):  # else its config had them
+        new.set_weights(old.get_weights())
+    finalize(new)
+
+
+def copy_activation_state(old: Any, new: Any) -> None:
+    """Gives the activation of `new` the weights of that of `old`, where they are layers with weights, such as PReLU."""
+    if isinstance(getattr(old, "activation", None), _L.Layer) and old.activation.weights:
+        new.activation.set_weights(old.activation.get_weights())
+
+
+def finalize(layer: Any) -> None:
+    """Has a preprocessing layer, or those within `layer`, take up the weights that it was given."""
+    for part in layer._flatten_layers():
+        if isinstance(part, _L.Normalization) and part.built:
+            part.finalize_state()
+
+
+def copy_flags(old: Any, new: Any) -> None:
+    """Freezes of `new` what is frozen of `old`, layer by layer."""
+    new._trainable = old._trainable  # the setter would go on to every layer within
+    parts = list(old._flatten_layers()), list(new._flatten_layers())
+    if not isinstance(old, keras.Model) and len(parts[0]) == len(parts[1]):
+        for one, other in zip(*parts, strict=True):
+            other._trainable = one._trainable
+
+
+def is_raw(layer: Any) -> bool:
+    """Whether `layer` is a Bayesian layer of tfp.layers itself."""
+    return type(layer).__module__.startswith("tensorflow_probability.") and hasattr(layer, "kernel_posterior_fn")
+
+
+def within(layer: Any) -> Any:
+    """The layer that is called for each step of a `TimeDistributed`; other layers themselves."""
+    return layer.layer if isinstance(layer, _L.TimeDistributed) and not isinstance(layer.layer, keras.Model) else layer
+
+
+def around(layer: Any, inner: Any) -> Any:
+    """A wrapper like `layer` around the layer `inner`."""
+    config = {key: value for key, value in layer.get_config().items() if key != "layer"}
+    return type(layer)(inner, **config)
+
+
+def refuse_hidden(layer: Any) -> None:
+    """Refuses a layer that holds Bayesian layers where they can be neither seen nor replaced.
+
+    Raises:
+      BpruneError: naming both.
+    """
+    for hidden in _bayesian_within(within(layer)):
+        raise BpruneError(
+            f"layer {layer.name!r} ({type(layer).__name__}) holds the Bayesian layer {hidden.name!r}, which cannot be taken "
+            "out of it: expected Bayesian layers to be layers of the model itself, or of a TimeDistributed"
+        )
+
+
+def _bayesian_within(layer: Any) -> Iterator[Any]:
+    if isinstance(layer, keras.Model):
+        return
+    for part in layer._flatten_layers(include_self=False):
+        if isinstance(part, Variational) or is_raw(part):
+            yield part
