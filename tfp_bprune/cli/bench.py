@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfp_bprune.cli.common import Parser, add_data, add_json, data_if_there, emit, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_trust, data_if_there, emit, say
 from tfp_bprune.types import BpruneError, Json
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of random inputs, where the exports' test split is not there"
     )
+    add_trust(parser)
     add_data(parser)
     add_json(parser)
 
@@ -54,7 +55,7 @@ def run(arguments: Any) -> int:
     split = _test_split(manifests, arguments.data_dir)
     x = _random(manifests[0]["input_shape"], arguments) if split is None else split.x
     threads = arguments.threads or len(os.sched_getaffinity(0))
-    measured = reload(arguments.exports, x, arguments.batch, arguments.rounds, threads)
+    measured = reload(arguments.exports, x, arguments.batch, arguments.rounds, threads, trust=arguments.trust)
     labels = labels_of(arguments.exports)
     rows = []
     for path, label, manifest, found in zip(arguments.exports, labels, manifests, measured, strict=True):
@@ -108,11 +109,11 @@ def _random(shape: list[int], arguments: Any) -> np.ndarray:
 
 def _rows(name: Json, manifest: Json, found: Reloaded, split: Split | None) -> list[Json]:
     """A row for each batch size of one export."""
-    from tfp_bprune.evaluate.metrics import of_outputs
+    from tfp_bprune.evaluate.fresh import scores_of
     from tfp_bprune.export.savedmodel import format_of
 
     about = name | {"format": format_of(manifest)} | {key: manifest[key] for key in ("predictive", "sparsity", "bytes")}
-    scores = {} if split is None else of_outputs(found.outputs, split.y)
+    scores = {} if split is None else scores_of(found.outputs, split.y, name["export"])
     return [
         about
         | scores

@@ -53,6 +53,15 @@ def add_data(parser: Parser) -> None:
     )
 
 
+def add_trust(parser: Parser) -> None:
+    """`--trust`."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load exports that could do more than compute, without limits: a SavedModel is a program; for your own",
+    )
+
+
 def add_pruning(parser: Parser) -> None:
     """`--criterion`, `--scope`, `--granularity` and `--aggregate`."""
     parser.add_argument(

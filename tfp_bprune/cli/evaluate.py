@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tfp_bprune.cli.common import Parser, add_data, add_json, data_of, emit, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_trust, data_of, emit, say
 from tfp_bprune.types import Json, RunError
 
 HELP = "score a run or an export on held-out data"
@@ -24,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
         "--predictive", choices=["mean", "sampled", "moments"], default="mean", help="for a run (default: mean)"
     )
     parser.add_argument("--samples", type=int, default=30, help="draws, when sampled (default: 30)")
+    add_trust(parser)
     add_data(parser)
     add_json(parser)
 
@@ -33,7 +34,9 @@ def run(arguments: Any) -> int:
     from tfp_bprune.runs import Run
 
     kind = Run.open(arguments.path).manifest.get("kind")
-    result = _evaluate_export(arguments, arguments.path) if kind == "export" else _evaluate_run(arguments)
+    result = (
+        _evaluate_export(arguments, arguments.path, arguments.trust) if kind == "export" else _evaluate_run(arguments)
+    )
     if not emit(result, arguments.json):
         for name, value in result.items():
             say(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
@@ -48,19 +51,18 @@ def _evaluate_run(arguments: Any) -> Json:
     facts = {"data": saved.config.get("data"), "request": saved.config.get("request")}
     with tempfile.TemporaryDirectory() as folder:
         export(saved.model, Path(folder) / "export", arguments.predictive, arguments.samples, facts=facts)
-        return _evaluate_export(arguments, Path(folder) / "export")
+        return _evaluate_export(arguments, Path(folder) / "export", trust=True)
 
 
-def _evaluate_export(arguments: Any, path: Path) -> Json:
+def _evaluate_export(arguments: Any, path: Path, trust: bool) -> Json:
     from tfp_bprune.evaluate import reload
-    from tfp_bprune.evaluate.fresh import check_export
-    from tfp_bprune.evaluate.metrics import of_outputs
+    from tfp_bprune.evaluate.fresh import check_export, scores_of
 
     manifest = check_export(path)
     if not manifest.get("request"):
         raise RunError(f"{path} does not say what it was trained on: expected an export written by `tfp-bprune export`")
     split = data_of(manifest, arguments.data_dir).examples(arguments.split)
-    scores = of_outputs(reload([path], split.x)[0].outputs, split.y)
+    scores = scores_of(reload([path], split.x, trust=trust)[0].outputs, split.y, path)
     about = {
         "path": str(arguments.path),
         "dataset": manifest["data"]["name"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,15 +15,34 @@ from pathlib import Path
 
 import numpy as np
 
+from tfp_bprune.evaluate.metrics import of_outputs
+from tfp_bprune.evaluate.operations import check_harmless
 from tfp_bprune.export.formats import RUNTIMES, require
-from tfp_bprune.export.savedmodel import FILES, format_of
-from tfp_bprune.runs import Run
+from tfp_bprune.export.savedmodel import FILES, VERSION, format_of
+from tfp_bprune.reading import check
+from tfp_bprune.runs import MANIFEST, Run
+from tfp_bprune.schemas import EXPORT_SCHEMA
 from tfp_bprune.types import DataError, ExportError, Json
+from tfp_bprune.writing import write_below
 
 _SCRIPT = Path(__file__).with_name("reload.py")
 _ROUNDS = 30
 _ALONE = "inputs"  # an array that goes to the one input, whatever its name
 Examples = np.ndarray | Mapping[str, np.ndarray]
+SECONDS, _BYTES, _SPREAD = 15.0, 2**30, 20
+_FILES = {
+    "savedmodel": re.compile(
+        rf"{VERSION}/(saved_model\.pb|fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})"
+        r"|assets\.extra/tf_serving_warmup_requests)"
+    ),
+    "onnx": re.compile(r"model\.onnx"),
+    "litert": re.compile(r"model\.tflite"),
+}
+_NEEDED = {
+    "savedmodel": [f"{VERSION}/saved_model.pb", f"{VERSION}/variables/variables.index"],
+    "onnx": ["model.onnx"],
+    "litert": ["model.tflite"],
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,8 @@ def reload(
     batches: Sequence[int] = (),
     rounds: int = _ROUNDS,
     threads: int | None = None,
+    *,
+    trust: bool = False,
 ) -> list[Reloaded]:
     """Loads exports of any format together in one fresh process, predicts `x` and times them interleaved.
 
@@ -52,9 +75,11 @@ def reload(
       batches: sizes to time.
       rounds: of timing, in which every export has its turn.
       threads: of each runtime; by default one a core that this process may use.
+      trust: load what could do more than compute, without limits: for exports of one's own. Else a SavedModel is searched
+        for such operations, and processor time and memory are limited until the first example is answered.
 
     Raises:
-      ExportError: an export is missing, damaged, or fails to run, or its runtime is not installed.
+      ExportError: an export is missing, damaged, harmful, or fails to run, or its runtime is not installed.
       DataError: `x` is empty, lacks an input, or is of another shape than an export takes.
     """
     manifests = [check_export(path) for path in exports]
@@ -65,9 +90,10 @@ def reload(
         np.savez(place / "inputs.npz", **{str(i): array for i, array in enumerate(arrays.values())})
         request: Json = {
             "models": [
-                _served(Path(path), manifest) | {"inputs": inputs}
-                for path, manifest, inputs in zip(exports, manifests, read, strict=True)
+                _served(Path(path), manifest, None if trust else place / f"model-{i}") | {"inputs": inputs}
+                for i, (path, manifest, inputs) in enumerate(zip(exports, manifests, read, strict=True))
             ],
+            "limits": None if trust else _limits(manifests),
             "inputs": str(place / "inputs.npz"),
             "outputs": [str(place / f"{i}.npz") for i in range(len(exports))],
             "batches": list(batches),
@@ -77,6 +103,8 @@ def reload(
         (place / "request.json").write_text(json.dumps(request))
         answer = _run(place / "request.json")
         outputs = [dict(np.load(file)) for file in request["outputs"]]
+    for path, found in zip(exports, outputs, strict=True):
+        _check_outputs(path, found, len(next(iter(arrays.values()))))
     return [Reloaded(o, t) for o, t in zip(outputs, answer["latency_ms"], strict=True)]
 
 
@@ -108,6 +136,19 @@ def _check_shape(
         raise DataError(f"{path} takes examples{name} of shape {tuple(shape)}: got {len(x)} of shape {sizes}")
 
 
+def scores_of(outputs: dict[str, np.ndarray], targets: np.ndarray, path: object) -> dict[str, float]:
+    """`metrics.of_outputs` of an export that may give anything.
+
+    Raises:
+      ExportError: its outputs are not of these targets.
+    """
+    try:
+        return of_outputs(outputs, targets)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        shapes = {name: values.shape for name, values in outputs.items()}
+        raise ExportError(f"{path} gives {shapes}, which do not fit targets {targets.shape} ({error})") from error
+
+
 def check_export(path: str | os.PathLike[str]) -> Json:
     """The manifest of an export, after every file was checked against it.
 
@@ -119,15 +160,43 @@ def check_export(path: str | os.PathLike[str]) -> Json:
     manifest = run.manifest
     if manifest.get("kind") != "export":
         raise ExportError(f"{run.path} is a {manifest.get('kind')}: expected a folder written by `tfp-bprune export`")
+    check(manifest, run.path / MANIFEST, EXPORT_SCHEMA)
+    file_format = format_of(manifest)
+    for name in manifest["files"]:
+        if not _FILES[file_format].fullmatch(name):
+            raise ExportError(f"{run.path} holds {name!r}, which no export in the format {file_format} has")
+    missing = [name for name in _NEEDED[file_format] if name not in manifest["files"]]
+    if missing:
+        raise ExportError(f"the manifest of {run.path} does not name {missing[0]}: expected what export writes")
     run.verify()
     return manifest
 
 
-def _served(path: Path, manifest: Json) -> Json:
-    """What `reload.py` needs to know of an export."""
+def _served(path: Path, manifest: Json, private: Path | None) -> Json:
+    """What `reload.py` needs to know of an export; its files are checked, and copied where nobody else can change them."""
     file_format = format_of(manifest)
     require(file_format, RUNTIMES[file_format])
-    return {"format": file_format, "path": str(path / FILES[file_format])}
+    if private is not None:
+        run = Run.open(path)
+        for name in manifest["files"]:
+            write_below(private, name, content := run.read(name))
+            if name == f"{VERSION}/saved_model.pb":
+                check_harmless(content, path)
+    return {"format": file_format, "path": str((private or path) / FILES[file_format])}
+
+
+def _limits(manifests: Sequence[Json]) -> Json:
+    """Processor seconds and bytes, beyond those of the runtime, until all exports have answered one example."""
+    stored = sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values())
+    return {"seconds": SECONDS * len(manifests), "bytes": _BYTES * len(manifests) + _SPREAD * stored}
+
+
+def _check_outputs(path: str | os.PathLike[str], outputs: dict[str, np.ndarray], examples: int) -> None:
+    for name, values in outputs.items():
+        if values.shape[:1] != (examples,):
+            raise ExportError(f"{path} gives {name} of shape {values.shape} for {examples} examples: expected one each")
+        if not np.isfinite(values).all():
+            raise ExportError(f"{path} gives {name} that is not finite: expected numbers, check its weights")
 
 
 def _run(request: Path) -> Json:
@@ -136,6 +205,10 @@ def _run(request: Path) -> Json:
     result = subprocess.run(
         [sys.executable, "-I", str(_SCRIPT), str(request)], capture_output=True, text=True, env=environment, check=False
     )
+    if result.returncode == -signal.SIGXCPU:
+        raise ExportError(
+            "the exported model took more processor time than one example should: if it is your own, load it with --trust"
+        )
     if result.returncode != 0:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
         raise ExportError(

@@ -1,11 +1,15 @@
 """Loads exports where nothing but their runtime is imported; run as a script, in a process of its own.
 
 Argument: a JSON file with `models` (each a `format`, a `path` and `inputs`: by name, the key of an array and the type that
-it is read as), `inputs` (.npz), `outputs` (one .npz a model), `batches`, `rounds`, `threads`.
+it is read as), `inputs` (.npz), `outputs` (one .npz a model), `batches`, `rounds`, `threads`;
+`limits` with `seconds` and `bytes`, or none.
 Prints one JSON object: for each model its latency in ms by batch size, the median over rounds, models interleaved.
 """
 
+import importlib
 import json
+import math
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -83,6 +87,7 @@ def litert(path: str, threads: int) -> Served:
     return Served(dict, run)
 
 
+RUNTIMES = {"savedmodel": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert.interpreter"}
 LOADERS: dict[str, Callable[[str, int], Served]] = {"savedmodel": saved_model, "onnx": onnx, "litert": litert}
 
 
@@ -90,17 +95,58 @@ def main(request_file: str) -> None:
     """Predicts all inputs with every model, then times them side by side."""
     with open(request_file) as file:
         request = json.load(file)
-    models = [LOADERS[model["format"]](model["path"], request["threads"]) for model in request["models"]]
     arrays = dict(np.load(request["inputs"]))
+    for name in {RUNTIMES[model["format"]] for model in request["models"]}:
+        importlib.import_module(name)  # which takes long itself, and is not the writer's choice
+    limits = Limits(request["limits"])
+    models = [LOADERS[model["format"]](model["path"], request["threads"]) for model in request["models"]]
     inputs = [read(arrays, model["inputs"]) for model in request["models"]]
+    limits.loosen(lambda: [predict(model, repeated(x, 1)) for model, x in zip(models, inputs, strict=True)])
     for model, x, target in zip(models, inputs, request["outputs"], strict=True):
+        limits.next(len(next(iter(x.values()))))
         np.savez(target, **predict(model, x))
     latencies: list[dict[str, dict[str, float]]] = [{} for _ in models]
     for batch in request["batches"]:
+        limits.next(batch * (request["rounds"] + 3))
         batches = [repeated(x, batch) for x in inputs]
         for result, times in zip(latencies, timed(models, batches, request["rounds"]), strict=True):
             result[str(batch)] = {"median": float(np.median(times)), "p95": float(np.percentile(times, 95))}
     print(json.dumps({"latency_ms": latencies}))
+
+
+class Limits:
+    """Processor seconds and memory that loading and one example may take; the kernel ends this process at more.
+
+    Args:
+      limits: `seconds` and `bytes` beyond what this process has taken so far; none where it is trusted.
+    """
+
+    def __init__(self, limits: dict[str, float] | None) -> None:
+        self._seconds, self._each = (limits or {}).get("seconds"), 0.0
+        if limits is not None:
+            self.next(0)
+            with open("/proc/self/status") as file:
+                [taken] = [int(line.split()[1]) << 10 for line in file if line.startswith("VmData:")]
+            _lower(resource.RLIMIT_DATA, taken + int(limits["bytes"]))
+
+    def loosen(self, answer_one: Callable[[], Any]) -> None:
+        """One example is answered within the limits: what more of them take follows from it."""
+        if self._seconds is not None:
+            answer_one()
+            begin = time.process_time()
+            answer_one()
+            self._each = time.process_time() - begin
+            _lower(resource.RLIMIT_DATA, resource.RLIM_INFINITY)
+
+    def next(self, examples: int) -> None:
+        """Allows the time that so many examples may take."""
+        if self._seconds is not None:
+            _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + self._seconds + 4 * examples * self._each))
+
+
+def _lower(kind: int, most: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY or most < 0 else min(most, hard), hard))
 
 
 def read(arrays: Inputs, inputs: dict[str, list[str]]) -> Inputs:
@@ -115,6 +161,11 @@ def predict(model: Served, x: Inputs) -> Outputs:
     """All outputs for `x`, in chunks."""
     starts = range(0, len(next(iter(x.values()))), _CHUNK)
     parts = [model.run(model.prepare({name: one[i : i + _CHUNK] for name, one in x.items()})) for i in starts]
+    for name, value in parts[0].items():
+        if value.dtype.kind not in "fiub" or value.ndim == 0:
+            raise SystemExit(
+                f"its output {name} is {value.dtype} {list(value.shape)}: expected numbers for each example"
+            )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -30,7 +30,7 @@ def record_scores(path: str | os.PathLike[str], split: Split, batches: Sequence[
       DataError: the split is empty, or its examples have another shape than the export takes.
     """
     threads = len(os.sched_getaffinity(0))
-    [found] = reload([path], split.x, batches, threads=threads)
+    [found] = reload([path], split.x, batches, threads=threads, trust=True)
     scores = {"split": split.name, "examples": len(split), **of_outputs(found.outputs, split.y)}
     latency = {batch: times["median"] for batch, times in found.latency_ms.items()}
     run = Run.open(path)

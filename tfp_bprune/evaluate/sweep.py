@@ -81,7 +81,7 @@ def sweep(
                 export(network, place, kind, samples, facts=facts)
                 for network, place, kind in zip(ready, places, kinds, strict=True)
             ]
-            measured = reload(places, split.x, BATCHES)
+            measured = reload(places, split.x, BATCHES, trust=True)
             row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **scalars}
             row |= {"granularity": granularity, "recalibrated": calibration is not None}
             row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}

@@ -92,14 +92,14 @@ def _measured(pruned: Any, place: Path, test: Split, strange: Split | None, fact
     `ood_auroc` is of test examples against those of the other dataset that neither led the search nor proved anything.
     """
     manifest = export(pruned, place / "mean", facts=facts)
-    [mean] = reload([place / "mean"], test.x, BATCHES)
+    [mean] = reload([place / "mean"], test.x, BATCHES, trust=True)
     found: Json = {key: manifest[key] for key in ("sparsity", "nonzeros", "parameters", "prunable", "bytes")}
     found |= of_outputs(mean.outputs, test.y)
     found["latency_ms"] = {batch: times["median"] for batch, times in mean.latency_ms.items()}
     if default_criterion(pruned) == "snr":
         found["epistemic"] = _epistemic(pruned, place / "uncertain", test, facts)
     if strange is not None:
-        [outside] = reload([place / "mean"], strange.x)
+        [outside] = reload([place / "mean"], strange.x, trust=True)
         inside = Answers(mean.outputs["probabilities"], test.y)
         found["ood_auroc"] = auroc(Pair(inside, inside, Answers(outside.outputs["probabilities"], strange.y)))
     return found
@@ -110,7 +110,7 @@ def _epistemic(pruned: Any, place: Path, test: Split, facts: Json) -> float:
         export(pruned, place, "moments", facts=facts)
     except ExportError:  # a layer that moments cannot pass
         export(pruned, place, "sampled", 10, facts=facts)
-    [uncertain] = reload([place], test.x)
+    [uncertain] = reload([place], test.x, trust=True)
     return float(uncertain.outputs["epistemic"].mean())
 
 

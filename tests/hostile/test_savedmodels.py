@@ -1,0 +1,207 @@
+"""SavedModels of strangers: what could do more than compute is refused before it is loaded, the rest within limits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.evaluate import fresh
+from tfp_bprune.evaluate.fresh import reload
+from tfp_bprune.evaluate.operations import ALLOWED, check_harmless
+from tfp_bprune.export import export
+from tfp_bprune.runs import Run
+from tfp_bprune.types import BpruneError, ExportError
+
+ABOUT = {
+    "kind": "export", "predictive": "mean", "input_shape": [2], "parameters": 1, "prunable": 1, "nonzeros": 1,
+    "sparsity": 0.0, "layers": {}, "bytes": 1, "network": "n", "task": "classification",
+}  # fmt: skip
+X = np.ones((3, 2), np.float32)
+Answer = Callable[[Any], Any]
+
+
+def saved(answer: Answer, folder: Path, module: Any = None) -> Path:
+    """A folder that looks like an export and holds a program of the test's choice."""
+    module = module or tf.Module()
+    module.call = tf.function(lambda inputs: {"probabilities": answer(inputs)}, autograph=False)
+    spec = tf.TensorSpec([None, 2], tf.float32, name="inputs")
+    signature = module.call.get_concrete_function(spec)
+    tf.saved_model.save(module, str(folder / "1"), signatures={"serving_default": signature})
+    shutil.rmtree(folder / "1" / "assets", ignore_errors=True)
+    Run(folder).record(**ABOUT)
+    return folder
+
+
+def after(effect: Any, x: Any) -> Any:
+    with tf.control_dependencies([effect]):
+        return tf.identity(x)
+
+
+def writes(x: Any, place: Path) -> Any:
+    return after(tf.io.write_file(str(place), "harm"), x)
+
+
+def in_a_branch(x: Any, place: Path) -> Any:
+    return tf.cond(tf.reduce_sum(x) > 0, lambda: writes(x, place), lambda: x)
+
+
+def in_a_loop(x: Any, place: Path) -> Any:
+    return tf.while_loop(lambda i, y: i < 1, lambda i, y: (i + 1, writes(y, place)), [0, x])[1]
+
+
+def in_a_map(x: Any, place: Path) -> Any:
+    return tf.map_fn(lambda row: writes(row, place), x)
+
+
+HARM: dict[str, tuple[str, Callable[[Any, Path], Any]]] = {
+    "write": ("WriteFile", writes),
+    "in a branch": ("WriteFile", in_a_branch),
+    "in a loop": ("WriteFile", in_a_loop),
+    "in a map": ("WriteFile", in_a_map),
+    "read": ("ReadFile", lambda x, place: after(tf.io.read_file(str(place)), x)),
+    "print": ("PrintV2", lambda x, place: after(tf.print(x, output_stream=f"file://{place}"), x)),
+    "python": ("EagerPyFunc", lambda x, place: tf.py_function(lambda y: y, [x], tf.float32)),
+    "numpy": ("PyFunc", lambda x, place: tf.numpy_function(lambda y: y, [x], tf.float32)),
+    "save": ("SaveV2", lambda x, place: after(tf.raw_ops.SaveV2(prefix=str(place), tensor_names=["x"], shape_and_slices=[""], tensors=[x]), x)),
+    "restore": ("RestoreV2", lambda x, place: tf.raw_ops.RestoreV2(
+        prefix=str(place), tensor_names=["x"], shape_and_slices=[""], dtypes=[tf.float32])[0]),
+    "list files": ("MatchingFiles", lambda x, place: after(tf.io.matching_files("/*"), x)),
+    "dataset": ("TextLineDataset", lambda x, place: after(tf.raw_ops.TextLineDataset(filenames=[str(place)], compression_type="", buffer_size=0), x)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HARM)
+def test_a_program_that_does_more_than_compute_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    operation, answer = HARM[kind]
+    canary = tmp_path / "canary"
+    path = saved(lambda x: answer(x, canary), tmp_path / "export")
+    with pytest.raises(ExportError, match=rf"holds the operation '{operation}', which can do more.*--trust"):
+        reload([path], X)
+    assert not canary.exists()
+
+
+def test_a_write_when_the_model_is_loaded_is_refused(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+
+    class Resource(tf.saved_model.experimental.TrackableResource):
+        def _create_resource(self) -> Any:
+            return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[], shared_name="r")
+
+        def _initialize(self) -> None:
+            tf.io.write_file(str(canary), "harm")
+
+    module = tf.Module()
+    module.resource = Resource()
+    path = saved(tf.identity, tmp_path / "export", module)
+    canary.unlink(missing_ok=True)
+    with pytest.raises(ExportError, match="holds the operation 'WriteFile'"):
+        reload([path], X)
+    assert not canary.exists()
+
+
+def test_an_asset_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("a")
+    module = tf.Module()
+    module.asset = tf.saved_model.Asset(str(tmp_path / "words"))
+    path = saved(lambda x: x, tmp_path / "export", module)
+    with pytest.raises(ExportError, match="holds"):
+        reload([path], X)
+
+
+def test_a_loop_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh, "SECONDS", 2.0)
+    path = saved(
+        lambda x: tf.while_loop(lambda y: tf.reduce_sum(y) > 0, lambda y: (y + 0,), [x])[0], tmp_path / "export"
+    )
+    with pytest.raises(ExportError, match="took more processor time than one example should"):
+        reload([path], X)
+
+
+ANSWERS: dict[str, tuple[str, Answer]] = {
+    "too much memory": ("failed in a fresh process", lambda x: tf.reduce_sum(tf.fill([100_000, 100_000], x[0, 0])) + x),
+    "not finite": ("gives probabilities that is not finite", lambda x: x / 0 - x / 0),
+    "strings": ("expected numbers for each example", tf.strings.as_string),
+    "one answer for all": ("for 3 examples: expected one each", lambda x: tf.ones([1, 2])),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_answers_that_are_none(kind: str, tmp_path: Path) -> None:
+    said, answer = ANSWERS[kind]
+    with pytest.raises(ExportError, match=said):
+        reload([saved(answer, tmp_path / "export")], X)
+
+
+@pytest.fixture(scope="module")
+def harmless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of one layer."""
+    out = tmp_path_factory.mktemp("harmless") / "export"
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="logits")])
+    export(model, out, task="classification")
+    return out
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100], ids=["empty", "garbage", "bytes"])
+def test_what_is_no_saved_model_is_refused(content: bytes) -> None:
+    with pytest.raises(ExportError, match="SavedModel"):
+        check_harmless(content, "here")
+
+
+@pytest.mark.parametrize("damage", ["no files", "another file", "pbtxt", "no graph", "no signature"])
+def test_an_export_names_what_an_export_has(damage: str, harmless: Path, tmp_path: Path) -> None:
+    path = tmp_path / "export"
+    shutil.copytree(harmless, path)
+    facts = {
+        key: value
+        for key, value in Run.open(path).manifest.items()
+        if key not in ("files", "format", "versions", "sha256")
+    }
+    if damage in ("another file", "pbtxt"):
+        (path / "1" / ("saved_model.pbtxt" if damage == "pbtxt" else "more.so")).write_text("x")
+    if damage == "no graph":
+        (path / "1" / "saved_model.pb").unlink()
+    if damage == "no files":
+        shutil.rmtree(path / "1")
+    (path / "manifest.json").unlink()
+    if damage == "no signature":
+        facts.pop("predictive")
+    Run(path).record(**facts)
+    with pytest.raises(BpruneError, match=r"does not name 1/|which no export|not as it was written"):
+        fresh.check_export(path)
+
+
+def test_exports_hold_only_what_is_allowed(harmless: Path) -> None:
+    check_harmless((harmless / "1" / "saved_model.pb").read_bytes(), harmless)
+    known = set(tf.raw_ops.__dict__)
+    assert {name for name in ALLOWED if name not in known} <= {"CudnnRNNCanonicalToParamsV2", "XlaSharding"}
+
+
+LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {
+    "convolutions": ((8, 8, 3), lambda: [
+        keras.layers.Conv2D(4, 3, activation="swish"), keras.layers.BatchNormalization(), keras.layers.MaxPooling2D(),
+        keras.layers.SeparableConv2D(4, 2), keras.layers.Conv2DTranspose(3, 2), keras.layers.UpSampling2D(),
+        keras.layers.ZeroPadding2D(), keras.layers.Cropping2D(), keras.layers.DepthwiseConv2D(2),
+        keras.layers.LayerNormalization(), keras.layers.GlobalAveragePooling2D(), keras.layers.PReLU()]),
+    "sequences": ((5, 3), lambda: [
+        keras.layers.LSTM(4, return_sequences=True), keras.layers.GRU(4)]),
+    "vectors": ((6,), lambda: [
+        keras.layers.Normalization(mean=1.0, variance=2.0), keras.layers.Dense(4, activation="gelu"),
+        keras.layers.GroupNormalization(2), keras.layers.ELU(), keras.layers.UnitNormalization(), keras.layers.Reshape((2, 2)),
+        keras.layers.Permute((2, 1)), keras.layers.Flatten(), keras.layers.RepeatVector(2), keras.layers.Conv1D(2, 2),
+        keras.layers.Flatten()]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_other_layers_of_keras_are_allowed(kind: str, tmp_path: Path) -> None:
+    shape, layers = LAYERS[kind]
+    model = keras.Sequential([keras.Input(shape), *layers(), keras.layers.Dense(3, name="logits")])
+    export(model, tmp_path / "export", task="multilabel")
+    check_harmless((tmp_path / "export" / "1" / "saved_model.pb").read_bytes(), "here")
