@@ -81,6 +81,9 @@ ALLOWED = frozenset(
 )
 # In the functions that write and read the variables: nothing that answers a request may reach them.
 _SAVING = frozenset({"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"})
+_CLASSES = frozenset(
+    {"", "tf.MutableHashTable", "tf.StaticHashTable", "tf.TrackableConstant"}
+)  # TensorFlow's, and no code
 _MOST = 50
 
 
@@ -108,7 +111,7 @@ def check_harmless(content: bytes, path: object) -> None:
     _check(graph.graph_def.node, ALLOWED, path)
     for name, function in functions.items():
         _check(function.node_def, ALLOWED if name in reached else ALLOWED | _SAVING, path)
-    foreign = {node.registered_name for node in graph.object_graph_def.nodes} - {""}
+    foreign = {node.registered_name for node in graph.object_graph_def.nodes} - _CLASSES
     if foreign or graph.asset_file_def:
         what = sorted(foreign)[0] if foreign else graph.asset_file_def[0].filename
         raise ExportError(f"{path} holds {what[:_MOST]!r}, which no export has: {_REMEDY}")
