@@ -42,7 +42,7 @@ __all__ = _attach(
         "layers": ("NormalPrior", "ScaleMixturePrior"),
         "models": ("adopt", "bayesianize", "build", "load_model", "recalibrate", "save_model", "strip"),
         "train": ("Horovod", "Settings", "compile_model", "distribute", "distributed_callbacks", "fit"),
-        "prune": ("prune",),
+        "prune": ("GradualPruning", "prune"),
         "export": ("export",),
         "evaluate": ("reload", "sweep"),
         "search": ("Budget", "hyper_model", "search", "tune"),

@@ -6,13 +6,16 @@ The higher the sparsity, the more of the weights that are left lie on no path fr
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune.layers import Variational
 from tfp_bprune.models import dead
+from tfp_bprune.models.channels import ChannelLabels
 from tfp_bprune.models.graph import Step
+from tfp_bprune.prune.masks import Arrays
 from tfp_bprune.prune.prune import keep_only
 
 
@@ -27,29 +30,74 @@ def remove_dead(model: Any) -> int:
       model: of Bayesian or plain Keras layers, in training or not. One with nested models, shared layers or raw
         tfp.layers stays as it is.
     """
-    labels = dead.labels_of(model)
-    if labels is None:
+    paths = Paths.of(model)
+    if paths is None:
         return 0
-    kernels = {step.layer.name: dead.kernel_of(step.layer, fold_noise=True) for step in labels.weighted}
+    live = _live(paths.labels, paths.kernels)
+    return sum(_clear(step, paths.kernels[step.layer.name], live[step.layer.name]) for step in paths.labels.weighted)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The kernels of a model as arrays and how they follow each other."""
+
+    labels: ChannelLabels
+    kernels: dict[str, dead.Kernel]
+
+    @classmethod
+    def of(cls, model: Any) -> Paths | None:
+        """Those of `model`; None where its channels cannot be followed."""
+        labels = dead.labels_of(model)
+        if labels is None:
+            return None
+        return cls(labels, {step.layer.name: dead.kernel_of(step.layer, fold_noise=True) for step in labels.weighted})
+
+    def live(self, masks: Arrays) -> dict[str, np.ndarray]:
+        """The masks, by `layer/kernel`, that `remove_dead` would leave of `masks`."""
+        kernels = {name: _masked(kernel, masks.get(f"{name}/kernel")) for name, kernel in self.kernels.items()}
+        live = _live(self.labels, kernels)
+        found = {name: live[name.removesuffix("/kernel")] for name in masks if name.removesuffix("/kernel") in live}
+        return {
+            name: mask & found[name].kept.reshape(mask.shape) if name in found else mask for name, mask in masks.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Live:
+    """What is live of a kernel: `kept` [positions, in, out], and what its dead part adds to each output, `shift` [out]."""
+
+    kept: np.ndarray
+    shift: np.ndarray
+
+
+def _live(labels: ChannelLabels, kernels: dict[str, dead.Kernel]) -> dict[str, Any]:
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
-    removed = 0
+    found = {}
     for step in labels.weighted:
-        removed += _clear(step, kernels[step.layer.name], constants[step.inputs[0]], needed[labels.of(step.output)])
-    return removed
+        kernel, constant = kernels[step.layer.name], constants[step.inputs[0]]
+        folded = dead.foldable(kernel, constant)
+        kept = kernel.left & ~folded[:, None] & needed[labels.of(step.output)]
+        found[step.layer.name] = _Live(kept, dead.contribution(kernel, constant, folded))
+    return found
 
 
-def _clear(step: Step, kernel: dead.Kernel, constant: np.ndarray, made: np.ndarray) -> int:
-    """Removes what reads a constant and what makes an output not `made` for anything from one layer; returns how many."""
-    layer, folded = step.layer, dead.foldable(kernel, constant)
-    left = kernel.left
-    kept = left & ~folded[:, None] & made
-    if (kept == left).all():
+def _masked(kernel: dead.Kernel, mask: np.ndarray | None) -> dead.Kernel:
+    if mask is None:
+        return kernel
+    kept = mask.reshape(kernel.loc.shape)
+    return replace(kernel, loc=kernel.loc * kept, scale=kernel.scale * kept)
+
+
+def _clear(step: Step, kernel: dead.Kernel, live: _Live) -> int:
+    """Removes what is not live from one layer and returns how many weights that were."""
+    layer, left = step.layer, kernel.left
+    if (live.kept == left).all():
         return 0
-    _shift(layer, dead.contribution(kernel, constant, folded))
+    _shift(layer, live.shift)
     shape = (layer.kernel_posterior if isinstance(layer, Variational) else layer.kernel).shape
-    keep_only(layer, "kernel", kept.reshape(shape))
-    return int(np.count_nonzero(left & ~kept))
+    keep_only(layer, "kernel", live.kept.reshape(shape))
+    return int(np.count_nonzero(left & ~live.kept))
 
 
 def _shift(layer: Any, by: np.ndarray) -> None:

@@ -153,7 +153,13 @@ def ranks_by_layer(units: Units, scores: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def unit_masks(units: Units, scores: np.ndarray, sparsity: float, masks: Arrays) -> dict[str, np.ndarray]:
+def unit_masks(
+    units: Units,
+    scores: np.ndarray,
+    sparsity: float,
+    masks: Arrays,
+    live: Callable[[Arrays], dict[str, np.ndarray]] = dict,
+) -> dict[str, np.ndarray]:
     """Masks without the fewest lowest-scored units that leave at least `sparsity` of all weights gone.
 
     Every layer keeps at least its best unit, so a sparsity near 1 may be out of reach; the report says what was
@@ -163,12 +169,13 @@ def unit_masks(units: Units, scores: np.ndarray, sparsity: float, masks: Arrays)
       scores: from `unit_scores`, or `ranks_by_layer` of them.
       sparsity: fraction of the weights, in [0, 1).
       masks: what is left now, by tensor name; what is gone stays gone and counts.
+      live: what of some masks counts as left; by default all of it.
     """
     order = _order_of_removal(units, scores)
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
-        if sparsity_of(_without(units, order[:middle], masks)) >= sparsity:
+        if sparsity_of(live(_without(units, order[:middle], masks))) >= sparsity:
             high = middle
         else:
             low = middle + 1

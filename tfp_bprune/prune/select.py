@@ -46,7 +46,7 @@ def choose_masks(
     if (sparsity is None) == (threshold is None):
         raise PruneError(f"give either sparsity or threshold, got sparsity={sparsity} and threshold={threshold}")
     criterion = criterion or default_criterion(model)
-    _check_criterion(criterion)
+    check_criterion(criterion)
     weights = prunable_weights(model, criterion, include_bias)
     scores = {name: scored(name, w, criterion) for name, w in weights.items()}
     before = {name: w.mask for name, w in weights.items()}
@@ -63,7 +63,12 @@ def choose_masks(
     return Selection(chosen, Report(criterion, scope, granularity, requested, lowest, ties, layers))
 
 
-def _check_criterion(criterion: str) -> None:
+def check_criterion(criterion: str) -> None:
+    """Refuses an unknown criterion.
+
+    Raises:
+      PruneError: naming those that there are.
+    """
     if criterion not in CRITERIA:
         raise PruneError(f"unknown criterion {criterion!r}: expected one of {', '.join(CRITERIA)}")
 
@@ -86,16 +91,12 @@ def _choose_units(
     aggregate: Aggregate,
 ) -> tuple[dict[str, np.ndarray], float, int]:
     """Masks, the lowest score of a unit that stays, and how many that stay have the highest that went (0 by layer)."""
-    masks.check_scope(scope)
     if sparsity is not None:
         masks.check_sparsity(sparsity)
-    units = groups.units_of(model, {name: w.loc for name, w in weights.items()})
-    locs, before = {n: w.loc for n, w in weights.items()}, {n: w.mask for n, w in weights.items()}
-    scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if criterion == "snr" else None
-    scores = groups.unit_scores(units, locs, scales, before, aggregate)
+    ranking, before = unit_ranking(model, weights, criterion, scope, aggregate), {n: w.mask for n, w in weights.items()}
+    units, scores = ranking.units, ranking.scores
     if sparsity is not None:
-        ranks = scores if scope == "global" else groups.ranks_by_layer(units, scores)
-        chosen = groups.unit_masks(units, ranks, sparsity, before)
+        chosen = groups.unit_masks(units, ranking.ranks, sparsity, before)
     else:
         chosen = groups.masks_without_units_below(units, scores, threshold or 0.0, before)
     stays = np.zeros(units.count, bool)
@@ -104,6 +105,27 @@ def _choose_units(
     kept, gone = scores[stays & units.removable], scores[~stays & units.removable]
     tied = int(np.count_nonzero(kept == gone.max())) if gone.size and scope == "global" else 0
     return chosen, float(kept.min()) if kept.size else float("inf"), tied
+
+
+@dataclass(frozen=True)
+class UnitRanking:
+    """The units of a model, their scores, and what they go by: these, or their ranks in each layer; both [labels]."""
+
+    units: groups.Units
+    scores: np.ndarray
+    ranks: np.ndarray
+
+
+def unit_ranking(
+    model: Any, weights: dict[str, Weights], criterion: Criterion, scope: Scope, aggregate: Aggregate = "max"
+) -> UnitRanking:
+    """Ranks the units that the tensors `weights` make; arguments and errors as in `prune`."""
+    masks.check_scope(scope)
+    locs, left = {n: w.loc for n, w in weights.items()}, {n: w.mask for n, w in weights.items()}
+    units = groups.units_of(model, locs)
+    scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if criterion == "snr" else None
+    scores = groups.unit_scores(units, locs, scales, left, aggregate)
+    return UnitRanking(units, scores, scores if scope == "global" else groups.ranks_by_layer(units, scores))
 
 
 def default_criterion(model: Any) -> Criterion:
@@ -148,7 +170,7 @@ def scores_of(model: Any, criterion: Criterion | None = None, include_bias: bool
     """
     model = adopt(model)
     criterion = criterion or default_criterion(model)
-    _check_criterion(criterion)
+    check_criterion(criterion)
     weights = prunable_weights(model, criterion, include_bias)
     return {name: np.where(w.mask, scored(name, w, criterion), 0.0) for name, w in weights.items()}
 
