@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.layers import LAYERS
+from tfp_bprune.layers import LAYERS, StatelessDropout
+from tfp_bprune.types import BpruneError
 
 ESTIMATORS = ("flipout", "reparameterization", "local")
 N = 10
@@ -143,3 +145,40 @@ def test_masks_of_keras_go_through_a_dense_layer(estimator: str) -> None:
     np.testing.assert_allclose(mean, each[:, :2].mean(1), rtol=1e-6)
     [lstm] = [layer for layer in model.layers if isinstance(layer, keras.layers.LSTM)]
     np.testing.assert_allclose(last, lstm(each[:, : cut.shape[1]]), rtol=1e-5, atol=1e-6)
+
+
+def counting(name: str) -> dict[str, Callable[[Any], Any]]:
+    """What counts its draws, called on one example [4]."""
+    bayesian, dropout = LAYERS["Dense", "flipout"](3, name=name), StatelessDropout(0.5, name=name)
+    model = keras.Sequential([keras.Input((4,)), bayesian])
+    dropout(X)
+    return {
+        "layer": lambda x: bayesian(x[None])[0],
+        "model": lambda x: model(x[None])[0],
+        "function": tf.function(lambda x: model(x[None])[0]),
+        "dropout": lambda x: dropout(x[None], training=True)[0],
+    }
+
+
+@pytest.mark.parametrize("kind", ["layer", "model", "function", "dropout"])
+def test_vectorized_map_is_refused_and_map_fn_draws_for_each_example(kind: str) -> None:
+    call, equal = counting("counts")[kind], tf.ones((5, 4))
+    for function in (tf.vectorized_map, tf.function(tf.vectorized_map)):
+        with pytest.raises(BpruneError, match=r"layer 'counts' counts its draws, which tf.vectorized_map cannot do"):
+            function(call, equal)
+    assert len(np.unique(tf.map_fn(call, equal), axis=0)) > 1
+
+
+def test_a_scope_of_the_vectorizers_name_is_no_vectorizer() -> None:
+    layer = LAYERS["Dense", "flipout"](3, name="counts")
+
+    @tf.function
+    def named(x: Any) -> Any:
+        with tf.name_scope("loop_body"):
+            return layer(x)
+
+    assert named(X).shape == (6, 3)
+    with tf.GradientTape() as tape:  # whose Jacobian vectorizes the gradient, not the layer
+        x = tf.Variable(X)
+        outputs = layer(x)
+    assert tape.jacobian(outputs, x).shape == (6, 3, 6, 4)

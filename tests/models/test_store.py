@@ -70,6 +70,41 @@ def test_marshalled_functions_of_raw_tfp_layers_are_not_stored() -> None:
         store.architecture(model)
 
 
+OPERATIONS: dict[str, Callable[[Any], Any]] = {
+    "the shape": lambda x: tf.reshape(x, (tf.shape(x)[0], 4)),
+    "slices": lambda x: x[:, 1:, ::2] + x[..., -1:] * x[:, tf.newaxis, 0],
+    "arithmetic": lambda x: (1 - x * 2 + 1) ** 2 / 3 // 2 - x % 2.0,
+    "comparisons": lambda x: tf.where((x > 0) & ~(x >= 1), x, 0.0),
+    "means and softmax": lambda x: tf.nn.softmax(x) - tf.reduce_mean(x, 1, keepdims=True),
+    "products": lambda x: x @ tf.transpose(x, (0, 2, 1)) + tf.tensordot(x, tf.ones((2, 2)), 1),
+    "pieces": lambda x: tf.stack([*tf.split(x, 2, -1), tf.gather(x, [1], axis=2)], 1),
+    "repeats": lambda x: tf.tile(tf.repeat(tf.pad(x, [[0, 0], [1, 0], [0, 0]]), 2, 1), [1, 1, 2]),
+    "like": lambda x: tf.ones_like(x) * x + tf.zeros_like(x) + tf.fill(tf.shape(x), 2.0),
+    "indices": lambda x: tf.one_hot(tf.argmax(x, -1), 3) + tf.range(3.0),
+    "limits": lambda x: tf.clip_by_value(tf.stop_gradient(x), 0, 1) + tf.norm(x, axis=-1, keepdims=True),
+    "images": lambda x: tf.image.resize(x[..., tf.newaxis], (3, 3)),
+    "kept as it is": lambda x: tf.broadcast_to(tf.identity(x), tf.shape(x)),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_operations_of_tensorflow_are_stored(operation: Callable[[Any], Any]) -> None:
+    inputs = keras.Input((2, 2))
+    model = keras.Model(inputs, operation(inputs))
+    stored = json.loads(json.dumps(store.architecture(model)))
+    x = np.random.default_rng(0).normal(size=(3, 2, 2)).astype(np.float32)
+    np.testing.assert_array_equal(store.from_architecture(stored)(x), model(x))
+
+
+def test_an_operation_that_keras_would_not_read_again_is_not_written() -> None:
+    inputs = keras.Input((2, 2))
+    for outputs in (tf.where(inputs != 1.0, inputs, 0.0), tf.einsum("bij->bji", inputs)):
+        with pytest.raises(RunError, match="the stored architecture cannot be rebuilt"):
+            store.architecture(keras.Model(inputs, outputs))
+    with pytest.raises(RunError, match=r"calls 'strings.as_string': expected a mathematical operation"):
+        store.architecture(keras.Model(inputs, tf.strings.as_string(inputs)))
+
+
 def graph_with(layer: dict[str, Any]) -> dict[str, Any]:
     """The JSON of a working model in which one layer was exchanged for `layer`."""
     inputs = keras.Input((2,))
@@ -93,6 +128,14 @@ HARMFUL = {
         "config": {"units": 2, "activation": {"class_name": "__lambda__", "config": {"value": "4wEAAA=="}}},
     },
     "function writing files": {"class_name": "TFOpLambda", "config": {"name": "victim", "function": "io.write_file"}},
+    "the same of an older name": {
+        "class_name": "TFOpLambda",
+        "config": {"name": "victim", "function": "compat.v1.write_file"},
+    },
+    "a name that begins like a harmless one": {
+        "class_name": "TFOpLambda",
+        "config": {"name": "victim", "function": "where_is"},
+    },
     "the same by a subclass": {
         "class_name": "SlicingOpLambda",
         "config": {"name": "victim", "function": "io.write_file"},

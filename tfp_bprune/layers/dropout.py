@@ -37,7 +37,7 @@ class StatelessDropout(keras.layers.Layer):
         return tf.cond(tf.cast(training, tf.bool), lambda: self._dropped(inputs), lambda: tf.identity(inputs))
 
     def _dropped(self, inputs: Any) -> Any:
-        seed = noise.seed_pair(self.noise_step.assign_add(1), self.seed, self.name)
+        seed = noise.seed_pair(noise.next_step(self.noise_step, self.name), self.seed, self.name)
         return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed=seed)
 
     def get_config(self) -> Json:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.types import BpruneError
 
 _process_rank = 0
 _POOL, _GRID = 2**20, 16
@@ -35,6 +36,40 @@ def derive(*key: int | str) -> int:
 def seed_pair(step: Any, *key: int | str) -> Any:
     """The seed [2] of stateless TensorFlow operations for `key` at `step`, an integer variable or tensor."""
     return tf.stack([tf.constant(derive(*key, _process_rank), tf.int64), tf.cast(step, tf.int64)])
+
+
+def next_step(counter: Any, layer_name: str) -> Any:
+    """Counts a draw of a layer by its variable `counter`; the step that keys its noise.
+
+    Raises:
+      BpruneError: within `tf.vectorized_map`, whose iterations would all have the step, and so the noise, of one.
+    """
+    if _is_vectorized():
+        raise BpruneError(
+            f"layer {layer_name!r} counts its draws, which tf.vectorized_map cannot do for each iteration: use tf.map_fn, or "
+            "call the model on all examples as one batch, once for each draw"
+        )
+    return counter.assign_add(1)
+
+
+def _is_vectorized() -> bool:
+    """Whether what is built now is the body of `tf.vectorized_map`, or a function called in it."""
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    while graph is not None:
+        scope = graph.get_name_scope().split("/")
+        bodies = ("/".join(scope[: i + 1]) for i, part in enumerate(scope) if part.startswith("loop_body"))
+        # TensorFlow's vectorizer begins each body with the number of the iteration, and nothing else tells of it.
+        if any(_has_operation(graph, f"{body}/PlaceholderWithDefault") for body in bodies):
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
+
+
+def _has_operation(graph: Any, name: str) -> bool:
+    try:
+        return graph.get_operation_by_name(name) is not None
+    except KeyError:
+        return False
 
 
 def normal(shape: Any, seed: Any) -> Any:

@@ -19,6 +19,7 @@ from tfp_bprune.layers import divergence, noise
 from tfp_bprune.layers.fused import Moment, Terms, terms
 from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal, add_masked_normal
 from tfp_bprune.layers.prior import Prior, prior_from
+from tfp_bprune.layers.tensorboard import show_masks
 from tfp_bprune.types import Json
 
 autocast_variable = keras.src.mixed_precision.autocast_variable
@@ -33,6 +34,7 @@ _KERAS_ARGUMENTS = tuple(
     )
     for weight in ("kernel", "bias")
 )
+show_masks()
 
 # The classes that follow are mixed in before a Keras layer; to a type checker they are layers already.
 _LayerPart: Any = keras.layers.Layer if TYPE_CHECKING else object
@@ -205,7 +207,7 @@ class Variational(_LayerPart):
 
     def _draw(self, moment: Moment, training: bool) -> Drawn:
         """One draw of all weights; its KL goes into the losses."""
-        step = self.noise_step.assign_add(1)
+        step = noise.next_step(self.noise_step, self.name)
         kernel = self._terms("kernel", moment, step, training)
         kl, bias = kernel.kl, self.bias
         if self.bias_posterior is not None:

@@ -14,20 +14,19 @@ from tfp_bprune.models.rebuild import rebuild
 from tfp_bprune.types import Json, RunError
 
 _OURS = {layer.__name__: layer for layer in LAYERS.values()}
+_OF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 _MODULES = ("keras", "tf_keras", "tfp_bprune")
 _ARBITRARY = ("ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer")
-_OPERATIONS = (
-    "math.",
-    "nn.",
-    "__operators__.",
-    "cast",
-    "concat",
-    "convert_to_tensor",
-    "reshape",
-    "transpose",
-    "expand_dims",
-    "squeeze",
-)
+# What TensorFlow's functions are in the config of a layer that Keras made of one: mathematics on tensors and nothing else.
+_OPERATIONS = ("math.", "nn.", "linalg.", "signal.", "bitwise.", "__operators__.")
+_FUNCTIONS = """
+    argsort boolean_mask broadcast_to cast clip_by_norm clip_by_value concat convert_to_tensor einsum ensure_shape
+    expand_dims eye fill floor_div gather gather_nd identity image.flip_left_right image.flip_up_down
+    image.per_image_standardization image.resize image.rgb_to_grayscale linspace meshgrid norm one_hot ones ones_like pad
+    range rank realdiv repeat reshape reverse reverse_sequence roll scatter_nd searchsorted sequence_mask shape slice
+    sort split squeeze stack stop_gradient strided_slice tensor_scatter_nd_add tensor_scatter_nd_update tensordot tile
+    transpose truediv unstack where zeros zeros_like
+"""
 
 
 def architecture(model: Any) -> Json:
@@ -50,6 +49,8 @@ def architecture(model: Any) -> Json:
     except (NotImplementedError, TypeError) as error:
         raise RunError(f"model {model.name!r} cannot be stored as JSON: {error}") from error
     check_harmless(config)
+    if any(layer.__class__.__name__ in _OF_FUNCTIONS for layer in model._flatten_layers(include_self=False)):
+        from_architecture(config)  # Keras loses arguments of some, such as the constant of x != 1
     return config
 
 
@@ -92,14 +93,17 @@ def check_harmless(node: Any) -> None:
         raise RunError(
             f"the stored architecture holds a {name}, which can call anything: expected registered layers only"
         )
-    if name.split(">")[-1] in ("TFOpLambda", "SlicingOpLambda") and not str(
-        node.get("config", {}).get("function", "")
-    ).startswith(_OPERATIONS):
+    if name.split(">")[-1] in _OF_FUNCTIONS and not _is_mathematical(str(node.get("config", {}).get("function", ""))):
         raise RunError(
             f"the stored architecture calls {node.get('config', {}).get('function')!r}: expected a mathematical operation"
         )
     for item in node.values():
         check_harmless(item)
+
+
+def _is_mathematical(function: str) -> bool:
+    name = function.removeprefix("compat.v1.")
+    return name in _FUNCTIONS.split() or name.startswith(_OPERATIONS)
 
 
 def weights_of(model: Any) -> dict[str, np.ndarray]:
