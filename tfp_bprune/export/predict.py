@@ -94,7 +94,7 @@ class Predictor(tf.Module):
         # All that a file has to hold of the network; the network itself is not among it.
         self._linears = list(linears.values())
         self._costs = lowering.costs
-        self._variables, self._tables = list(variables_of(network, linears)), list(tables_of(network))
+        self._read = [*variables_of(network, linears), *tables_of(network)]
         program = Program(network, linears, answers_for(heads), samples, seed, error_rate, has_erf=lowering.at_load)
         bodies: dict[Predictive, Callable[..., Outputs]] = {
             "mean": program.mean, "sampled": program.sampled, "moments": program.moments,
@@ -105,7 +105,7 @@ class Predictor(tf.Module):
         if lowering.at_load:
             body = shape_held(body, [spec.shape for spec in specs])
         self.predict = tf.function(body, input_signature=specs)
-        self._found = self._traced(model.name)
+        self._read.extend(self._traced(model.name))
 
     def _traced(self, name: str) -> list[Any]:
         """Traces `predict`, and gives the variables that it reads and that no layer was known to have."""
