@@ -129,7 +129,7 @@ def test_wrong_requests_raise(case: tuple[str, dict[str, Any]]) -> None:
 
 
 def test_no_examples_get_no_answers(case: tuple[str, dict[str, Any]]) -> None:
-    _, outcome = case
+    kind, outcome = case
     names = {"mean": ["entropy"], "settled": ["entropy", "aleatoric", "epistemic", "draws"]}
     expected = {name: [0] for name in names.get(kind, ["entropy", "aleatoric", "epistemic"])}
     assert outcome["empty"] == {"probabilities": [0, 4], **expected}
@@ -137,7 +137,7 @@ def test_no_examples_get_no_answers(case: tuple[str, dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "huge"])
 def test_an_example_beyond_numbers_spoils_its_own_answer_alone(case: tuple[str, dict[str, Any]], value: str) -> None:
-    kind, outcome = case
+    _, outcome = case
     assert all(outcome["whole"].values())
     assert outcome[value] <= 1e-5
     if value == "nan" and not outcome["pools"]:
