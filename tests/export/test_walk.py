@@ -10,7 +10,7 @@ from scipy import stats
 
 from tests.bounds import FALSE_ALARM
 from tests.export.test_answers import predicted
-from tfp_bprune._keras import keras, tf
+from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.export import Predictor
 from tfp_bprune.layers import Conv1DFlipout, DenseFlipout
 from tfp_bprune.models import strip
@@ -344,6 +344,58 @@ def test_a_shared_layer_has_one_draw_for_all_of_its_calls(nested: bool) -> None:
     np.testing.assert_allclose(found["weights_std"], deviation, rtol=z / np.sqrt(2 * samples) * 1.1)
     with pytest.raises(ExportError, match=r"layer 'shared' is called more than once.*use the predictive 'sampled'"):
         Predictor(model, "moments", **REGRESSION)
+
+
+def steps_apart(**options: Any) -> Any:
+    layer = DenseFlipout(2, name="inner", rho_init=-1.0, **options)
+    return keras.Sequential([keras.Input((3, 4)), L.TimeDistributed(layer, name="steps")]), layer
+
+
+@pytest.mark.parametrize("predictive", ["mean", "sampled", "moments"])
+def test_a_bayesian_layer_at_each_step_has_one_draw_for_all(predictive: Any) -> None:
+    model, layer = steps_apart()
+    model = keras.Model(model.input, {"each": model.output, "sum": L.GlobalAveragePooling1D()(model.output)})
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    loc, scale = layer.kernel_posterior.loc.numpy(), layer.kernel_posterior.scale.numpy()
+    found = predicted(model, predictive, x, samples=2000, **REGRESSION)
+    spread = {"each": np.sqrt(x**2 @ scale**2), "sum": np.sqrt(x.mean(1) ** 2 @ scale**2)}
+    z = stats.norm.isf(FALSE_ALARM / 40) if predictive == "sampled" else 1e-4
+    for name, mean in (("each", x @ loc), ("sum", x.mean(1) @ loc)):
+        np.testing.assert_array_less(np.abs(found[f"{name}_mean"] - mean), z * spread[name] / np.sqrt(2000) + 1e-5)
+        if predictive != "mean":
+            np.testing.assert_allclose(found[f"{name}_weights_std"], spread[name], rtol=1.1 * z / np.sqrt(4000) + 1e-4)
+
+
+def test_the_activation_of_a_layer_at_each_step_counts() -> None:
+    model, layer = steps_apart(activation="softmax")
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    expected = tf.nn.softmax(x @ layer.kernel_posterior.loc.numpy())
+    np.testing.assert_allclose(predicted(model, "mean", x)["probabilities"], expected, rtol=1e-5)
+    np.testing.assert_allclose(predicted(model, "sampled", x, samples=50)["probabilities"], expected, atol=0.3)
+
+
+UNKNOWN: dict[str, tuple[Any, str]] = {
+    "stateful": (
+        lambda: keras.Sequential([keras.Input((3, 2), batch_size=1), L.LSTM(2, stateful=True, name="s")]),
+        "layer 's' is stateful",
+    ),
+    "ragged": (
+        lambda: keras.Sequential([keras.Input((None, 2), ragged=True, name="r"), L.GlobalAveragePooling1D()]),
+        "input 'r' .* is no dense tensor, but a RaggedTensorSpec",
+    ),
+    "distribution": (
+        lambda: functional(lambda x: tfp.layers.DistributionLambda(lambda t: tfp.distributions.Normal(t, 1.0), name="d")(x)),
+        "layer 'd' is a DistributionLambda of TensorFlow Probability's",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_no_export_knows_is_refused_by_name(name: str) -> None:
+    build, words = UNKNOWN[name]
+    with pytest.raises(ExportError, match=words) as caught:
+        Predictor(build(), "mean", **REGRESSION)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_activation_with_weights_keeps_them() -> None:

@@ -12,6 +12,7 @@ from tfp_bprune.export.calls import is_stock
 from tfp_bprune.export.lower import Linear, LoweredPositions
 from tfp_bprune.export.walk import nodes_of
 from tfp_bprune.layers import Variational
+from tfp_bprune.models.convert import is_raw, kind_of
 from tfp_bprune.models.rebuild import calls_of
 from tfp_bprune.types import BpruneError, ExportError
 
@@ -39,14 +40,38 @@ def refuse_hidden(network: Any, linears: Mapping[int, Linear]) -> None:
     Raises:
       ExportError: naming the layer.
     """
-    for layer in calls_of(network):
+    for layer in [node.layer for node in nodes_of(network) if not isinstance(node.layer, keras.Model)]:
         for one in layer._flatten_layers() if id(layer) not in linears else ():
+            if getattr(one, "stateful", False) and isinstance(one, keras.layers.RNN):
+                raise ExportError(
+                    f"layer {one.name!r} is stateful: an answer of an export does not depend on the requests before"
+                )
             if isinstance(one, Variational) or type(one).__module__.startswith("tensorflow_probability."):
                 held = "" if one is layer else f" holds layer {one.name!r}, which"
                 raise ExportError(
                     f"layer {layer.name!r} is a {type(layer).__name__} that{held} draws anew in every call: an export takes "
                     "Bayesian layers that are layers of the model itself, of the kinds that `bayesianize` makes"
                 )
+
+
+def refuse_unknown(model: Any) -> None:
+    """Refuses what no export can take: ragged or sparse inputs, and layers of TFP's of which no kind is known.
+
+    Raises:
+      ExportError: naming it.
+    """
+    for tensor in model.inputs:
+        if not isinstance(tensor.type_spec, tf.TensorSpec):
+            raise ExportError(
+                f"input {tensor.name!r} of model {model.name!r} is no dense tensor, but a {type(tensor.type_spec).__name__}"
+            )
+    for layer in model._flatten_layers(include_self=False):
+        foreign = type(layer).__module__.startswith("tensorflow_probability.")
+        if foreign and not (is_raw(layer) or kind_of(layer)):
+            raise ExportError(
+                f"layer {layer.name!r} is a {type(layer).__name__} of TensorFlow Probability's, whose draws an export does "
+                "not know: expected Dense and convolution layers with Flipout or Reparameterization"
+            )
 
 
 def refuse_shared(linears: Mapping[int, Linear]) -> None:

@@ -19,7 +19,7 @@ from tfp_bprune.export.value import Value
 from tfp_bprune.export.walk import nodes_of
 from tfp_bprune.layers import Variational, noise
 from tfp_bprune.models.convert import kind_of
-from tfp_bprune.models.rebuild import calls_of
+from tfp_bprune.models.copying import within
 
 
 class Linear(tf.Module):
@@ -180,21 +180,28 @@ def by_position(values: Any) -> Any:
 
 def lowered(model: Any, lowering: Lowering) -> dict[int, Linear]:
     """The dense and convolution layers that `model` calls, by the layer's id; those aside that are best called themselves."""
-    layers, ranks = {}, defaultdict(list)
+    calls: dict[int, list[Any]] = defaultdict(list)
     for node in nodes_of(model):
-        if kind_of(node.layer) and not _is_special(node.layer):
-            layers[id(node.layer)] = node.layer
-            ranks[id(node.layer)].append(len(node.keras_inputs[0].shape))
-    return {key: _lowered(layer, lowering, ranks[key]) for key, layer in layers.items()}
+        layer = within(node.layer)
+        steps = layer is not node.layer  # a dense layer at each step is one on all of them
+        if kind_of(layer) and not _is_special(layer) and (kind_of(layer) == "Dense" or not steps):
+            calls[id(layer)].append(node)
+    found = {}
+    for nodes in calls.values():
+        linear = _lowered(within(nodes[0].layer), lowering, [len(node.keras_inputs[0].shape) for node in nodes])
+        found.update({id(node.layer): linear for node in nodes})
+    return found
 
 
 def variables_of(model: Any, linears: dict[int, Linear]) -> Iterator[Any]:
     """The variables of the layers that are called as they are, and of layers that others have for their activation."""
-    for layer in {id(layer): layer for layer in calls_of(model)}.values():
+    for layer in {id(node.layer): node.layer for node in nodes_of(model)}.values():
+        if isinstance(layer, keras.Model):
+            continue
         if id(layer) not in linears:
             yield from layer.weights
-        elif isinstance(layer.activation, keras.layers.Layer):
-            yield from layer.activation.weights
+        elif isinstance(within(layer).activation, keras.layers.Layer):
+            yield from within(layer).activation.weights
 
 
 def _lowered(layer: Any, lowering: Lowering, ranks: list[int]) -> Linear:

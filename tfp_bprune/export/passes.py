@@ -14,6 +14,7 @@ from tfp_bprune.export.lower import Linear, LoweredDense, LoweredPositions
 from tfp_bprune.export.value import Value
 from tfp_bprune.models.channels import ACTIVATIONS
 from tfp_bprune.models.convert import activation_name
+from tfp_bprune.models.copying import within
 
 _L = keras.layers
 
@@ -30,7 +31,7 @@ class Mean:
         if linear is None:
             return called(layer, arguments, keywords)
         inputs = values_of(arguments, keywords)[0]
-        return self.masked(layer, inputs, activated(layer, self.linear(linear, inputs)))
+        return self.masked(layer, inputs, activated(within(layer), self.linear(linear, inputs)))
 
     def linear(self, linear: Linear, inputs: Value) -> Value:
         """The outputs of a dense or convolution layer before its activation."""
@@ -196,7 +197,7 @@ class Moments(Mean):
             outputs = moments.through_masked(layer, values[0])
         else:
             outputs = moments.through(layer, values)
-        outputs = outputs if layer is self._last and is_softmax(layer) else self._activated(layer, outputs)
+        outputs = outputs if layer is self._last and is_softmax(layer) else self._activated(within(layer), outputs)
         return masked(layer, values[0], outputs)
 
     def _linear(self, linear: Linear, inputs: Value) -> Value:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfp_bprune._keras import tf
 from tfp_bprune.export.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
-from tfp_bprune.export.checks import explained, refuse_dropout, refuse_hidden, refuse_shared, tables_of
+from tfp_bprune.export.checks import explained, refuse_dropout, refuse_hidden, refuse_shared, refuse_unknown, tables_of
 from tfp_bprune.export.compact import compact
 from tfp_bprune.export.dropped import drawn_layers
 from tfp_bprune.export.ends import without_ends
@@ -92,7 +92,7 @@ class Predictor(tf.Module):
             refuse_shared(linears)
             refuse_dropout(self.dropout)
         # All that a file has to hold of the network; the network itself is not among it.
-        self._linears = list(linears.values())
+        self._linears = list(dict.fromkeys(linears.values()))
         self._costs = lowering.costs
         self._read = [*variables_of(network, linears), *tables_of(network)]
         program = Program(network, linears, answers_for(heads), samples, seed, error_rate, has_erf=lowering.at_load)
@@ -169,6 +169,7 @@ def _inputs_of(model: Any) -> dict[str, Any]:
 def _check(model: Any, predictive: Predictive, samples: int) -> None:
     check_graph(model)
     refuse_equal_names(model)
+    refuse_unknown(model)
     if predictive not in PREDICTIVES:
         raise ExportError(f"unknown predictive {predictive!r}: expected one of {', '.join(map(repr, PREDICTIVES))}")
     if predictive == "sampled" and samples < 2:
