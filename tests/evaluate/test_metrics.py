@@ -10,8 +10,9 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from tfp_bprune._keras import tfp
+from tfp_bprune.data import Split
 from tfp_bprune.evaluate import classification, regression
-from tfp_bprune.evaluate.metrics import expected_calibration_error, of_outputs
+from tfp_bprune.evaluate.metrics import as_served, expected_calibration_error, of_outputs
 from tfp_bprune.types import DataError
 
 seeds = st.integers(0, 2**32 - 1)
@@ -93,3 +94,75 @@ def test_nothing_and_too_much_cannot_be_scored() -> None:
             score(p[:0], y[:0])
         with pytest.raises(DataError, match="50 predictions cannot be scored against 49 targets"):
             score(p, y[1:])
+
+
+def test_one_probability_is_scored_as_that_of_the_second_of_two_classes() -> None:
+    rng = np.random.default_rng(0)
+    p, y = rng.uniform(size=50), rng.integers(0, 2, 50)
+    scores = of_outputs({"probabilities": p[:, None], "entropy": np.ones(50)}, y)
+    assert scores == pytest.approx(classification(np.stack([1 - p, p], 1), y) | {"entropy": 1.0})
+    assert scores["nll"] == pytest.approx(sk.log_loss(y, p))
+    assert scores["accuracy"] == pytest.approx(((p > 0.5) == y).mean())
+
+
+def test_labels_are_scored_each_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    p, y = rng.uniform(size=(50, 3)), rng.integers(0, 2, (50, 3))
+    scores = of_outputs({"probabilities": p}, y)
+    each = [classification(np.stack([1 - p[:, i], p[:, i]], 1), y[:, i]) for i in range(3)]
+    assert scores["nll"] == pytest.approx(sum(sk.log_loss(y[:, i], p[:, i]) for i in range(3)))
+    assert scores["accuracy"] == pytest.approx(1 - sk.hamming_loss(y, p > 0.5))
+    assert scores["exact_match"] == pytest.approx(sk.accuracy_score(y, p > 0.5))
+    for name in ("ece", "brier"):
+        assert scores[name] == pytest.approx(np.mean([one[name] for one in each]))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_labels_of_pixels_count_each(classes: int) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(classes), (5, 2, 4)) if classes > 1 else rng.uniform(size=(5, 2, 4, 1))
+    y = rng.integers(0, max(classes, 2), (5, 2, 4))
+    flat = p.reshape(-1, classes) if classes > 1 else np.stack([1 - p.ravel(), p.ravel()], 1)
+    assert of_outputs({"probabilities": p}, y) == pytest.approx(classification(flat, y.ravel()))
+
+
+def test_without_a_deviation_of_the_noise_only_errors_are_scored() -> None:
+    mean, y = np.zeros((4, 1)), np.array([3.0, -4.0, 3.0, 4.0])
+    assert of_outputs({"mean": mean}, y) == {"rmse": pytest.approx(np.sqrt(12.5))}
+    found = of_outputs({"mean": mean[:, 0], "weights_std": np.full(4, 2.0)}, y)
+    assert found == {"rmse": pytest.approx(np.sqrt(12.5)), "weights_std": 2.0}
+
+
+def test_the_nats_of_several_numbers_are_summed() -> None:
+    rng = np.random.default_rng(0)
+    mean, std, y = rng.normal(size=(6, 2)), rng.uniform(1, 2, (6, 2)), rng.normal(size=(6, 2))
+    scores = of_outputs({"mean": mean, "noise_std": std}, y)
+    assert scores["nll"] == pytest.approx(-stats.norm(mean, std).logpdf(y).sum(1).mean())
+    assert scores["rmse"] == pytest.approx(np.sqrt(sk.mean_squared_error(y, mean)))
+
+
+def test_several_outputs_are_scored_under_their_names() -> None:
+    p, y = guesses(0)
+    outputs = {"kind_probabilities": p, "a_b_mean": np.zeros(50), "a_b_weights_std": np.ones(50), "a_mean": np.ones(50)}
+    found = of_outputs(outputs, {"kind": y, "a/b": np.zeros(50), "a": np.zeros(50)})
+    kinds = {f"kind_{key}": value for key, value in classification(p, y).items()}
+    assert found == pytest.approx(kinds | {"a/b_rmse": 0.0, "a/b_weights_std": 1.0, "a_rmse": 1.0})
+    with pytest.raises(DataError, match="no output 'other'"):
+        of_outputs(outputs, {"other": y})
+    with pytest.raises(DataError, match=r"expected targets \(50,\)"):
+        of_outputs({"probabilities": p}, np.zeros((50, 3), int))
+
+
+def test_a_split_takes_the_names_of_an_export() -> None:
+    manifest = {"inputs": {"one": {}, "other_input": {}}, "outputs": {"kind": {}, "price": {}}}
+    x, y = np.zeros((2, 1)), np.ones(2)
+    for split in (
+        Split("test", (x, 2 * x), (y, 2 * y)),
+        Split("test", {"other-input": 2 * x, "one": x}, {"price": 2 * y, "kind": y}),
+    ):
+        served = as_served(split, manifest)
+        assert (list(served.x), list(served.y)) == (["one", "other_input"], ["kind", "price"])
+        np.testing.assert_array_equal(served.y["price"], 2 * y)
+    assert as_served(Split("test", x, y), {"inputs": {"inputs": {}}}).x is x
+    with pytest.raises(DataError, match="the export expects 'one', 'other_input'"):
+        as_served(Split("test", x, y), manifest)

@@ -109,3 +109,52 @@ def test_an_area_of_one_is_shown_by_enough_pairs() -> None:
     assert bounds.area_p_value(1.0, 100, 0.95) == pytest.approx(0.95**100)
     assert bounds.area_p_value(0.9, 100, 0.95) == 1.0
     assert bounds.area_p_value(0.9, 100, 0.0) == 0.0
+
+
+def binomial_limit(rate: float, samples: int) -> int:
+    """So many of the samples are reached with a chance of 1e-6 at most, if each is with a chance of `rate`."""
+    return int(stats.binom.isf(1e-6, samples, rate))
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.1])
+def test_a_broken_limit_of_a_mean_is_shown_to_hold_no_more_often_than_the_level_allows(limit: float) -> None:
+    """Just at the limit: examples of five questions that are lost together, or one by one, or gained."""
+    rng, samples = np.random.default_rng(0), 2000
+    for values, chances in (
+        ([0.0, 1.0], [1 - limit, limit]),
+        ([0.0, 0.2], [1 - 5 * limit, 5 * limit]),
+        ([-0.4, 0.0, 0.4], [0.2, 0.6 - 2.5 * limit, 0.2 + 2.5 * limit]),
+    ):
+        shown = sum(bounds.mean_p_value(rng.choice(values, 300, p=chances), limit) <= 0.05 for _ in range(samples))
+        assert shown <= binomial_limit(0.05, samples)
+
+
+def test_the_mean_of_what_never_differs_is_shown_by_a_few_hundred_examples() -> None:
+    assert bounds.mean_p_value(np.zeros(1000), 0.005) < 0.05 < bounds.mean_p_value(np.zeros(500), 0.005)
+    assert bounds.mean_p_value(np.zeros(9), 0.0) == 1  # nothing is below 0
+    assert bounds.mean_p_value(np.full(9, 0.2), 0.1) == 1
+    values = np.where(np.arange(2000) % 50 == 0, 0.5, 0.0)  # a mean of .01
+    most = bounds.most_of_mean(values, 0.05)
+    assert 0.01 < most < 0.02
+    assert bounds.mean_p_value(values, most) <= 0.05 < bounds.mean_p_value(values, most - 2e-5)
+
+
+@pytest.mark.parametrize("n", [60, 1000])
+@pytest.mark.parametrize("error", [0.05, 0.01])
+def test_a_grown_rmse_is_shown_to_hold_about_as_often_as_the_level_allows(n: int, error: float) -> None:
+    """Just at the limit, normal errors, those of the pruned network with some of their own; the test is approximate: a third
+    more often than said is borne, and two thirds at the far tail of small samples."""
+    rng, samples, limit = np.random.default_rng(0), 4000, 0.05
+    whole = rng.normal(size=(samples, n))
+    pruned = whole + np.sqrt((1 + limit) ** 2 - 1) * rng.normal(size=(samples, n))
+    beyond = np.square(pruned) - (1 + limit) ** 2 * np.square(whole)
+    shown = sum(bounds.skewed_p_value(row) <= error for row in beyond)
+    assert shown <= binomial_limit(error * (4 / 3 if error > 0.01 or n > 60 else 5 / 3), samples)
+    assert shown >= error * samples / 4  # nor is it far too careful
+
+
+def test_squares_that_never_grow_are_shown() -> None:
+    assert bounds.skewed_p_value(np.zeros(100)) == 1
+    assert bounds.skewed_p_value(np.ones(100)) == 1
+    errors = np.square(np.random.default_rng(0).normal(size=100))
+    assert bounds.skewed_p_value(errors - 1.05**2 * errors) < 1e-4

@@ -57,11 +57,12 @@ def _evaluate_run(arguments: Any) -> Json:
 def _evaluate_export(arguments: Any, path: Path, trust: bool) -> Json:
     from tfp_bprune.evaluate import reload
     from tfp_bprune.evaluate.fresh import check_export, scores_of
+    from tfp_bprune.evaluate.metrics import as_served
 
     manifest = check_export(path)
     if not manifest.get("request"):
         raise RunError(f"{path} does not say what it was trained on: expected an export written by `tfp-bprune export`")
-    split = data_of(manifest, arguments.data_dir).examples(arguments.split)
+    split = as_served(data_of(manifest, arguments.data_dir).examples(arguments.split), manifest)
     scores = scores_of(reload([path], split.x, trust=trust)[0].outputs, split.y, path)
     about = {
         "path": str(arguments.path),

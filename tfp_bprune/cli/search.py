@@ -16,6 +16,7 @@ HELP = "find the smallest or fastest network within a budget"
 EXAMPLE = """example:
   tfp-bprune search runs/mnist --max-accuracy-drop 0.005
   tfp-bprune search runs/mnist --max-ece-increase 0.02 --min-ood-auroc 0.9 --ood fashion_mnist --target bytes
+  tfp-bprune search runs/diabetes --max-rmse-increase 0.02
   tfp-bprune search runs/mnist --export 3 --to served/mnist-3      # a point of the Pareto front, by its number
   tfp-bprune search runs/mnist --sensitivity                       # what pruning one layer at a time does
 """
@@ -64,6 +65,12 @@ def _add_budget(parser: Parser) -> None:
         metavar="D",
         help="as a fraction: 0.005 is half a point; none for no condition on accuracy (default: 0.005)",
     )
+    parser.add_argument(
+        "--max-rmse-increase",
+        type=float,
+        metavar="R",
+        help="of a regression: growth of the root mean squared error, 0.05 is 5 %% (default: 0.05)",
+    )
     parser.add_argument("--max-ece-increase", type=float, metavar="D", help="growth of the expected calibration error")
     parser.add_argument(
         "--min-ood-auroc", type=float, metavar="A", help="how well predictive entropy tells the examples of --ood"
@@ -98,7 +105,7 @@ def settings_of(arguments: Any) -> Settings:
     from tfp_bprune.search import Budget, Settings
 
     conditions = (arguments.max_accuracy_drop, arguments.max_ece_increase, arguments.min_ood_auroc)
-    budget = Budget(*conditions, arguments.level)
+    budget = Budget(*conditions, arguments.level, arguments.max_rmse_increase)
     return Settings(budget, arguments.target, arguments.trials, arguments.order, arguments.criterion, arguments.seed)
 
 

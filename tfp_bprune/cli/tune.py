@@ -25,7 +25,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--method", default="bayesian", choices=["random", "hyperband", "bayesian"])
     parser.add_argument("--trials", type=int, default=20, help="at most; hyperband decides itself (default: 20)")
     parser.add_argument("--epochs", type=int, default=20, help="of a trial, with hyperband at most (default: 20)")
-    parser.add_argument("--objective", default="val_nll", choices=["val_nll", "val_accuracy"])
+    parser.add_argument(
+        "--objective",
+        default="val_nll",
+        choices=["val_nll", "val_loss", "val_accuracy", "val_mse"],
+        help="of a regression val_mse, of all else val_accuracy (default: val_nll)",
+    )
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--validation-fraction", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
 """How good, how sure and how fast a model is, measured on what was exported."""
 
 from tfp_bprune.evaluate.fresh import Reloaded, reload
-from tfp_bprune.evaluate.metrics import classification, regression
+from tfp_bprune.evaluate.metrics import classification, multilabel, regression
 from tfp_bprune.evaluate.sweep import sweep
 
-__all__ = ["Reloaded", "classification", "regression", "reload", "sweep"]
+__all__ = ["Reloaded", "classification", "multilabel", "regression", "reload", "sweep"]

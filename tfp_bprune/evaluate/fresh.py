@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfp_bprune.arrays import Arrays, mapped
 from tfp_bprune.evaluate.metrics import of_outputs
 from tfp_bprune.evaluate.operations import check_harmless
 from tfp_bprune.export.formats import RUNTIMES, require
@@ -136,7 +137,7 @@ def _check_shape(
         raise DataError(f"{path} takes examples{name} of shape {tuple(shape)}: got {len(x)} of shape {sizes}")
 
 
-def scores_of(outputs: dict[str, np.ndarray], targets: np.ndarray, path: object) -> dict[str, float]:
+def scores_of(outputs: dict[str, np.ndarray], targets: Arrays, path: object) -> dict[str, float]:
     """`metrics.of_outputs` of an export that may give anything.
 
     Raises:
@@ -146,7 +147,8 @@ def scores_of(outputs: dict[str, np.ndarray], targets: np.ndarray, path: object)
         return of_outputs(outputs, targets)
     except (KeyError, IndexError, ValueError, TypeError) as error:
         shapes = {name: values.shape for name, values in outputs.items()}
-        raise ExportError(f"{path} gives {shapes}, which do not fit targets {targets.shape} ({error})") from error
+        sizes = mapped(lambda one: one.shape, targets)
+        raise ExportError(f"{path} gives {shapes}, which do not fit targets {sizes} ({error})") from error
 
 
 def check_export(path: str | os.PathLike[str]) -> Json:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 
 from tfp_bprune.data import Split
-from tfp_bprune.evaluate.fresh import reload
-from tfp_bprune.evaluate.metrics import of_outputs
+from tfp_bprune.evaluate.fresh import check_export, reload
+from tfp_bprune.evaluate.metrics import as_served, of_outputs
 from tfp_bprune.evaluate.sweep import BATCHES, machine
 from tfp_bprune.runs import Run
 from tfp_bprune.types import Json
@@ -30,6 +30,7 @@ def record_scores(path: str | os.PathLike[str], split: Split, batches: Sequence[
       DataError: the split is empty, or its examples have another shape than the export takes.
     """
     threads = len(os.sched_getaffinity(0))
+    split = as_served(split, check_export(path))
     [found] = reload([path], split.x, batches, threads=threads, trust=True)
     scores = {"split": split.name, "examples": len(split), **of_outputs(found.outputs, split.y)}
     latency = {batch: times["median"] for batch, times in found.latency_ms.items()}

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfp_bprune.data import Split
 from tfp_bprune.evaluate.fresh import Reloaded, reload
-from tfp_bprune.evaluate.metrics import of_outputs
+from tfp_bprune.evaluate.metrics import as_served, of_outputs
 from tfp_bprune.export import export
 from tfp_bprune.models import recalibrate
 from tfp_bprune.prune import prune
@@ -81,13 +81,14 @@ def sweep(
                 export(network, place, kind, samples, facts=facts)
                 for network, place, kind in zip(ready, places, kinds, strict=True)
             ]
-            measured = reload(places, split.x, BATCHES, trust=True)
+            served = as_served(split, manifests[0])
+            measured = reload(places, served.x, BATCHES, trust=True)
             row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **scalars}
             row |= {"granularity": granularity, "recalibrated": calibration is not None}
             row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
-            row |= figures(measured[0], manifests[0], split.y)
+            row |= figures(measured[0], manifests[0], served.y)
             if bayesian:
-                row |= {f"sampled_{key}": value for key, value in figures(measured[1], manifests[1], split.y).items()}
+                row |= {f"sampled_{key}": value for key, value in figures(measured[1], manifests[1], served.y).items()}
             rows.append(
                 row | {"exports": {kind: str(exports / place.name) for kind, place in zip(kinds, places, strict=True)}}
             )
@@ -97,7 +98,7 @@ def sweep(
     return {"machine": machine(), "rows": rows, "scores": histogram(model, criterion, cuts)}
 
 
-def figures(measured: Reloaded, manifest: Json, targets: np.ndarray) -> Json:
+def figures(measured: Reloaded, manifest: Json, targets: Any) -> Json:
     """Scores, bytes and speed of one reloaded export."""
     latency = {batch: times["median"] for batch, times in measured.latency_ms.items()}
     throughput = {batch: 1e3 * int(batch) / ms for batch, ms in latency.items()}

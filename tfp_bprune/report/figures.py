@@ -108,7 +108,7 @@ def _titled(row: Json) -> str:
 
 
 def _quality(axes: Any, rows: list[Json]) -> None:
-    first, label = ("rmse", "RMSE") if "rmse" in rows[0] else ("accuracy", "accuracy")
+    first, label = _first(rows[0])
     x = np.arange(len(rows))  # evenly spaced: what matters happens between 90 and 99 %
     axes.plot(x, [row[first] for row in rows], "o-", color=_BLUE, label=f"{label}, mean")
     if f"sampled_{first}" in rows[0]:
@@ -117,13 +117,23 @@ def _quality(axes: Any, rows: list[Json]) -> None:
     axes.set(xlabel="weights removed (%)", ylabel=label)
     other = axes.twinx()
     other.grid(False)
-    other.plot(x, [row["nll"] for row in rows], "o-", color=_ORANGE, label="NLL, mean")
+    if "nll" in rows[0]:
+        other.plot(x, [row["nll"] for row in rows], "o-", color=_ORANGE, label="NLL, mean")
     if "sampled_nll" in rows[0]:
         other.plot(x, [row["sampled_nll"] for row in rows], "s:", color=_ORANGE, alpha=0.6, label="NLL, sampled")
     other.set_ylabel("NLL (nats per example)")
     other.spines["right"].set_visible(True)
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
     axes.legend(handles, [handle.get_label() for handle in handles], loc="center left", frameon=False, fontsize=8)
+
+
+def _first(row: Json) -> tuple[str, str]:
+    """The score that a row is judged by, of several outputs that of the first."""
+    for key, label in (("rmse", "RMSE"), ("accuracy", "accuracy")):
+        if key in row:
+            return key, label
+    key = next(key for key in row if key.endswith(("_rmse", "_accuracy")))
+    return key, key.replace("_", " ")
 
 
 def _histogram(axes: Any, scores: Json, rows: list[Json]) -> None:

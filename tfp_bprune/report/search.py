@@ -29,6 +29,7 @@ _TITLES = {
     "bayesian": "Bayesian",
     "local": "local",
 }
+_SCORES = (("accuracy", "accuracy"), ("RMSE", "rmse"), ("NLL", "nll"), ("ECE", "ece"))
 _APART = 11  # pixels between two numbers of Pareto points; between them the fronts in search.json have all
 _SHOWN = 8.0  # times the smallest size, and _HIGH times the budget: beyond it a trial tells nothing of the front
 _HIGH = 4.0
@@ -36,17 +37,30 @@ _HIGH = 4.0
 
 def search_table(result: Json) -> Table:
     """What was found for every layer beside the best single threshold."""
+    scores = [(title, key) for title, key in _SCORES if key in result]
     table = Table(
-        "", "weights left", "sparsity", "accuracy", "NLL", "ECE", "bytes", "ms, batch 1", "ms, batch 256", "shown"
+        "",
+        "weights left",
+        "sparsity",
+        *(title for title, _ in scores),
+        "bytes",
+        "ms, batch 1",
+        "ms, batch 256",
+        "shown",
     )
     for name, row in (("every layer", result), ("one threshold", result["global"])):
         latency = row["latency_ms"]
         table.add_row(
-            name, f"{row['nonzeros']:,}", f"{100 * row['sparsity']:.2f} %", f"{row['accuracy']:.4f}", f"{row['nll']:.4f}",
-            f"{row['ece']:.4f}", human_bytes(row["bytes"]), f"{latency['1']:.2f}", f"{latency['256']:.2f}",
+            name, f"{row['nonzeros']:,}", f"{100 * row['sparsity']:.2f} %", *(f"{row[key]:.4f}" for _, key in scores),
+            human_bytes(row["bytes"]), f"{latency['1']:.2f}", f"{latency['256']:.2f}",
             "yes" if row["claim"]["holds"] else "no",
         )  # fmt: skip
     return table
+
+
+def _lost(row: Json) -> float:
+    """Points of accuracy lost, or per cent by which the RMSE grew."""
+    return 100.0 * float(row["accuracy_drop"] if "accuracy_drop" in row else row["rmse_increase"])
 
 
 def search_figure(result: Json, trials: list[Json]) -> bytes:
@@ -56,7 +70,8 @@ def search_figure(result: Json, trials: list[Json]) -> bytes:
         left, right = figure.subplots(1, 2, sharey=True)
         _front(left, result, trials, "nonzeros", "weights left")
         _front(right, result, trials, "latency", "latency by the cost model (µs, batch 64)")
-        left.set_ylabel("accuracy lost on the searched examples (points)")
+        what = "growth of the RMSE" if "rmse" in result else "accuracy lost"
+        left.set_ylabel(f"{what} on the searched examples ({'%' if 'rmse' in result else 'points'})")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
         names = [str(result[key]) for key in ("network", "dataset") if key in result]
@@ -68,20 +83,20 @@ def _front(axes: Any, result: Json, trials: list[Json], size: str, label: str) -
     """Trials, the Pareto front and the budget; what is far beyond both is left out."""
     for phase, colour in _COLOURS.items():
         rows = [row for row in trials if row["phase"] == phase]
-        points = [(row[size], 100 * row["accuracy_drop"]) for row in rows]
+        points = [(row[size], _lost(row)) for row in rows]
         if points:
             axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.7, label=_TITLES[phase], linewidths=0)
     best = sorted((row for row in result["front"] if size in row["on"]), key=lambda row: float(row[size]))
     axes.plot(
         [r[size] for r in best],
-        [100 * r["accuracy_drop"] for r in best],
+        [_lost(r) for r in best],
         "-",
         color="#d55e00",
         lw=1,
         label="Pareto front",
     )
-    lost = [100 * row["accuracy_drop"] for row in trials]
-    limit = result["budget"].get("max_accuracy_drop")
+    lost = [_lost(row) for row in trials]
+    limit = result["budget"].get("max_rmse_increase" if "rmse" in result else "max_accuracy_drop")
     if limit is not None:
         axes.axhline(100 * limit, color="#d55e00", lw=0.8, ls=":", label="budget")
         axes.set_ylim(min(-0.1, *lost) - 0.05, max(_HIGH * 100 * limit, 1.0))
@@ -90,7 +105,7 @@ def _front(axes: Any, result: Json, trials: list[Json], size: str, label: str) -
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    _numbers(axes, [(row[size], 100 * row["accuracy_drop"], row["point"]) for row in best])
+    _numbers(axes, [(row[size], _lost(row), row["point"]) for row in best])
 
 
 def _numbers(axes: Any, points: list[tuple[float, float, int]]) -> None:
@@ -105,27 +120,29 @@ def _numbers(axes: Any, points: list[tuple[float, float, int]]) -> None:
 
 
 def sensitivity_table(result: Json) -> Table:
-    """Accuracy, NLL and ECE by layer and part of its weights kept."""
-    table = Table("layer", "kept", "weights", "accuracy", "NLL", "ECE")
+    """Accuracy, NLL and ECE, or the RMSE, by layer and part of its weights kept."""
+    scores = [(title, key) for title, key in _SCORES if key in result["rows"][0]]
+    table = Table("layer", "kept", "weights", *(title for title, _ in scores))
     for row in result["rows"]:
         weights = row["counts"][row["tensor"]] if row["tensor"] else row["nonzeros"]
         table.add_row(
-            row["layer"] or "none pruned", f"{100 * row['kept']:g} %", f"{int(weights):,}", f"{row['accuracy']:.4f}",
-            f"{row['nll']:.4f}", f"{row['ece']:.4f}",
+            row["layer"] or "none pruned", f"{100 * row['kept']:g} %", f"{int(weights):,}",
+            *(f"{row[key]:.4f}" for _, key in scores),
         )  # fmt: skip
     return table
 
 
 def sensitivity_figure(result: Json) -> bytes:
-    """A PNG: heat maps of what accuracy, NLL and ECE lose, a row a layer and a column a part kept; gains are not shaded."""
+    """A PNG: heat maps of what accuracy, NLL and ECE, or the RMSE, lose, a row a layer and a column a part kept; gains are not shaded."""
     rows = [row for row in result["rows"] if row["layer"]]
     [whole] = [row for row in result["rows"] if not row["layer"]]
     layers, parts = list(dict.fromkeys(r["tensor"] for r in rows)), sorted({r["kept"] for r in rows}, reverse=True)
     names = [next(r["layer"] for r in rows if r["tensor"] == tensor) for tensor in layers]
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(12, 1.9 + 0.45 * len(layers)), dpi=110, layout="constrained")
-        panels = figure.subplots(1, 3, sharey=True)
-        for axes, (key, title, scale) in zip(panels, _MAPS, strict=True):
+        maps = [one for one in _MAPS if one[0] in whole]
+        panels = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
+        for axes, (key, title, scale) in zip(panels, maps, strict=True):
             grid = (
                 np.array([[_at(rows, tensor, part)[key] - whole[key] for part in parts] for tensor in layers]) * scale
             )
@@ -138,6 +155,7 @@ def sensitivity_figure(result: Json) -> bytes:
 
 
 _MAPS = (
+    ("rmse", "RMSE, more", 1.0),
     ("accuracy", "accuracy, points lost", -100.0),
     ("nll", "NLL, nats more", 1.0),
     ("ece", "ECE, points more", 100.0),

@@ -76,6 +76,9 @@ _OF_AN_EXPORT = 8  # so many columns of BENCH say the same at every batch size
 def columns_for(rows: list[Json]) -> list[Column]:
     """The columns that these rows have something to show in."""
     columns = REGRESSION if rows and "rmse" in rows[0] else CLASSIFICATION
+    if rows and not {"rmse", "accuracy"} & set(rows[0]):  # several outputs
+        found = [key for key in rows[0] if key.endswith(("_accuracy", "_rmse")) and not key.startswith("sampled_")]
+        columns = [CLASSIFICATION[0], *((key.replace("_", " "), _number(key, 4)) for key in found), *CLASSIFICATION[6:]]
     return [(title, cell) for title, cell in columns if any(cell(row) for row in rows)]
 
 

@@ -95,6 +95,55 @@ def most(lost: int, gained: int, n: int, error: float) -> float:
     return float(max(above)) + step if above else high
 
 
+_BETS = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.015)
+
+
+def mean_p_value(values: np.ndarray, limit: float) -> float:
+    """How likely values [n] in [-1, 1] so far below `limit` are if their true mean were `limit` or more: never understated.
+
+    A bet on each value to be below the limit, in games that are fair or worse if it is not, gains a factor of more than 1 / p
+    with a chance of at most p; betted is with seven fractions of what one has, a seventh of the stake each, so that none
+    has to be known (Waudby-Smith and Ramdas 2024, JRSS B 86, 1, section 4). It needs no distribution but independence.
+    """
+    if limit >= 1:
+        return 0.0
+    if len(values) == 0 or float(np.mean(values)) >= limit:
+        return 1.0
+    gain = (1 - np.asarray(values, np.float64)) / (1 - limit) - 1
+    with np.errstate(divide="ignore"):
+        wealth = np.logaddexp.reduce([np.log1p(bet * gain).sum() for bet in _BETS]) - math.log(len(_BETS))
+    return float(math.exp(min(0.0, -wealth)))
+
+
+def most_of_mean(values: np.ndarray, error: float) -> float:
+    """The smallest mean, at least 0, that the sample rules out to be reached: an upper bound that fails with at most `error`."""
+    if mean_p_value(values, 0.0) <= error:
+        return 0.0
+    low, high = 0.0, 1.0
+    while high - low > 1e-5:  # the p-value falls with the limit
+        middle = (low + high) / 2
+        low, high = (low, middle) if mean_p_value(values, middle) <= error else (middle, high)
+    return high
+
+
+def skewed_p_value(values: np.ndarray) -> float:
+    """How likely a mean so far below 0 is if the true one were 0 or more.
+
+    Student's t with a correction for skewness (Johnson 1978, JASA 73, 536): squared errors have a long tail to the right, of
+    which a sample that lacks it would look too good. Approximate, for some dozens of values and more.
+    """
+    n, mean = len(values), float(np.mean(values))
+    if n < 3 or mean >= 0:
+        return 1.0
+    moved = values - mean
+    variance = float(np.sum(np.square(moved)) / (n - 1))
+    if variance <= 0:
+        return 1.0
+    third = float(np.mean(moved**3))
+    corrected = mean + third / (6 * variance * n) + third * mean**2 / (3 * variance**2)
+    return float(stats.t.cdf(corrected * math.sqrt(n / variance), n - 1))
+
+
 def enough(drop: float, error: float) -> int | None:
     """How many examples could show at most a drop of `drop` if the networks differed on none of them; None for no number."""
     if drop <= 0:

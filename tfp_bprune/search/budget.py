@@ -16,11 +16,13 @@ from scipy.special import expit
 
 from tfp_bprune.evaluate.metrics import bin_of, expected_calibration_error
 from tfp_bprune.evaluate.uncertainty import ood_auroc
+from tfp_bprune.models.heads import Head
 from tfp_bprune.search import bounds
-from tfp_bprune.search.trial import Answers
+from tfp_bprune.search.trial import Answers, Numbers
 from tfp_bprune.types import BpruneError, Json
 
 _DRAWS = 4000
+_RMSE_INCREASE = 0.05
 # Nats. Chosen on validation splits of four networks (784-500-500-10, mnist and fashion_mnist, two seeds each), 40 random
 # allocations around 98 % sparsity: a third's soft drop correlates .93 to .97 with the drop of the other two thirds, at .3
 # .92 to .96, at 1.2 .90 to .97, and the drop by sharp decisions .86 to .93.
@@ -29,7 +31,7 @@ _WIDTH = 0.5
 
 @dataclass(frozen=True)
 class Pair:
-    """A pruned network beside the unpruned one, on the same examples.
+    """A pruned classifier beside the unpruned one, on the same examples.
 
     Attributes:
       whole, pruned: answers on examples of the data.
@@ -42,7 +44,7 @@ class Pair:
 
     @property
     def lost(self) -> int:
-        """Examples that the unpruned network has right and the pruned one wrong."""
+        """Examples, or questions, that the unpruned network has right and the pruned one wrong."""
         return int(np.count_nonzero(self.whole.right & ~self.pruned.right))
 
     @property
@@ -53,7 +55,17 @@ class Pair:
     @property
     def drop(self) -> float:
         """Accuracy lost."""
-        return (self.lost - self.gained) / len(self.whole.labels)
+        return (self.lost - self.gained) / self.whole.labels.size
+
+    @property
+    def drops(self) -> np.ndarray:
+        """Accuracy lost on each example [n], in [-1, 1]: the mean over its questions, which are not independent."""
+        return self.whole.accuracy - self.pruned.accuracy
+
+    @property
+    def single(self) -> bool:
+        """Whether each example has one question."""
+        return self.whole.labels.ndim == 1
 
     @property
     def soft_drop(self) -> float:
@@ -66,14 +78,34 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class NumberPair:
+    """A pruned regression beside the unpruned one, on the same examples."""
+
+    whole: Numbers
+    pruned: Numbers
+    strange: None = None
+
+    @property
+    def increase(self) -> float:
+        """By what part of itself the root mean squared error grows."""
+        return self.pruned.rmse / max(self.whole.rmse, 1e-30) - 1
+
+    def beyond(self, limit: float) -> np.ndarray:
+        """Of each example [n] how far the pruned network's squared error is above the other's with an RMSE grown by `limit`."""
+        return self.pruned.squares - (1 + limit) ** 2 * self.whole.squares
+
+
+@dataclass(frozen=True)
 class Budget:
     """The conditions.
 
     Attributes:
-      max_accuracy_drop: accuracy that may be lost, a fraction: 0.005 is half a point.
+      max_accuracy_drop: accuracy that may be lost, a fraction: 0.005 is half a point. Of labels, pixels or steps, the part of
+        all of them; a regression has none.
       max_ece_increase: by how much the expected calibration error may grow.
       min_ood_auroc: how well the predictive entropy must tell examples of another dataset, in [0.5, 1].
       level: confidence of what is promised.
+      max_rmse_increase: of a regression: by what part of itself the root mean squared error may grow; 0.05 unless said.
 
     Raises:
       BpruneError: no condition is given, or one is out of range.
@@ -83,10 +115,15 @@ class Budget:
     max_ece_increase: float | None = None
     min_ood_auroc: float | None = None
     level: float = 0.95
+    max_rmse_increase: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_accuracy_drop is self.max_ece_increase is self.min_ood_auroc is None:
-            raise BpruneError("a budget needs a condition: give max_accuracy_drop, max_ece_increase or min_ood_auroc")
+        if self.max_accuracy_drop is self.max_ece_increase is self.min_ood_auroc is self.max_rmse_increase is None:
+            raise BpruneError(
+                "a budget needs a condition: give max_accuracy_drop, max_ece_increase or min_ood_auroc, or max_rmse_increase"
+            )
+        if self.max_rmse_increase is not None and not 0 < self.max_rmse_increase < math.inf:
+            raise BpruneError(f"max_rmse_increase must be positive, got {self.max_rmse_increase}: 0.05 is 5 %")
         if self.max_accuracy_drop is not None and not 0 <= self.max_accuracy_drop < 1:
             raise BpruneError(
                 f"max_accuracy_drop must be in [0, 1), got {self.max_accuracy_drop}: 0.005 is half a point"
@@ -97,6 +134,31 @@ class Budget:
             raise BpruneError(f"min_ood_auroc must be in [0.5, 1], got {self.min_ood_auroc}")
         if not 0.5 <= self.level < 1:
             raise BpruneError(f"level must be in [0.5, 1), got {self.level}")
+
+    def of(self, head: Head, several: bool) -> Budget:
+        """The conditions that a network of such an output has, and no others.
+
+        Args:
+          several: whether an example has several labels, pixels or steps.
+
+        Raises:
+          BpruneError: one is asked for that it cannot have.
+        """
+        classifies = head.classifies
+        if classifies and self.max_rmse_increase is not None:
+            raise BpruneError(f"max_rmse_increase is for a regression, the network is a {head.task}: leave it out")
+        asked = [name for name in ("max_ece_increase", "min_ood_auroc") if getattr(self, name) is not None]
+        if asked and not classifies:
+            raise BpruneError(f"{asked[0]} is for classes, the network is a regression: give max_rmse_increase")
+        if several and self.max_ece_increase is not None:
+            raise BpruneError("max_ece_increase is for one class an example, the network has several: leave it out")
+        if classifies:
+            return self
+        if self.max_rmse_increase is None and self.max_accuracy_drop != Budget.max_accuracy_drop:
+            raise BpruneError(
+                "max_accuracy_drop expects a classification, the network is a regression: give max_rmse_increase"
+            )
+        return replace(self, max_accuracy_drop=None, max_rmse_increase=self.max_rmse_increase or _RMSE_INCREASE)
 
     @property
     def others(self) -> Budget | None:
@@ -109,19 +171,22 @@ class Budget:
     def _z(self) -> float:
         return float(stats.norm.ppf(self.level))
 
-    def excess(self, pair: Pair, examples: int) -> float:
+    def excess(self, pair: Pair | NumberPair, examples: int) -> float:
         """How far the worst condition is from being shown on `examples` others, in standard errors; at most 0 is in.
 
         By estimates from `pair`; `evidence` decides.
         """
         return max(self._z + distance for distance in self._distances(pair, examples).values())
 
-    def _distances(self, pair: Pair, examples: int) -> dict[str, float]:
+    def _distances(self, pair: Pair | NumberPair, examples: int) -> dict[str, float]:
         """Each condition's estimate beyond its limit, in standard errors of so many examples."""
+        if isinstance(pair, NumberPair):
+            beyond = pair.beyond(self.max_rmse_increase or 0.0)
+            return {"rmse": float(beyond.mean() / max(beyond.std(), 1e-30)) * math.sqrt(examples)}
         found, n = {}, len(pair.whole.labels)
         if self.max_accuracy_drop is not None:
-            differing = max((pair.lost + pair.gained) / n, self.max_accuracy_drop, 1 / n)
-            error = math.sqrt(differing / examples)
+            squares = (pair.lost + pair.gained) / n if pair.single else float(np.square(pair.drops).mean())
+            error = math.sqrt(max(squares, self.max_accuracy_drop, 1 / n) / examples)
             found["accuracy"] = (pair.soft_drop - self.max_accuracy_drop) / error
         if self.max_ece_increase is not None:
             wrong = 1 - pair.whole.right.mean()
@@ -135,7 +200,7 @@ class Budget:
             found["ood_auroc"] = (needed - auroc(pair)) / error - self._z
         return found
 
-    def evidence(self, pair: Pair, seed: int = 0) -> Json:
+    def evidence(self, pair: Pair | NumberPair, seed: int = 0) -> Json:
         """What a sample that was not searched on says of each condition.
 
         Returns:
@@ -143,17 +208,21 @@ class Budget:
           `p_value`, `examples` and the `method`.
         """
         conditions: Json = {}
+        if isinstance(pair, NumberPair):
+            conditions["rmse_increase"] = self._squares(pair) | {"bound": most_increase(pair, 1 - self.level)}
+            return {"p_value": conditions["rmse_increase"]["p_value"], "conditions": conditions}
         if self.max_accuracy_drop is not None:
-            bound = bounds.most(pair.lost, pair.gained, len(pair.whole.labels), 1 - self.level)
-            conditions["accuracy_drop"] = self._accuracy(pair) | {"bound": bound}
+            conditions["accuracy_drop"] = self._accuracy(pair) | {"bound": _most_lost(pair, 1 - self.level)}
         if self.max_ece_increase is not None:
             conditions["ece_increase"] = self._calibration(pair, seed)
         if self.min_ood_auroc is not None:
             conditions["ood_auroc"] = self._told_apart(pair)
         return {"p_value": max(found["p_value"] for found in conditions.values()), "conditions": conditions}
 
-    def shown(self, pair: Pair, seed: int = 0) -> bool:
+    def shown(self, pair: Pair | NumberPair, seed: int = 0) -> bool:
         """Whether such a sample shows all conditions to hold, at `level`."""
+        if isinstance(pair, NumberPair):
+            return bool(self._squares(pair)["p_value"] <= 1 - self.level)
         conditions = [
             (self.max_accuracy_drop, lambda: self._accuracy(pair)),
             (self.max_ece_increase, lambda: self._calibration(pair, seed)),
@@ -163,6 +232,16 @@ class Budget:
 
     def _accuracy(self, pair: Pair) -> Json:
         limit, n = self.max_accuracy_drop or 0.0, len(pair.whole.labels)
+        if not pair.single:
+            return {
+                "limit": limit,
+                "estimate": pair.drop,
+                "p_value": bounds.mean_p_value(pair.drops, limit),
+                "lost": pair.lost,
+                "gained": pair.gained,
+                "examples": n,
+                "method": "paired by example, bets on a bounded mean (Waudby-Smith and Ramdas 2024): conservative",
+            }
         return {
             "limit": limit,
             "estimate": pair.drop,
@@ -171,6 +250,16 @@ class Budget:
             "gained": pair.gained,
             "examples": n,
             "method": "paired, score statistic, exact (Tango 1998; Berger and Boos 1994)",
+        }
+
+    def _squares(self, pair: NumberPair) -> Json:
+        limit = self.max_rmse_increase or 0.0
+        return {
+            "limit": limit,
+            "estimate": pair.increase,
+            "p_value": bounds.skewed_p_value(pair.beyond(limit)),
+            "examples": len(pair.whole.labels),
+            "method": "paired squared errors, t corrected for skewness (Johnson 1978): approximate",
         }
 
     def _calibration(self, pair: Pair, seed: int) -> Json:
@@ -195,6 +284,29 @@ class Budget:
             "examples": fewer,
             "method": "Chernoff's bound on a mean of independent pairs (Hoeffding 1963): conservative",
         }
+
+
+def _most_lost(pair: Pair, error: float) -> float:
+    if pair.single:
+        return bounds.most(pair.lost, pair.gained, len(pair.whole.labels), error)
+    return bounds.most_of_mean(pair.drops, error)
+
+
+def most_increase(pair: NumberPair, error: float) -> float:
+    """The smallest growth of the RMSE, at least 0, that the sample rules out; infinity where it rules out none below tenfold."""
+
+    def ruled_out(limit: float) -> bool:
+        return bounds.skewed_p_value(pair.beyond(limit)) <= error
+
+    low, high = 0.0, 1.0
+    while not ruled_out(high):
+        if high > 10:
+            return math.inf
+        low, high = high, 2 * high
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if ruled_out(middle) else (middle, high)
+    return high
 
 
 def _ece_increase(pair: Pair) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from tfp_bprune.search import bounds
-from tfp_bprune.search.budget import Budget, Pair
+from tfp_bprune.search.budget import Budget, NumberPair, Pair
 from tfp_bprune.search.ranking import Counts, Ranking
 from tfp_bprune.search.session import Sample
 from tfp_bprune.search.threshold import scaled
@@ -54,7 +57,7 @@ def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Cou
     networks = _sequence(best, ranking.left)
     most = _SECOND_START * sum(best.values())
     near = next(place for place, counts in enumerate(networks) if sum(counts.values()) <= most)
-    pairs: dict[int, Pair] = {}
+    pairs: dict[int, Pair | NumberPair] = {}
     kept, at = 0, replace(budget, level=1 - max(_PARTS) * (1 - budget.level))
     holds = False
     for begin, part in zip((0, near), _PARTS, strict=True):
@@ -78,15 +81,18 @@ def _sequence(best: Counts, left: Counts) -> list[Counts]:
     return networks
 
 
-def on_test(pair: Pair, budget: Budget) -> Json:
+def on_test(pair: Pair | NumberPair, budget: Budget) -> Json:
     """What the test split says of a claim: the drop in accuracy with its 95 % interval, and the budget's other conditions.
 
     Returns:
       `unpruned_accuracy`, `accuracy_drop`, `interval`, `lost`, `gained`, `examples`, `method`; `conditions`, estimate and
-      one-sided 95 % bound of calibration and detection where they are asked for.
+      one-sided 95 % bound of calibration and detection where they are asked for. Of a regression `unpruned_rmse` and
+      `rmse_increase` in the place of the first two, and neither `lost` nor `gained`.
     """
     n = len(pair.whole.labels)
-    low, high = bounds.interval(pair.lost, pair.gained, n)
+    if isinstance(pair, NumberPair):
+        return _increase_on_test(pair, n)
+    low, high = bounds.interval(pair.lost, pair.gained, n) if pair.single else _normal(pair.drop, pair.drops)
     others = budget.others
     conditions = replace(others, level=0.95).evidence(pair)["conditions"] if others else {}
     return {
@@ -96,9 +102,29 @@ def on_test(pair: Pair, budget: Budget) -> Json:
         "lost": pair.lost,
         "gained": pair.gained,
         "examples": n,
-        "method": "paired, score interval (Tango 1998), 95 %",
+        "method": "paired, score interval (Tango 1998), 95 %" if pair.single else "paired by example, normal, 95 %",
         "conditions": {name: _reported(condition) for name, condition in conditions.items()},
     }
+
+
+def _increase_on_test(pair: NumberPair, n: int) -> Json:
+    # The delta method: log RMSE is half the logarithm of a mean.
+    whole, pruned = (one.squares / max(one.squares.mean(), 1e-300) for one in (pair.whole, pair.pruned))
+    low, high = _normal(float(np.log1p(pair.increase)), (pruned - whole) / 2)
+    return {
+        "unpruned_rmse": pair.whole.rmse,
+        "rmse_increase": pair.increase,
+        "interval": [float(np.expm1(low)), float(np.expm1(high))],
+        "examples": n,
+        "method": "paired, normal for the logarithm of the ratio, 95 %",
+        "conditions": {},
+    }
+
+
+def _normal(estimate: float, values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval around an estimate that is a mean of values [n], up to a constant."""
+    half = 1.959963984540054 * float(values.std()) / math.sqrt(len(values))
+    return estimate - half, estimate + half
 
 
 def _reported(condition: Json) -> Json:

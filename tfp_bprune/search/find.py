@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from tfp_bprune.arrays import leaves, shapes
 from tfp_bprune.data import Split, Splits
 from tfp_bprune.models.convert import adopt
+from tfp_bprune.models.heads import Head, heads_for, heads_of, note_heads, noted_heads
+from tfp_bprune.models.match import check_shapes
 from tfp_bprune.prune.select import default_criterion
 from tfp_bprune.runs import finite
 from tfp_bprune.search import layers
@@ -25,7 +29,7 @@ from tfp_bprune.search.session import Session
 from tfp_bprune.search.size import Sizes, Target, check_target
 from tfp_bprune.search.threshold import bisect
 from tfp_bprune.search.trial import Evaluator
-from tfp_bprune.types import BpruneError, Criterion, Json
+from tfp_bprune.types import BpruneError, Criterion, Json, PruneError
 
 Order = Literal["refined", "score"]
 TRIALS_FILE, SETTINGS_FILE = "trials.jsonl", "settings.json"
@@ -99,7 +103,7 @@ class Found:
 def search(
     model: Any,
     data: Splits,
-    out: Path,
+    out: str | os.PathLike[str],
     settings: Settings | None = None,
     strange: Split | None = None,
     on_trial: Callable[[Json], None] = lambda row: None,
@@ -111,19 +115,20 @@ def search(
     killed search that is called again with the same arguments goes on from its last trial.
 
     Args:
-      model: a classifier that `prune` takes.
+      model: what `prune` takes, with one output: classes, binary or more, several labels, or a regression.
       data: what it was trained on.
-      out: folder for the trials.
+      out: folder for the trials, there or not.
+      settings: how to search; the default budget of a regression is an RMSE grown by 5 %.
       strange: examples of another dataset for `min_ood_auroc`, of the same shape.
       on_trial, on_step: told of progress.
 
     Raises:
-      PruneError: nothing is prunable, or the network is no classifier.
-      BpruneError: too few validation examples, or a condition lacks its data.
+      PruneError: nothing is prunable, or the network has several outputs.
+      BpruneError: the budget asks for what the task has not, too few validation examples, or a condition lacks its data.
       RunError: the folder holds another search, or a damaged one.
     """
-    settings = settings or Settings()
-    model = adopt(model)
+    out, model = Path(out), _told(adopt(model), data)
+    settings = settings_for(model, data, settings)
     criterion = settings.criterion or default_criterion(model)
     evaluator, order = Evaluator(model, criterion), by_score(model, criterion)
     _check_data(evaluator, data, settings, strange)
@@ -201,7 +206,7 @@ def _refined_threshold(
 def analyse(
     model: Any,
     data: Splits,
-    out: Path,
+    out: str | os.PathLike[str],
     criterion: Criterion | None = None,
     on_trial: Callable[[Json], None] = lambda row: None,
 ) -> list[Json]:
@@ -210,7 +215,7 @@ def analyse(
     Returns:
       Rows by layer and part kept, before them one of the unpruned network (`layer` None, `kept` 1).
     """
-    model = adopt(model)
+    out, model = Path(out), _told(adopt(model), data)
     criterion = criterion or default_criterion(model)
     evaluator, order = Evaluator(model, criterion), by_score(model, criterion)
     valid = data.examples("valid")
@@ -220,7 +225,14 @@ def analyse(
     path.unlink(missing_ok=True)
     sample = sample_of(evaluator, valid, None, order.masks(order.left))
     session = Session(
-        sample, Budget(), "nonzeros", Sizes(evaluator), {"score": order}, TrialLog(path), len(valid), on_trial
+        sample,
+        settings_for(model, data).budget,
+        "nonzeros",
+        Sizes(evaluator),
+        {"score": order},
+        TrialLog(path),
+        len(valid),
+        on_trial,
     )
     unpruned = session.trial("sensitivity", "score", order.left) | {"layer": None, "tensor": None, "kept": 1.0}
     rows = [unpruned, *sensitivity(session, "score", KEPT)]
@@ -228,9 +240,39 @@ def analyse(
     return rows
 
 
+def settings_for(model: Any, data: Splits, settings: Settings | None = None) -> Settings:
+    """The settings with the budget of the network's task.
+
+    Raises:
+      BpruneError: it asks for what the task has not; see `Budget.of`.
+    """
+    settings = settings or Settings()
+    head = _head(_told(model, data))
+    return replace(settings, budget=settings.budget.of(head, head.task == "multilabel" or bool(data.info.positions)))
+
+
+def _head(model: Any) -> Head:
+    heads = list(heads_of(model).values())
+    if len(heads) != 1:
+        raise PruneError(f"model {model.name!r} has {len(heads)} outputs: a search expects one")
+    return heads[0]
+
+
+def _told(model: Any, data: Splits) -> Any:
+    """The model, of which it is said what its outputs mean on this data where nothing else says it."""
+    return model if noted_heads(model) else note_heads(model, heads_for(model, data.info))
+
+
 def _check_data(evaluator: Evaluator, data: Splits, settings: Settings, strange: Split | None) -> None:
-    if data.info.task != "classification":
-        raise BpruneError(f"{data.info.name} is a {data.info.task}: a search expects a classification")
+    check_shapes(evaluator.network, data)
+    suited, task = evaluator.head.task, data.info.task
+    expected = {
+        "gaussian": ("regression",),
+        "classification": ("classification", "binary"),
+        "binary": ("classification", "binary"),
+    }
+    if task not in expected.get(suited, (suited,)):
+        raise BpruneError(f"{data.info.name} is a {task}: the network was made for {suited}")
     if len(data.examples("valid")) < _FEWEST:
         raise BpruneError(
             f"{len(data.examples('valid'))} validation examples are too few to search on, expected {_FEWEST} at least: "
@@ -240,15 +282,14 @@ def _check_data(evaluator: Evaluator, data: Splits, settings: Settings, strange:
         raise BpruneError("min_ood_auroc and examples of another dataset (--ood) go together: give both or none")
     if strange is not None and len(strange) < _FEWEST:
         raise BpruneError(f"{len(strange)} examples of the other dataset are too few: expected {_FEWEST} at least")
-    if strange is not None and strange.x.shape[1:] != data.examples("valid").x.shape[1:]:
-        raise BpruneError(
-            f"examples of the other dataset have shape {strange.x.shape[1:]}: expected {data.examples('valid').x.shape[1:]}"
-        )
+    if strange is not None and shapes(strange.x) != (wanted := shapes(data.examples("valid").x)):
+        raise BpruneError(f"examples of the other dataset have shape {shapes(strange.x)}: expected {wanted}")
 
 
 def _fingerprint(model: Any, data: Splits, settings: Settings, strange: Split | None) -> Json:
     """What decides every trial."""
-    odd = digest([strange.x]) if strange else None
-    return finite(
-        asdict(settings) | {"network": fingerprint_of(model), "data": fingerprint_of_splits(data), "ood": odd}
-    )
+    odd = digest(leaves(strange.x)) if strange else None
+    asked = asdict(settings)
+    if settings.budget.max_rmse_increase is None:  # searches from before there was such a condition go on
+        del asked["budget"]["max_rmse_increase"]
+    return finite(asked | {"network": fingerprint_of(model), "data": fingerprint_of_splits(data), "ood": odd})

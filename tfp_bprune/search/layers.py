@@ -61,7 +61,10 @@ def value_of(session: Session, row: Json) -> float:
 
 
 def _nll(row: Json) -> float:
-    """Of a trial; the log keeps null for an infinite one, of a class that was given no probability at all."""
+    """Of a trial; the log keeps null for an infinite one, of a class that was given no probability at all. Of a regression the
+    growth of its RMSE, which tells trials apart as well."""
+    if "rmse_increase" in row:
+        return float(row["rmse_increase"])
     return math.inf if row["nll"] is None else float(row["nll"])
 
 

@@ -1,4 +1,4 @@
-"""Networks that none other beats in both accuracy and size, or both accuracy and speed."""
+"""Networks that none other beats in both accuracy, or RMSE, and size, or both that and speed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,13 @@ def undominated(rows: Sequence[Json], size: str) -> list[Json]:
     Of equals the first is taken.
     """
     best, found = float("inf"), []
-    for row in sorted(rows, key=lambda r: (r[size], r["accuracy_drop"], r["trial"])):
-        if row["accuracy_drop"] < best:
-            best = row["accuracy_drop"]
+    for row in sorted(rows, key=lambda r: (r[size], lost(r), r["trial"])):
+        if lost(row) < best:
+            best = lost(row)
             found.append(row)
     return found
+
+
+def lost(row: Json) -> float:
+    """What a trial costs: accuracy lost, or the part by which the RMSE grows."""
+    return float(row["accuracy_drop"] if "accuracy_drop" in row else row["rmse_increase"])

@@ -12,8 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import tf
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.arrays import leaves
+from tfp_bprune.arrays import rows as chosen_rows
 from tfp_bprune.data import Split
+from tfp_bprune.evaluate.masked import on_device
+from tfp_bprune.models.heads import Head
 from tfp_bprune.prune.select import prunable_weights, scored
 from tfp_bprune.reading import read_below
 from tfp_bprune.runs import sealed_tensors, unsealed_tensors, write_atomically
@@ -91,10 +95,10 @@ def refined(
 
     At each step the weights of highest score are kept, as many as chance says between PARTS of `around`, evenly in the
     logarithm, so that one order serves networks of all these sizes. Every weight, kept or not, is told by the gradient how
-    much its presence would lower the cross-entropy of the pruned network's answers to a batch of training examples, against
-    the unpruned network's answers and the true classes, half each: log score -= rate * w * dL/dw, straight through the
-    threshold (Ramanujan et al. 2020, "What's hidden in a randomly weighted neural network?", arXiv 1911.13299, equation 6,
-    there with random weights and one size).
+    much its presence would lower the cross-entropy of the pruned network's answers to a batch of training examples, or the
+    squared error of a regression, against the unpruned network's answers and the true ones, half each: log score -= rate *
+    w * dL/dw, straight through the threshold (Ramanujan et al. 2020, "What's hidden in a randomly weighted neural
+    network?", arXiv 1911.13299, equation 6, there with random weights and one size).
 
     Args:
       evaluator: of the network.
@@ -107,20 +111,30 @@ def refined(
       New scores by kernel, comparable between kernels; minus infinity where they were.
     """
     rng = np.random.default_rng(seed)
-    size = min(BATCH, len(train))
+    size, head = min(BATCH, len(train)), evaluator.head
     seen = rng.permutation(len(train))[: size * steps]
     evaluator.hold(start.masks(start.left))
-    answers = evaluator.on(Split(train.name, train.x[seen], train.y[seen])).as_held().astype(np.float32)
-    taught = (1 - _TRUTH) * answers + _TRUTH * np.eye(answers.shape[1], dtype=np.float32)[train.y[seen]]
+    chosen = train.rows(seen)
+    answers = evaluator.on(chosen).as_held().astype(np.float32)
+    if head.task == "gaussian":
+        answers = answers[..., : answers.shape[-1] // 2]
+    taught = (1 - _TRUTH) * answers + _TRUTH * _truth(head, leaves(chosen.y)[0], answers)
     pulls, scores = _pulls(evaluator), _Scores(start.scores)
     for step in range(steps):
         on_step(step)
         rows = rng.choice(len(seen), size, replace=False)
         kept = scores.highest(max(1, round(around * np.exp(rng.uniform(*np.log(PARTS))))))
         evaluator.hold(scores.parted(kept))
-        found = pulls(tf.constant(train.x[seen[rows]], tf.float32), tf.constant(taught[rows])).numpy()
+        found = pulls(on_device(chosen_rows(chosen.x, rows), evaluator.network), tf.constant(taught[rows])).numpy()
         scores.move(found, RATE * (1 - step / steps), kept)
     return {name: s.astype(np.float64) for name, s in scores.parted(scores.values).items()}
+
+
+def _truth(head: Head, y: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """What a network that is always right would answer, of the shape of `answers`."""
+    if head.task == "classification":
+        return np.eye(answers.shape[-1], dtype=np.float32)[y.reshape(answers.shape[:-1])]
+    return y.astype(np.float32).reshape(answers.shape)
 
 
 class _Scores:
@@ -166,7 +180,7 @@ def _highest(values: np.ndarray, number: int) -> float:
 
 
 def _pulls(evaluator: Evaluator) -> Any:
-    """Of all weights, one after the other: weight times gradient of the mean cross-entropy between given answers and the held network's."""
+    """Of all weights, one after the other: weight times gradient of the mean loss of the held network by given answers."""
     locs = [tf.constant(loc) for loc in evaluator.locs.values()]
 
     @tf.function(reduce_retracing=True)
@@ -174,12 +188,22 @@ def _pulls(evaluator: Evaluator) -> Any:
         kernels = list(evaluator.kernels.values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(kernels)
-            logits = evaluator.network(x, training=False)
-            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(taught, logits))
+            loss = tf.reduce_mean(_loss(evaluator.head, taught, evaluator.network(x, training=False)))
         found = tape.gradient(loss, kernels)
         return tf.concat([tf.reshape(g * loc, [-1]) for g, loc in zip(found, locs, strict=True)], 0)
 
     return pulls
+
+
+def _loss(head: Head, taught: Any, outputs: Any) -> Any:
+    """Cross-entropy of classes or labels, or squared error of means."""
+    if head.task == "classification" and head.logits:
+        return tf.nn.softmax_cross_entropy_with_logits(taught, outputs)
+    if head.task == "classification":
+        return keras.losses.categorical_crossentropy(taught, outputs)
+    if head.classifies:
+        return keras.backend.binary_crossentropy(taught, outputs, from_logits=head.logits)
+    return tf.square(outputs[..., : taught.shape[-1]] - taught)
 
 
 def stored_scores(

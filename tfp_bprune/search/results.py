@@ -5,25 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune.data import Split, Splits
 from tfp_bprune.evaluate.fresh import reload
-from tfp_bprune.evaluate.metrics import of_outputs
+from tfp_bprune.evaluate.metrics import as_served, of_outputs
 from tfp_bprune.evaluate.sweep import BATCHES, machine
+from tfp_bprune.evaluate.uncertainty import ood_auroc
 from tfp_bprune.export import export
 from tfp_bprune.models.convert import adopt
 from tfp_bprune.prune.prune import with_masks
 from tfp_bprune.prune.select import default_criterion
 from tfp_bprune.runs import finite, write_json
 from tfp_bprune.schemas import COUNT, listing, record
-from tfp_bprune.search.budget import Pair, auroc
 from tfp_bprune.search.claim import Claim
-from tfp_bprune.search.find import TRIALS_FILE, Found, Settings
+from tfp_bprune.search.find import TRIALS_FILE, Found, Settings, settings_for
 from tfp_bprune.search.log import TrialLog, read_sealed
 from tfp_bprune.search.ranking import SCORES_FILE, Ranking, by_score, read_scores
 from tfp_bprune.search.samples import others_parted
 from tfp_bprune.search.sentence import sentence
 from tfp_bprune.search.size import Sizes
-from tfp_bprune.search.trial import Answers
 from tfp_bprune.types import BpruneError, ExportError, Json, RunError
 from tfp_bprune.writing import beside, put_in_place
 
@@ -44,6 +45,7 @@ def write_results(
       `global`, the same for the best single threshold; of each `claim`, `test` and `of_unpruned`, the target's part of the
       unpruned network's by the model of sizes that the search went by; `front`; `sentence`; `speed`.
     """
+    settings = settings_for(model, data, settings)
     test, odd = data.examples("test"), others_parted(strange)[2] if strange else None
     sizes = Sizes(found.evaluator)
     scalars = {key: value for key, value in facts.items() if not isinstance(value, dict)}
@@ -87,11 +89,13 @@ def _claimed(claim: Claim) -> Json:
 
 
 def _measured(pruned: Any, place: Path, test: Split, strange: Split | None, facts: Json) -> Json:
-    """Scores, bytes and latency of the exported mean network, and the epistemic uncertainty of the distribution.
+    """Scores, bytes and latency of the exported mean network, and the epistemic uncertainty of the distribution, of a
+    regression the standard deviation by its weights.
 
     `ood_auroc` is of test examples against those of the other dataset that neither led the search nor proved anything.
     """
     manifest = export(pruned, place / "mean", facts=facts)
+    test = as_served(test, manifest)
     [mean] = reload([place / "mean"], test.x, BATCHES, trust=True)
     found: Json = {key: manifest[key] for key in ("sparsity", "nonzeros", "parameters", "prunable", "bytes")}
     found |= of_outputs(mean.outputs, test.y)
@@ -99,10 +103,14 @@ def _measured(pruned: Any, place: Path, test: Split, strange: Split | None, fact
     if default_criterion(pruned) == "snr":
         found["epistemic"] = _epistemic(pruned, place / "uncertain", test, facts)
     if strange is not None:
-        [outside] = reload([place / "mean"], strange.x, trust=True)
-        inside = Answers(mean.outputs["probabilities"], test.y)
-        found["ood_auroc"] = auroc(Pair(inside, inside, Answers(outside.outputs["probabilities"], strange.y)))
+        [outside] = reload([place / "mean"], as_served(Split("", strange.x, test.y), manifest).x, trust=True)
+        found["ood_auroc"] = ood_auroc(*(_summed(one.outputs["entropy"]) for one in (mean, outside)))
     return found
+
+
+def _summed(entropy: np.ndarray) -> np.ndarray:
+    """Over the labels, pixels or steps of each example."""
+    return entropy.reshape(len(entropy), -1).sum(1)
 
 
 def _epistemic(pruned: Any, place: Path, test: Split, facts: Json) -> float:
@@ -111,7 +119,8 @@ def _epistemic(pruned: Any, place: Path, test: Split, facts: Json) -> float:
     except ExportError:  # a layer that moments cannot pass
         export(pruned, place, "sampled", 10, facts=facts)
     [uncertain] = reload([place], test.x, trust=True)
-    return float(uncertain.outputs["epistemic"].mean())
+    known = uncertain.outputs
+    return float(known["epistemic" if "epistemic" in known else "weights_std"].mean())
 
 
 def point_of(out: Path, number: int) -> Json:

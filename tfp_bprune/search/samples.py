@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfp_bprune.arrays import leaves
 from tfp_bprune.data import Split, Splits
 from tfp_bprune.models.convert import adopt
 from tfp_bprune.search.session import Sample
@@ -34,7 +35,7 @@ def others_parted(strange: Split) -> tuple[Split, Split, Split]:
 
 def _rows(split: Split, rows: np.ndarray) -> Split:
     rows = np.sort(rows)
-    return Split(split.name, split.x[rows], split.y[rows])
+    return split.rows(rows)
 
 
 def sample_of(evaluator: Evaluator, split: Split, strange: Split | None, whole: dict[str, np.ndarray]) -> Sample:
@@ -52,7 +53,7 @@ def fingerprint_of_splits(data: Splits) -> str:
     """Of all examples, as they are parted, ordered and batched."""
     splits = [data.examples(name) for name in ("train", "valid", "test")]
     order = np.array([data.seed, data.batch_size])
-    return digest([order, *(array for split in splits for array in (split.x, split.y))])
+    return digest([order, *(array for split in splits for array in (*leaves(split.x), *leaves(split.y)))])
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:

@@ -23,6 +23,11 @@ def sentence(result: Json) -> str:
 def _tested(result: Json) -> str:
     """The test split's figures, each with its uncertainty."""
     test = result["test"]
+    if "rmse_increase" in test:
+        return (
+            f"test RMSE {result['rmse']:.4g} against {test['unpruned_rmse']:.4g}, {100 * test['rmse_increase']:+.2f} %, "
+            f"95 % interval [{100 * test['interval'][0]:+.2f}, {100 * test['interval'][1]:+.2f}], {test['examples']:,} examples"
+        )
     said = [
         f"test {result['accuracy']:.4f} against {test['unpruned_accuracy']:.4f}, difference {-100 * test['accuracy_drop']:+.2f} points, "
         f"95 % interval [{-100 * test['interval'][1]:+.2f}, {-100 * test['interval'][0]:+.2f}], {test['examples']:,} examples"
@@ -57,6 +62,7 @@ def _promise(claim: Json) -> str:
     says = {
         "accuracy_drop": lambda c: f"costs at most {100 * c['limit']:g} points of accuracy",
         "ece_increase": lambda c: f"raises the calibration error by at most {c['limit']:g}",
+        "rmse_increase": lambda c: f"raises the RMSE by at most {100 * c['limit']:g} %",
         "ood_auroc": lambda c: f"tells the other dataset with an AUROC of at least {c['limit']:g}",
     }
     return " and ".join(says[name](condition) for name, condition in claim["conditions"].items())
@@ -65,7 +71,12 @@ def _promise(claim: Json) -> str:
 def _out_of_reach(result: Json) -> str:
     """Why not, and what to do: the best that so many examples can show, here of the unpruned network itself."""
     claim = result["claim"]
-    says = {"accuracy_drop": _accuracy_out_of_reach, "ece_increase": _ece_out_of_reach, "ood_auroc": _area_out_of_reach}
+    says = {
+        "accuracy_drop": _accuracy_out_of_reach,
+        "ece_increase": _ece_out_of_reach,
+        "ood_auroc": _area_out_of_reach,
+        "rmse_increase": _rmse_out_of_reach,
+    }
     missed = {k: c for k, c in claim["conditions"].items() if c["p_value"] > 1 - claim["level"]}
     return " and ".join(
         says[name](condition, claim["level"]) for name, condition in (missed or claim["conditions"]).items()
@@ -74,11 +85,10 @@ def _out_of_reach(result: Json) -> str:
 
 def _accuracy_out_of_reach(condition: Json, level: float) -> str:
     limit, needed = condition["limit"], bounds.enough(condition["limit"], 1 - level)
-    advice = (
-        f"{needed:,} are needed for {100 * limit:g}, train with a larger --validation-fraction"
-        if needed
-        else "a drop of 0 can be shown of no other network, allow some"
-    )
+    advice = "a drop of 0 can be shown of no other network, allow some"
+    if needed:
+        number = f"{needed:,} are needed" if condition["method"].startswith("paired, score") else "more are needed"
+        advice = f"{number} for {100 * limit:g}, train with a larger --validation-fraction"
     return (
         f"{condition['examples']:,} validation examples kept aside can show a loss of at most {100 * condition['bound']:.2f} "
         f"points of accuracy at best ({advice})"
@@ -89,6 +99,14 @@ def _ece_out_of_reach(condition: Json, level: float) -> str:
     return (
         f"{condition['examples']:,} validation examples kept aside can show at best that the calibration error grows by at most "
         f"{condition['bound']:.4f}, asked was {condition['limit']:g}"
+    )
+
+
+def _rmse_out_of_reach(condition: Json, level: float) -> str:
+    shown = "no bound" if condition["bound"] is None else f"at most {100 * condition['bound']:.3g} %"
+    return (
+        f"{condition['examples']:,} validation examples kept aside can show a growth of the RMSE by {shown} at best, asked was "
+        f"{100 * condition['limit']:g} %, train with a larger --validation-fraction"
     )
 
 

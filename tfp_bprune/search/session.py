@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from tfp_bprune.search.budget import Budget, Pair, auroc
+from tfp_bprune.search.budget import Budget, NumberPair, Pair, auroc
 from tfp_bprune.search.log import TrialLog
 from tfp_bprune.search.ranking import Counts, Ranking
 from tfp_bprune.search.size import Sizes, Target
-from tfp_bprune.search.trial import Answers, Examples
+from tfp_bprune.search.trial import Answers, Examples, Numbers
 from tfp_bprune.types import Json, RunError
 
 
@@ -21,11 +21,14 @@ class Sample:
 
     examples: Examples
     strange: Examples | None
-    whole: Answers
+    whole: Answers | Numbers
 
-    def pair(self, masks: Any) -> Pair:
+    def pair(self, masks: Any) -> Pair | NumberPair:
         """The network under `masks` beside the unpruned one."""
-        return Pair(self.whole, self.examples.answers(masks), self.strange.answers(masks) if self.strange else None)
+        pruned, strange = self.examples.answers(masks), self.strange.answers(masks) if self.strange else None
+        if isinstance(self.whole, Numbers):
+            return NumberPair(self.whole, cast(Numbers, pruned))
+        return Pair(self.whole, cast(Answers, pruned), cast("Answers | None", strange))
 
 
 @dataclass
@@ -56,7 +59,8 @@ class Session:
 
         Returns:
           `trial` (its number), `phase`, `ranking`, `counts`; `accuracy`, `nll`, `ece`, `accuracy_drop`, `lost`, `gained`,
-          with another dataset `ood_auroc`; `excess` of the budget; `nonzeros`, `bytes`, `latency` as `Sizes` has them.
+          with another dataset `ood_auroc`; of a regression `rmse` and `rmse_increase` instead; `excess` of the budget;
+          `nonzeros`, `bytes`, `latency` as `Sizes` has them.
 
         Raises:
           RunError: the log holds another trial in this place.
@@ -82,6 +86,13 @@ class Session:
 
     def _measured(self, ranking: str, counts: Counts) -> Json:
         pair = self.sample.pair(self.rankings[ranking].masks(counts))
+        if isinstance(pair, NumberPair):
+            return {
+                "rmse": pair.pruned.rmse,
+                "rmse_increase": pair.increase,
+                "excess": self.budget.excess(pair, self.proof),
+                **self.sizes.of(counts),
+            }
         scores = pair.pruned.scores()
         found: Json = {key: scores[key] for key in ("accuracy", "nll", "ece")}
         found |= {"accuracy_drop": pair.drop, "lost": pair.lost, "gained": pair.gained}

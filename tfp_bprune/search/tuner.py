@@ -109,7 +109,7 @@ def _check_network(network: str, data: Splits, twin: str, epochs: int, hidden: t
 
 
 def _check_objective(objective: str, data: Splits) -> None:
-    names = ["loss", "nll", "accuracy" if data.info.task == "classification" else "mse"]
+    names = ["loss", "nll", "mse" if data.info.task == "regression" else "accuracy"]
     if objective not in (known := [f"val_{name}" for name in names]):
         raise BpruneError(f"unknown objective {objective!r} of a {data.info.task}: expected one of {', '.join(known)}")
 
@@ -165,7 +165,7 @@ def tune(
       method: "random", "hyperband" (which chooses the number of trials itself, within one of its iterations) or "bayesian".
       trials: at most.
       epochs: of each trial, with hyperband at most.
-      objective: "val_nll", "val_loss", "val_accuracy" of a classification or "val_mse" of a regression, of a trial's best epoch.
+      objective: "val_nll", "val_loss", "val_mse" of a regression or "val_accuracy" of all else, of a trial's best epoch.
       on_trial: told the row of each trial when it ends.
 
     Raises:
