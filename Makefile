@@ -1,52 +1,61 @@
 # Everything a newcomer needs: `make demo` and `make test`. Both set up what they use, into .venv.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV := .venv
+# That of .venv; before there is one, the first of those at hand. Another one: make PYTHON=/path/to/python3.13 ...
+PYTHON ?= $(or $(wildcard .venv/bin/python),$(word 2,$(shell .ci/pythons | head -n 1)),none)
+PYTHON := $(PYTHON)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# .venv belongs to the Python that made it; another one has .venv-3.13 or the like.
+VENV := $(if $(filter-out python$(VERSION),$(notdir $(wildcard .venv/lib/python*))),.venv-$(VERSION),.venv)
 BIN := $(VENV)/bin
-UV := UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv
+SYNC := UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --quiet --frozen --inexact --python $(BIN)/python
 UV_VERSION := 0.13.8
-TF_NEWEST := 2.21.0
 WORKERS ?= 2   # processes that share the tests, file by file
 IN_PARTS := -n $(strip $(WORKERS)) --dist loadfile
+WITH_HOROVOD := setting up, Horovod's build included: a few minutes the first time
+WITHOUT_HOROVOD := Python $(VERSION): without Horovod, which needs Python 3.11 and TensorFlow 2.18; its tests are skipped
 export MPLBACKEND := Agg
 
-.PHONY: help setup setup-test demo test test-slow test-newest check bench notebooks wheel clean
+.PHONY: help setup setup-test demo test test-slow test-short test-python test-newest check bench notebooks wheel clean
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
-	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ :/' | column -t -s:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/uv:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed; name yours: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(if $(filter 3.11 3.12 3.13,$(VERSION)),,$(error Python 3.11, 3.12 or 3.13 is needed, got $(PYTHON)$(if $(VERSION), ($(VERSION))): name one, make PYTHON=/path/to/python3.13))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(VENV)/.setup: $(BIN)/uv pyproject.toml uv.lock
-	$(UV) sync --quiet --frozen --inexact
+	$(SYNC)
 	@touch $@
 
 $(VENV)/.setup-test: $(BIN)/uv pyproject.toml uv.lock Makefile
-	@echo "setting up, Horovod's build included: a few minutes the first time"
-	$(UV) sync --quiet --frozen --inexact --extra horovod --extra formats --extra notebooks --extra dev
+	@echo "$(if $(filter 3.11,$(VERSION)),$(WITH_HOROVOD),$(WITHOUT_HOROVOD))"
+	$(SYNC) --extra horovod --extra formats --extra notebooks --extra dev
 	@touch $@ $(VENV)/.setup
 
 setup: $(VENV)/.setup             ## the package and what it needs, into .venv
 
-setup-test: $(VENV)/.setup-test   ## the same with Horovod and the tools for tests
+setup-test: $(VENV)/.setup-test   ## the same with the tools for tests and, on Python 3.11, Horovod
 
 demo: $(VENV)/.setup              ## the main job on handwritten digits, into runs/demo
 	@$(BIN)/tfp-bprune demo --out runs/demo
 
 test: $(VENV)/.setup-test         ## the fast tests, WORKERS=2 files at once
-	$(BIN)/python -m pytest $(IN_PARTS) -m "not slow" --durations=15
+	$(BIN)/python -m pytest $(IN_PARTS) -m "not slow" -rs --durations=15
 
 test-slow: $(VENV)/.setup-test    ## the slow checks on real data; TFDS_DATA_DIR names the data
 	$(BIN)/python -m pytest -m slow --timeout 5400
 
-test-newest: $(BIN)/uv            ## the fast tests but Horovod's on the newest TensorFlow, in an environment of its own
-	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-newest
-	$(BIN)/uv pip install --quiet --no-config --python .venv-newest/bin/python -e '.[dev,formats,notebooks]' tensorflow==$(TF_NEWEST) tf-keras==$(TF_NEWEST)
-	.venv-newest/bin/python -m pytest $(IN_PARTS) -m "not slow and not horovod"
+test-python:                      ## the fast tests on each of Python 3.11, 3.12 and 3.13 that is found, and their sums
+	@.ci/test-python
+
+test-newest:                      ## the fast tests on the newest Python that is found, with the newest TensorFlow
+	$(MAKE) test PYTHON=$(or $(lastword $(shell .ci/pythons | sort -V)),none)
+
+test-short: demo $(VENV)/.setup-test   ## the demo, and from training to a reloaded export with each predictive
+	$(BIN)/python -m pytest -m short
 
 check: $(VENV)/.setup-test        ## format, lint, types, and the tests that need no training
 	$(BIN)/ruff format --check .
@@ -65,4 +74,4 @@ wheel: $(VENV)/.setup-test        ## the wheel, into dist/
 	$(BIN)/uv build --quiet --wheel
 
 clean:                            ## remove environments, runs and caches
-	rm -rf .venv .venv-newest runs dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* runs dist .mypy_cache .ruff_cache .hypothesis

@@ -111,7 +111,7 @@ class Horovod:
             self._hvd = importlib.import_module("horovod.tensorflow")
         except ImportError as error:
             raise TrainingError(
-                "several workers need Horovod: install it with the extra, tfp-bprune[horovod]"
+                "several workers need Horovod: install it with the extra, tfp-bprune[horovod], on Python 3.11"
             ) from error
         self._compression = getattr(self._hvd.Compression, compression)
         self._use_keras_2()
