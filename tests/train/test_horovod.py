@@ -17,13 +17,9 @@ import pytest
 from tfp_bprune.models import load_model
 from tfp_bprune.runs import Run
 
-pytestmark = [
-    pytest.mark.horovod,
-    pytest.mark.skipif(
-        importlib.util.find_spec("horovod") is None,
-        reason="Horovod is not installed; it needs Python 3.11 and TensorFlow 2.18",
-    ),
-]
+if importlib.util.find_spec("horovod") is None:
+    pytest.skip("Horovod is not installed; it needs Python 3.11 and TensorFlow 2.18", allow_module_level=True)
+pytestmark = pytest.mark.horovod
 WORKER = Path(__file__).with_name("horovod_worker.py")
 TRAIN = ["--hidden", "16", "--epochs", "2", "--validation-fraction", "0.2"]
 
