@@ -20,7 +20,7 @@ from tfp_bprune.export.kernels import Lowering
 from tfp_bprune.export.lower import LoweredDense, lowered, variables_of
 from tfp_bprune.export.precision import in_float32, policy_of
 from tfp_bprune.export.program import Program
-from tfp_bprune.models.convert import adopt, refuse_equal_names, strip
+from tfp_bprune.models.convert import adopt, refuse_distributions, refuse_equal_names, strip
 from tfp_bprune.models.heads import Head, Said, heads_of, input_names
 from tfp_bprune.models.rebuild import calls_of, check_graph
 from tfp_bprune.types import ExportError, Json, Predictive
@@ -168,6 +168,7 @@ def _inputs_of(model: Any) -> dict[str, Any]:
 
 def _check(model: Any, predictive: Predictive, samples: int) -> None:
     check_graph(model)
+    refuse_distributions(model)
     refuse_equal_names(model)
     refuse_unknown(model)
     if predictive not in PREDICTIVES:

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import numpy as np
-
 from tfp_bprune._keras import keras, tfp
-from tfp_bprune.layers import LAYERS, NormalPrior, Variational
-from tfp_bprune.layers.posterior import rho_of
+from tfp_bprune.layers import LAYERS, Variational
 from tfp_bprune.models.copying import copy_activation, copy_activation_state, is_keras, is_raw
-from tfp_bprune.models.rebuild import check_graph, rebuild
+from tfp_bprune.models.raw import adopted, copy_posterior, refuse_own_computation
+from tfp_bprune.models.rebuild import calls_of, check_graph, rebuild
 from tfp_bprune.types import BpruneError, Json
 
 _SHARED = (
@@ -33,29 +31,25 @@ _SHARED = (
     "bias_regularizer",
     "bias_constraint",
 )
-_RAW = {
-    (kind, estimator): getattr(tfp.layers, name)
-    for kind, stem in (
-        ("Dense", "Dense"),
-        ("Conv1D", "Convolution1D"),
-        ("Conv2D", "Convolution2D"),
-        ("Conv3D", "Convolution3D"),
-    )
-    for estimator, name in (("flipout", stem + "Flipout"), ("reparameterization", stem + "Reparameterization"))
-} | {("Dense", "local"): tfp.layers.DenseLocalReparameterization}
 
 
 def strip(model: Any) -> Any:
     """The posterior mean as an ordinary Keras model: pruned weights 0, all others equal to the last bit.
 
     Raises:
-      BpruneError: the model is subclassed or not built.
+      BpruneError: the model is subclassed or not built, gives distributions instead of numbers (`DistributionLambda`), or
+        has a layer whose mean is not known.
     """
-    return rebuild(adopt(model), _plain_layer, _copy_mean)
+    model = adopt(model)
+    refuse_distributions(model)
+    return rebuild(model, _plain_layer, _copy_mean)
 
 
 def adopt(model: Any) -> Any:
     """The model with every raw tfp.layers layer replaced by this package's; the model itself if there is none.
+
+    Posteriors stay; so do priors that are normals of one scale, others become the default. Of `DenseVariational`, whose
+    posterior is of kernel and bias together, it has to be a product of normals, and a trainable prior ends as it is now.
 
     Raises:
       BpruneError: the model is subclassed or not built, or a layer's posterior is not a product of normals.
@@ -121,6 +115,7 @@ def _again(value: Any) -> Any:
 def _plain_layer(layer: Any) -> Any:
     if not isinstance(layer, Variational):
         return None
+    refuse_own_computation(layer, next(owner for owner in type(layer).__mro__ if owner in LAYERS.values()))
     return getattr(keras.layers, kind_of(layer) or "")(use_bias=layer.use_bias, **shared_config(layer))
 
 
@@ -132,41 +127,24 @@ def _copy_mean(old: Any, new: Any) -> None:
 
 
 def _adopted_layer(layer: Any) -> Any:
-    if not is_raw(layer):
-        return None
-    kind, estimator = next(key for key, raw in _RAW.items() if isinstance(layer, raw))
-    return LAYERS[kind, estimator](
-        prior=_raw_prior(layer),
-        use_bias=layer.bias_posterior is not None,
-        bayesian_bias=_has_scale(layer.bias_posterior),
-        **shared_config(layer),
-    )
-
-
-def _raw_prior(layer: Any) -> NormalPrior | None:
-    """The raw layer's prior where it is one normal for all weights, else the default."""
-    prior = getattr(layer.kernel_prior, "distribution", None)
-    if not isinstance(prior, tfp.distributions.Normal):
-        return None
-    loc, scale = np.unique(prior.loc), np.unique(prior.scale)
-    return NormalPrior(float(scale[0]), float(loc[0])) if loc.size == scale.size == 1 else None
-
-
-def _has_scale(posterior: Any) -> bool:
-    return isinstance(getattr(posterior, "distribution", None), tfp.distributions.Normal)
+    return adopted(layer, shared_config(layer)) if is_raw(layer) else None
 
 
 def _copy_raw_posterior(old: Any, new: Any) -> None:
-    _copy_normal(old, old.kernel_posterior, new.kernel_posterior)
-    if new.bias_posterior is not None:
-        _copy_normal(old, old.bias_posterior, new.bias_posterior)
-    elif new.bias is not None:
-        new.bias.assign(old.bias_posterior.mean())
+    copy_posterior(old, new)
     copy_activation_state(old, new)
 
 
-def _copy_normal(layer: Any, raw: Any, ours: Any) -> None:
-    if not _has_scale(raw):
-        raise BpruneError(f"layer {layer.name!r} has the posterior {raw.name!r}: expected independent normals")
-    ours.loc_variable.assign(raw.distribution.mean())
-    ours.rho_variable.assign(rho_of(raw.distribution.stddev().numpy()))
+def refuse_distributions(model: Any) -> None:
+    """Refuses layers that give distributions in the place of tensors.
+
+    Raises:
+      BpruneError: naming the first of them.
+    """
+    for layer in calls_of(model):
+        if isinstance(layer, tfp.layers.DistributionLambda):
+            raise BpruneError(
+                f"layer {layer.name!r} ({type(layer).__name__}) gives a distribution, which an ordinary model cannot: "
+                "expected outputs that are numbers; end the model at the layer before it, which gives the distribution's "
+                "parameters: keras.Model(model.input, model.layers[-2].output)"
+            )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tfp
 from tfp_bprune.layers import Variational
 from tfp_bprune.types import BpruneError, Json
 
@@ -16,9 +16,34 @@ _OBJECTS = ("activation", "_initializer", "_regularizer", "_constraint")
 
 
 def copy_of(layer: Any) -> Any:
-    """A new layer like `layer`, not built; `copy_state` gives it the rest."""
-    inner = within(layer)
-    return type(layer).from_config(config_of(layer)) if inner is layer else around(layer, copy_of(inner))
+    """A new layer like `layer`, not built; `copy_state` gives it the rest.
+
+    Raises:
+      BpruneError: Keras cannot make the layer anew.
+    """
+    if within(layer) is not layer:
+        return around(layer, copy_of(within(layer)))
+    head = tfp.layers.DistributionLambda
+    if isinstance(layer, head) and (type(layer) is head or not layer.weights):
+        return _copy_of_distribution(layer)
+    try:
+        return type(layer).from_config(config_of(layer))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        cause = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise BpruneError(
+            f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied, for its get_config does not make it anew: {cause}"
+        ) from error
+
+
+def _copy_of_distribution(layer: Any) -> Any:
+    """The same functions in a new layer: a config would hold copies of them, or none."""
+    return tfp.layers.DistributionLambda(
+        layer._make_distribution_fn,
+        layer._convert_to_tensor_fn,
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        activity_regularizer=layer.activity_regularizer,
+    )
 
 
 def config_of(layer: Any) -> Json:
@@ -39,7 +64,11 @@ def is_keras(value: Any) -> bool:
 
 def unnamed_function(layer: Any) -> str | None:
     """The argument of the layer, if there is one, that is a function which a config could not name."""
-    for key in layer.get_config():
+    try:
+        config = layer.get_config()
+    except NotImplementedError:
+        return None
+    for key in config:
         value = getattr(layer, key, None) if key.endswith(_OBJECTS) else None
         if isinstance(value, FunctionType) and not _is_named(value):
             return key
@@ -105,8 +134,13 @@ def copy_flags(old: Any, new: Any) -> None:
 
 
 def is_raw(layer: Any) -> bool:
-    """Whether `layer` is a Bayesian layer of tfp.layers itself."""
-    return type(layer).__module__.startswith("tensorflow_probability.") and hasattr(layer, "kernel_posterior_fn")
+    """Whether `layer` is a Bayesian layer of tfp.layers itself, or of a class made from one."""
+    if isinstance(layer, Variational):
+        return False
+    return isinstance(layer, tfp.layers.DenseVariational) or (
+        hasattr(layer, "kernel_posterior_fn")
+        and any(owner.__module__.startswith("tensorflow_probability.") for owner in type(layer).__mro__)
+    )
 
 
 def within(layer: Any) -> Any:

@@ -101,7 +101,15 @@ class _Copying:
 
     def of_model(self, model: Any) -> Any:
         """A copy of a model; its layers are kept in the order of their calls."""
-        copy = keras.models.clone_model(model, clone_function=self._of)
+        try:
+            copy = keras.models.clone_model(model, clone_function=self._of)
+        except BpruneError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise BpruneError(
+                f"model {model.name!r} cannot be copied: {str(error).splitlines()[0]}; Keras forgets arguments of some of "
+                "TensorFlow's functions, as in tf.einsum and x != 1: expected such functions within a layer"
+            ) from error
         self.moves.append((model, copy, _freeze))
         return copy
 

@@ -46,8 +46,9 @@ def architecture(model: Any) -> Json:
         model = rebuild(model, lambda layer: None, lambda old, new: None)  # whose configs say what was adapted to
     try:
         config = json.loads(model.to_json())
-    except (NotImplementedError, TypeError) as error:
-        raise RunError(f"model {model.name!r} cannot be stored as JSON: {error}") from error
+    except (NotImplementedError, TypeError, ValueError) as error:
+        cause = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+        raise RunError(f"model {model.name!r} cannot be stored as JSON: {cause}") from error
     check_harmless(config)
     if any(layer.__class__.__name__ in _OF_FUNCTIONS for layer in model._flatten_layers(include_self=False)):
         from_architecture(config)  # Keras loses arguments of some, such as the constant of x != 1
