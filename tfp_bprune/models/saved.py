@@ -45,8 +45,9 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     config = run.config
     if "architecture" not in config:
         raise RunError(f"{run.path / CONFIG} has no `architecture`: expected what `tfp-bprune train` or `prune` wrote")
-    model = store.from_architecture(config["architecture"])
-    store.set_weights(model, compress.decode(run.read_tensors(name)))
+    arrays = compress.decode(run.read_tensors(name))
+    model = store.from_architecture(config["architecture"], sum(array.nbytes for array in arrays.values()))
+    store.set_weights(model, arrays)
     note_heads(model, _stored_heads(model, config))
     return SavedModel(model, config, manifest)
 

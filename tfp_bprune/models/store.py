@@ -10,6 +10,7 @@ import numpy as np
 from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, variational_layers
 from tfp_bprune.models.copying import adapted, finalize, unnamed_function
+from tfp_bprune.models.harmless import bounded, check_known
 from tfp_bprune.models.rebuild import rebuild
 from tfp_bprune.types import Json, RunError
 
@@ -55,18 +56,26 @@ def architecture(model: Any) -> Json:
     return config
 
 
-def from_architecture(config: Json) -> Any:
+def from_architecture(config: Json, most: int | None = None) -> Any:
     """A model with fresh weights from `architecture`'s result.
+
+    Args:
+      most: bytes that its weights take; None for any number.
 
     Raises:
       RunError: the description is damaged, or names something that could run code.
     """
     check_harmless(config)
+    check_known(config)
     try:
-        with keras.utils.custom_object_scope(_OURS):  # Keras's wrappers look for what they hold by its plain name
+        # Keras's wrappers look for what they hold by its plain name.
+        with bounded(most), keras.utils.custom_object_scope(_OURS):
             model = keras.models.model_from_json(json.dumps(config))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"the stored architecture cannot be rebuilt: {str(error).splitlines()[0]}") from error
+    except RunError:
+        raise
+    except Exception as error:  # whatever a layer makes of arguments that it was never given
+        said = str(error).splitlines() or [type(error).__name__]
+        raise RunError(f"the stored architecture cannot be rebuilt: {said[0]}") from error
     if not isinstance(model, keras.Model):
         raise RunError(
             f"the stored architecture cannot be rebuilt: it is a {config.get('class_name')}, expected a model"

@@ -1,0 +1,149 @@
+"""Architectures of strangers: classes, arguments and graphs that Keras would follow anywhere."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.models import store
+from tfp_bprune.types import RunError
+
+Json = dict[str, Any]
+REFUSED = r"stored architecture|the stored weights"
+
+
+def described() -> Json:
+    """A small network as Keras describes it."""
+    inputs = keras.Input((4,), name="in")
+    x = keras.layers.Dense(3, activation="relu", name="a")(inputs)
+    x = tf.nn.relu(1.0 - x)
+    x = keras.layers.Dense(3, name="b")(x)
+    return json.loads(keras.Model(inputs, keras.layers.Dense(2, name="c")(x)).to_json())
+
+
+def layer(description: Json, name: str) -> Json:
+    return next(one for one in description["config"]["layers"] if one["config"]["name"] == name)
+
+
+def obj(module: str | None, kind: str, **config: Any) -> Json:
+    return {"module": module, "class_name": kind, "config": config, "registered_name": kind}
+
+
+def argument(key: str, value: Any, where: str = "a") -> Callable[[Json, Path], None]:
+    def change(description: Json, canary: Path) -> None:
+        layer(description, where)["config"][key] = value
+
+    return change
+
+
+def replaced(made: Json, where: str = "a") -> Callable[[Json, Path], None]:
+    def change(description: Json, canary: Path) -> None:
+        old = layer(description, where)
+        kept = {key: old[key] for key in ("name", "inbound_nodes", "build_config")}
+        old.clear()
+        old.update(copy.deepcopy(made) | kept)
+        old["config"].setdefault("name", where)
+
+    return change
+
+
+def by_print(description: Json, canary: Path) -> None:
+    """The attack that appended to any file: a Lambda by its dotted name, inside an argument of another layer."""
+    function = {"class_name": "TFOpLambda", "config": {"name": "p", "function": "print"}}
+    inner = obj("tf_keras.src.layers.core", "lambda_layer.Lambda", name="l", function=function)
+    nodes = [["_CONSTANT_VALUE", -1, "harm", {"output_stream": f"file://{canary}"}]]
+    replaced(obj("keras.layers", "TextVectorization", name="a", standardize=inner | {"inbound_nodes": nodes}))(
+        description, canary
+    )
+
+
+def by_constant(description: Json, canary: Path) -> None:
+    relu = description["config"]["layers"][2]
+    relu["config"]["function"] = "print"
+    relu["inbound_nodes"] = [["_CONSTANT_VALUE", -1, "harm", {"output_stream": f"file://{canary}"}]]
+
+
+def cycle(description: Json, canary: Path) -> None:
+    layer(description, "a")["inbound_nodes"] = [[["b", 0, 0, {}]]]
+
+
+def itself(description: Json, canary: Path) -> None:
+    layer(description, "b")["inbound_nodes"] = [[["b", 0, 0, {}]]]
+
+
+def missing(description: Json, canary: Path) -> None:
+    layer(description, "b")["inbound_nodes"] = [[["nowhere", 0, 0, {}]]]
+
+
+def later_call(description: Json, canary: Path) -> None:
+    layer(description, "b")["inbound_nodes"] = [[["a", 7, 0, {}]]]
+
+
+DENSE = obj("keras.layers", "Dense", units=3)
+CHANGES: dict[str, Callable[[Json, Path], None]] = {
+    "tf.print through an argument": by_print,
+    "tf.print of a constant": by_constant,
+    "a cycle": cycle,
+    "a layer that reads itself": itself,
+    "a layer that reads nothing": missing,
+    "a call that never was": later_call,
+    "object as input_dim": replaced(obj("keras.layers", "Embedding", input_dim=DENSE, output_dim=3)),
+    "object of any module": argument("kernel_initializer", obj("os", "system", command="true")),
+    "dotted class": argument("kernel_initializer", obj("keras.initializers", "initializers.Zeros")),
+    "class of another module": argument("kernel_initializer", obj("keras.layers", "Zeros")),
+    "an optimizer for an initializer": argument("kernel_initializer", obj("keras.optimizers", "Adam")),
+    "a callback": argument("kernel_initializer", obj("keras.callbacks", "CSVLogger", filename="x")),
+    "a function of builtins": argument("activation", obj("builtins", "function") | {"config": "exec"}),
+    "a marshalled function": argument("activation", {"class_name": "__lambda__", "config": {"value": "4wEAAA=="}}),
+    "a type of the writer's": argument("activation", obj("tensorflow", "__typespec__") | {"spec_name": "x"}),
+    "a class without its module": argument("kernel_initializer", {"class_name": "Zeros", "config": {}}),
+    "registered under another name": argument("kernel_initializer", obj("keras.initializers", "Zeros") | {"registered_name": "evil>Zeros"}),
+    "a class of this package that is no layer": replaced(obj("tfp_bprune.runs", "Run", path="/tmp/x")),
+    "a vocabulary in a file": replaced(obj("keras.layers", "StringLookup", vocabulary="/etc/passwd")),
+    "a Lambda": replaced(obj("keras.layers", "Lambda")),
+    "units of 1e8": argument("units", 100_000_000),
+    "units of 0": argument("units", 0),
+    "units of -3": argument("units", -3),
+    "units of text": argument("units", "many"),
+    "units of 2.5": argument("units", 2.5),
+    "an input of 1e10 numbers": argument("batch_input_shape", [None, 100_000, 100_000], "in"),
+    "an input of text": argument("batch_input_shape", "wide", "in"),
+    "an input of negative size": argument("batch_input_shape", [None, -7], "in"),
+    "a name of a megabyte": argument("name", "x" * 2**20),
+    "a name that is a list": argument("name", [1]),
+    "an activation of a list": argument("activation", [1, 2]),
+    "an activation unknown": argument("activation", "explode"),
+    "arguments unknown": argument("explode", 1),
+    "arguments that are a list": lambda description, canary: layer(description, "a").update(config=[1]),
+    "arguments that are text": lambda description, canary: layer(description, "a").update(config="x"),
+    "layers that are none": lambda description, canary: description["config"].update(layers=[1, None]),
+    "layers that are text": lambda description, canary: description["config"].update(layers="x"),
+    "no layers": lambda description, canary: description["config"].update(layers=[]),
+    "no outputs": lambda description, canary: description["config"].update(output_layers=[]),
+    "outputs of no layer": lambda description, canary: description["config"].update(output_layers=[["z", 0, 0]]),
+    "no config": lambda description, canary: description.update(config=None),
+    "no class": lambda description, canary: description.update(class_name=None),
+    "a class that is an object": lambda description, canary: description.update(class_name={"a": 1}),
+    "a model of a module": lambda description, canary: description.update(module="os", registered_name="system"),
+    "twice one name": lambda description, canary: description["config"]["layers"].append(copy.deepcopy(layer(description, "c"))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_hostile_architecture_is_one_clear_error(kind: str, tmp_path: Path) -> None:
+    description, canary = described(), tmp_path / "canary"
+    CHANGES[kind](description, canary)
+    with pytest.raises(RunError, match=REFUSED) as raised:
+        store.from_architecture(description, most=1000)
+    assert "\n" not in str(raised.value)
+    assert not canary.exists()
+
+
+def test_the_same_architecture_unchanged_is_read() -> None:
+    assert store.from_architecture(described(), most=4 * 35).count_params() == 35
