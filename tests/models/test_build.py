@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -127,3 +128,10 @@ def test_wrong_requests_are_one_clear_error(digits: Splits, arguments: dict[str,
 def test_plain_twins_hold_plain_layers() -> None:
     assert type(Twins("deterministic").dense(3, "x")) is keras.layers.Dense
     assert Twins("deterministic").dropout("x")("unchanged") == "unchanged"
+
+
+def test_data_of_several_inputs_or_answers_is_refused() -> None:
+    info = Info("several", "classification", (2,), 3)
+    for change in ({"inputs": {"a": (2,), "b": (3,)}}, {"positions": (4,)}):
+        with pytest.raises(BpruneError, match="'mlp' has one input and one answer an example: several has others"):
+            build("mlp", "flipout", replace(info, **change))

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tfp_bprune._keras import keras
-from tfp_bprune.data import Splits, load
+from tfp_bprune.cli import tune as command
+from tfp_bprune.cli.common import Parser
+from tfp_bprune.data import Splits, from_arrays, load
 from tfp_bprune.search import hyper_model, keras_tuner, tune
+from tfp_bprune.search.tuner import _check_objective
 from tfp_bprune.types import BpruneError, RunError
 
 _SHIM = """
@@ -128,3 +132,22 @@ except tfp_bprune.types.BpruneError as error:
 def test_a_tuner_of_another_keras_is_refused() -> None:
     result = subprocess.run([sys.executable, "-c", _STRANGER], capture_output=True, text=True, check=False)
     assert result.stdout.startswith("keras_tuner was imported for another Keras: replace"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "objective"), [("regression", "val_mse"), ("multilabel", "val_accuracy"), ("binary", "val_loss")]
+)
+def test_objectives_are_those_of_the_task(task: Any, objective: str) -> None:
+    x = np.arange(80.0).reshape(40, 2)
+    y = {"regression": x[:, 0], "multilabel": np.ones((40, 3), int), "binary": x[:, 0] > 40}[task]
+    data = from_arrays((x, y), (x, y), task=task)
+    _check_objective(objective, data)
+    other = "val_accuracy" if task == "regression" else "val_mse"
+    with pytest.raises(BpruneError, match=f"unknown objective '{other}' of a {task}"):
+        _check_objective(other, data)
+
+
+def test_the_command_takes_the_objective_of_a_regression(tmp_path: Path) -> None:
+    parser = Parser()
+    command.add_arguments(parser)
+    assert parser.parse_args(["--objective", "val_mse", "--out", str(tmp_path)]).objective == "val_mse"

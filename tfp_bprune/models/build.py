@@ -52,10 +52,15 @@ def build(
       [batch, 2 targets].
 
     Raises:
-      BpruneError: unknown name, twin or option.
+      BpruneError: unknown name, twin or option, or data of several inputs or outputs.
     """
     if name not in NETWORKS:
         raise BpruneError(f"unknown network {name!r}: expected one of {', '.join(NETWORKS)}")
+    if info.inputs is not None or info.outputs is not None or info.positions:
+        raise BpruneError(
+            f"network {name!r} has one input and one answer an example: {info.name} has others, make a Keras model of your own "
+            "and bayesianize it"
+        )
     inputs = keras.Input(info.input_shape, name="inputs")
     x = keras.layers.Rescaling(info.scale, info.offset, name="rescaling")(inputs)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,13 @@ _FRONT = record(("front",), front=listing(record(("point", "trial"), point=COUNT
 
 
 def write_results(
-    found: Found, model: Any, data: Splits, out: Path, settings: Settings, strange: Split | None, facts: Json
+    found: Found,
+    model: Any,
+    data: Splits,
+    out: str | os.PathLike[str],
+    settings: Settings,
+    strange: Split | None,
+    facts: Json,
 ) -> Json:
     """Exports both claims into `out/exports`, measures them on the test split and writes `out/search.json`.
 
@@ -45,7 +52,7 @@ def write_results(
       `global`, the same for the best single threshold; of each `claim`, `test` and `of_unpruned`, the target's part of the
       unpruned network's by the model of sizes that the search went by; `front`; `sentence`; `speed`.
     """
-    settings = settings_for(model, data, settings)
+    out, settings = Path(out), settings_for(model, data, settings)
     test, odd = data.examples("test"), others_parted(strange)[2] if strange else None
     sizes = Sizes(found.evaluator)
     scalars = {key: value for key, value in facts.items() if not isinstance(value, dict)}

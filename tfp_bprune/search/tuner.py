@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -146,7 +147,7 @@ def _width(network: str, width: float, hidden: tuple[int, ...]) -> Json:
 def tune(
     network: str,
     data: Splits,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     method: Method = "bayesian",
     trials: int = 20,
@@ -182,6 +183,7 @@ def tune(
         raise BpruneError(f"trials must be at least 1, got {trials}")
     _check_network(network, data, twin, epochs, hidden)
     _check_objective(objective, data)
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     asked: Json = {"network": network, "data": fingerprint_of_splits(data), "twin": twin, "method": method}
     asked |= {"epochs": epochs, "objective": objective, "hidden": list(hidden), "seed": seed}
