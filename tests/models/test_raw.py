@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,19 @@ def test_a_head_that_gives_distributions_is_copied_and_not_stripped(head: str, t
         assert "\n" not in str(caught.value)
     cut = keras.Model(bayesian.input, bayesian.layers[-2].output)
     np.testing.assert_allclose(bp.strip(cut)(X), model.get_layer("before")(X), rtol=1e-6)
+
+
+def test_bayesianize_keeps_the_posteriors_of_tfp() -> None:
+    model = variational(made(2, POSTERIORS["independent"]))
+    raw = model.get_layer("dense")._posterior(X[:1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        bayesian = bp.bayesianize(model, rho_init=-60.0)
+    assert [type(layer).__name__ for layer in bayesian.layers] == ["DenseReparameterization", "DenseFlipout"]
+    kept = bayesian.get_layer("dense").kernel_posterior
+    np.testing.assert_array_equal(np.ravel(kept.loc), raw.mean()[:12])
+    np.testing.assert_allclose(np.ravel(kept.scale), raw.stddev()[:12], rtol=1e-5)
+    np.testing.assert_allclose(bp.strip(bayesian)(X), bp.strip(model)(X), rtol=1e-5, atol=1e-6)
 
 
 class Named(tfp.layers.DenseFlipout):

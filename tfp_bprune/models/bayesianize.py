@@ -13,9 +13,9 @@ import numpy as np
 from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, Variational
 from tfp_bprune.layers.posterior import DEFAULT_RHO, rho_of
-from tfp_bprune.models.convert import kind_of, refuse_equal_names, shared_config
+from tfp_bprune.models.convert import adopt, kind_of, refuse_equal_names, shared_config
 from tfp_bprune.models.copying import copy_activation_state, within
-from tfp_bprune.models.rebuild import calls_of, check_graph, rebuild
+from tfp_bprune.models.rebuild import calls_of, rebuild
 from tfp_bprune.types import BpruneError, Estimator, Json
 
 _SMALLEST_SCALE = 1e-8  # where |w| is 0, sigma = delta |w| would be too, and rho infinite
@@ -38,8 +38,9 @@ def bayesianize(
 ) -> Any:
     """A copy of `model` whose Dense and Conv layers are Bayesian; everything else, and every weight, stays.
 
-    The posterior means are the model's weights. Constraints and regularizers are those of the means. A layer that the
-    model calls several times draws its weights, and counts its KL, once a pass.
+    The posterior means are the model's weights; layers of tfp.layers keep their posteriors (`adopt`). Constraints and
+    regularizers are those of the means. A layer that the model calls several times draws its weights, and counts its KL,
+    once a pass.
 
     Args:
       model: functional or sequential, with nested models or not, trained or not.
@@ -63,7 +64,7 @@ def bayesianize(
         raise BpruneError(f"give either rho_init or moped, got {rho_init} and {moped}: moped decides sigma by itself")
     if moped is not None and not moped > 0:
         raise BpruneError(f"moped must be a positive factor on |w|, got {moped}")
-    check_graph(model)
+    model = adopt(model)
     refuse_equal_names(model)
     chosen = _choose(model, include, exclude, strict)
     calls = Counter(map(id, calls_of(model)))
