@@ -56,6 +56,7 @@ _DATA = record(
 
 MANIFEST_SCHEMA: Schema = record(
     ("format", "files"),
+    format={"type": "integer"},
     sha256=DIGEST,
     files=mapping(record(("bytes", "sha256"), bytes=COUNT, sha256=DIGEST)),
     versions=mapping(TEXT), kind=TEXT, checkpoint=optional(TEXT), epoch=COUNT, seed=COUNT,
