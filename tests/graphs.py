@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 
 L = keras.layers
 
@@ -40,6 +40,19 @@ def concatenated(x: Any) -> Any:
     return L.Dense(3)(L.BatchNormalization()(L.Concatenate()([a, b, a])))
 
 
+def merged(x: Any) -> Any:
+    a, b, c = L.Dense(5, "relu")(x), L.Dense(5, "sigmoid")(x), L.Dense(5, L.LeakyReLU())(x)
+    x = L.Average()([L.Multiply()([a, b]), L.Subtract()([b, c])])
+    return L.Dense(3)(L.Maximum()([x, L.Minimum()([a, c])]))
+
+
+def operations(x: Any) -> Any:
+    x = L.Dense(6, "relu")(x)
+    x = tf.reshape(x * 2 + 1, (tf.shape(x)[0], 6))
+    x = L.Dense(4, "relu")(tf.concat([x, 1 - x], -1))
+    return L.Dense(3)(L.ThresholdedReLU(0.1)(x))
+
+
 def skip_to_the_output(x: Any) -> Any:
     y = L.Dense(3, "relu")(x)
     return L.Add()([y, L.Dense(3)(L.Dense(4, "tanh")(y))])
@@ -58,7 +71,7 @@ def convolutions(padding: str) -> Callable[[Any], Any]:
 
 
 def pooled(x: Any) -> Any:
-    x = L.LeakyReLU()(L.Conv2D(6, 2, padding="same")(x))
+    x = L.AlphaDropout(0.2)(L.LeakyReLU()(L.Conv2D(6, 2, padding="same")(x)))
     return L.Dense(3)(L.GlobalAveragePooling2D()(L.Conv2D(5, 1)(L.ReLU(max_value=0.5)(x))))
 
 
@@ -80,7 +93,7 @@ def one_dimension(x: Any) -> Any:
     return L.Dense(3)(L.GlobalMaxPooling1D()(L.Conv1D(4, 3, activation="relu", padding="valid")(x)))
 
 
-FLAT = [dense_chain, without_bias, softmax_inside, residual, concatenated, skip_to_the_output]
+FLAT = [dense_chain, without_bias, softmax_inside, residual, concatenated, merged, operations, skip_to_the_output]
 IMAGES = [convolutions("valid"), convolutions("same"), pooled, convolution_blocks, along_rows, one_dimension]
 NETWORKS = [((6,), network) for network in FLAT] + [((6, 6, 2), network) for network in IMAGES]
 NAMES = [n.__name__ for n in FLAT] + ["valid", "same", *(n.__name__ for n in IMAGES[2:])]

@@ -134,3 +134,22 @@ def test_models_without_a_plain_graph_come_back_as_they_are() -> None:
     nested = keras.Sequential([keras.Input((3,)), keras.Sequential([L.Dense(2), L.Dense(2)])])
     nested.set_weights([np.zeros_like(w) for w in nested.get_weights()])
     assert compact(nested) is nested
+
+
+def test_a_constant_that_monte_carlo_dropout_meets_is_no_constant() -> None:
+    inputs = keras.Input((4,))
+    hidden = L.Dropout(0.5)(L.Dense(3, "relu", name="hidden")(inputs), training=True)
+    model = keras.Model(inputs, L.Dense(2, name="top")(hidden))
+    # One unit without a varying input but a bias, one that is always 0, one that varies.
+    kernel = np.zeros((4, 3))
+    kernel[:, 2] = 1
+    model.get_layer("hidden").set_weights([kernel, np.array([1.0, 0, 0])])
+    assert compact(model).get_layer("hidden").units == 2
+
+
+def test_layers_that_only_train_at_random_hand_channels_on() -> None:
+    layers = [L.Conv2D(4, 1, name="first"), L.RandomTranslation(0.1, 0.1), L.RandomFlip(), L.GaussianDropout(0.1)]
+    model = keras.Sequential([keras.Input((4, 4, 1)), *layers, L.Conv2D(2, 3, name="second")])
+    kernel = model.get_layer("second").kernel
+    kernel.assign(kernel * np.array([1.0, 0, 1, 0])[:, None])
+    assert compact(model).get_layer("first").filters == 2

@@ -128,7 +128,7 @@ def test_operations_that_litert_lacks_are_named(arguments: Any, operation: str) 
 
 
 def test_wrong_answers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = lambda x: {"probabilities": np.full((len(x), 4), np.nan), "entropy": np.zeros(len(x))}  # noqa: E731
+    wrong = lambda x: {"probabilities": np.full((len(x["inputs"]), 4), np.nan), "entropy": np.zeros(len(x["inputs"]))}  # noqa: E731
     monkeypatch.setattr(litert, "runner", lambda content: wrong)
     with pytest.raises(ExportError, match="'probabilities' of the LiteRT file differs from TensorFlow's by nan"):
         litert.to_litert(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))

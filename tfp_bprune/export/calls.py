@@ -9,19 +9,10 @@ from typing import Any
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.export.value import Value
-from tfp_bprune.layers import StatelessDropout
-from tfp_bprune.models.channels import ACTIVATIONS, is_elementwise
+from tfp_bprune.models.channels import ACTIVATIONS, NOISE, is_elementwise, is_identity
 from tfp_bprune.types import ExportError
 
 _L = keras.layers
-_NOISE = (
-    _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D, _L.AlphaDropout, _L.GaussianDropout,
-    _L.GaussianNoise, StatelessDropout,
-)  # fmt: skip
-_IDENTITIES = (  # outside training, when called by the `call` of these classes themselves
-    *_NOISE, _L.ActivityRegularization, _L.RandomFlip, _L.RandomTranslation, _L.RandomRotation, _L.RandomZoom,
-    _L.RandomContrast, _L.RandomBrightness, _L.RandomHeight, _L.RandomWidth,
-)  # fmt: skip
 _RANDOM = re.compile(r"Random(?!Dataset)|Multinomial|TruncatedNormal|Stateful(Standard|Uniform)|Rng")
 
 
@@ -84,14 +75,9 @@ def training_of(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
     return names.get("training")
 
 
-def is_identity(layer: Any) -> bool:
-    """Whether the layer changes nothing outside training; one of a class of the user's own may."""
-    return isinstance(layer, _IDENTITIES) and type(layer).call in {kind.call for kind in _IDENTITIES}
-
-
 def is_random(layer: Any) -> bool:
     """Whether it is one of Keras's layers of dropout or noise, or this package's."""
-    return isinstance(layer, _NOISE) and is_identity(layer)
+    return isinstance(layer, NOISE) and is_identity(layer)
 
 
 def is_stock(layer: Any) -> bool:

@@ -38,13 +38,14 @@ def to_litert(predictor: Predictor, float16: bool = False) -> bytes:
 
 
 def runner(content: bytes) -> Any:
-    """A function from inputs [batch, ...] to the named outputs of a LiteRT file."""
+    """A function from inputs [batch, ...], by name or one, to the named outputs of a LiteRT file."""
     from ai_edge_litert.interpreter import Interpreter
 
     signature = Interpreter(model_content=content, num_threads=1).get_signature_runner("serving_default")
 
-    def run(x: np.ndarray) -> Outputs:
-        return {name: np.array(value) for name, value in signature(inputs=x).items()}
+    def run(x: np.ndarray | Outputs) -> Outputs:
+        given = x if isinstance(x, dict) else {next(iter(signature.get_input_details())): x}
+        return {name: np.array(value) for name, value in signature(**given).items()}
 
     return run
 

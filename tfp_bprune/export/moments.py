@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.export.operations import without_rule
 from tfp_bprune.export.value import Value
 from tfp_bprune.layers import GaussianOutput
-from tfp_bprune.models.channels import IDENTITIES, is_elementwise
+from tfp_bprune.models.channels import ACTIVATIONS, MERGES, POOLING, is_elementwise, is_identity
 from tfp_bprune.models.convert import activation_name
 from tfp_bprune.types import ExportError
 
@@ -33,14 +34,10 @@ _MOVES = tuple(
         *(f"{kind}{rank}D" for kind in ("ZeroPadding", "Cropping") for rank in (1, 2, 3)),
     )
 )  # fmt: skip
-_POOLING = tuple(
-    getattr(_L, f"{kind}Pooling{rank}D")
-    for kind in ("Max", "Average", "GlobalMax", "GlobalAverage")
-    for rank in (1, 2, 3)
-)
 
 
 Erf = Callable[[Any], Any]
+Rule = Callable[[Any, Any], tuple[Any, Any, Any]]
 
 
 def erf_of_exp(ratio: Any) -> Any:
@@ -85,18 +82,20 @@ def transformed(mean: Any, variance: Any, function: Callable[[Any], Any]) -> tup
     return centre + first, tf.maximum(second - tf.square(first), 0.0), covariance / deviation
 
 
-def rule_of(layer: Any, erf: Erf = tf.math.erf) -> Callable[[Any, Any], tuple[Any, Any, Any]] | None:
+def rule_of(layer: Any, erf: Erf = tf.math.erf) -> Rule | None:
     """The moments of a layer's activation, or of an activation layer; None where there is none.
 
     Raises:
       ExportError: each of its outputs depends on more than one input.
     """
     name, function = activation_name(layer), getattr(layer, "activation", tf.identity)
+    if isinstance(function, _L.Layer):  # Dense(activation=LeakyReLU())
+        return rule_of(function, erf)
     if isinstance(layer, _L.LeakyReLU) or (isinstance(layer, _L.ReLU) and _is_plain_relu(layer)):
         slope = float(getattr(layer, "alpha", getattr(layer, "negative_slope", 0.0)))
         return lambda mean, variance: rectified(mean, variance, slope, erf)
-    if isinstance(layer, _L.ReLU | _L.ELU):
-        return lambda mean, variance: transformed(mean, variance, layer)
+    if isinstance(layer, ACTIVATIONS) and not isinstance(layer, _L.Activation):
+        return rule_for(layer)
     if name == "relu":
         return lambda mean, variance: rectified(mean, variance, erf=erf)
     if name == "linear":
@@ -106,6 +105,11 @@ def rule_of(layer: Any, erf: Erf = tf.math.erf) -> Callable[[Any, Any], tuple[An
             f"layer {layer.name!r} has the activation {name!r} within the network, through which no rule carries means "
             "and variances: use the predictive 'sampled'"
         )
+    return rule_for(function)
+
+
+def rule_for(function: Callable[[Any], Any]) -> Rule:
+    """The moments of any function of each number by itself."""
     return lambda mean, variance: transformed(mean, variance, function)
 
 
@@ -117,20 +121,17 @@ def through(layer: Any, values: list[Value]) -> Value:
     """
     values = [value.as_rows() for value in values]
     value = values[0]
-    if isinstance(layer, IDENTITIES):
+    if is_identity(layer):
         return value
     if isinstance(layer, _MOVES):
         return Value(layer(value.mean), layer(value.variance), drawn=value.drawn)
-    if isinstance(layer, _POOLING):
+    if isinstance(layer, POOLING):
         return Value(layer(value.mean), _pooled(layer, value.variance), drawn=value.drawn)
     if isinstance(layer, _L.BatchNormalization | _L.Rescaling | _L.DepthwiseConv2D | GaussianOutput):
         return _affine(layer, value)
-    if isinstance(layer, _L.Add | _L.Concatenate):
+    if isinstance(layer, MERGES):
         return _joined(layer, values)
-    raise ExportError(
-        f"layer {layer.name!r} is a {type(layer).__name__}, through which no rule carries means and variances: "
-        "use the predictive 'sampled'"
-    )
+    raise without_rule(layer)
 
 
 def through_masked(layer: Any, value: Value) -> Value:
@@ -195,6 +196,14 @@ def _normalization(layer: Any, rank: int) -> Any:
 
 
 def _joined(layer: Any, values: list[Value]) -> Value:
+    """Sums, differences, means and rows of branches, and a product of one that is uncertain with certain ones."""
     means = layer([value.mean for value in values])
-    zeros = [tf.zeros_like(v.mean) if v.variance is None else v.variance for v in values]
-    return Value(means, layer(zeros))
+    variances = [tf.zeros_like(v.mean) if v.variance is None else v.variance for v in values]
+    if isinstance(layer, _L.Concatenate):
+        return Value(means, layer(variances))
+    if isinstance(layer, _L.Multiply):
+        if sum(not value.certain for value in values) > 1:
+            raise without_rule(layer)
+        return Value(means, layer([tf.square(v.mean) if v.variance is None else v.variance for v in values]))
+    total = sum(variances[1:], variances[0])
+    return Value(means, total / len(values) ** 2 if isinstance(layer, _L.Average) else total)

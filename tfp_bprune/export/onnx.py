@@ -35,14 +35,15 @@ def to_onnx(predictor: Predictor) -> bytes:
 
 
 def runner(content: bytes) -> Any:
-    """A function from inputs [batch, ...] to the named outputs of an ONNX file."""
+    """A function from inputs [batch, ...], by name or one, to the named outputs of an ONNX file."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
-    def run(x: np.ndarray) -> Outputs:
-        return dict(zip(names, session.run(names, {"inputs": x}), strict=True))
+    def run(x: np.ndarray | Outputs) -> Outputs:
+        given = x if isinstance(x, dict) else {session.get_inputs()[0].name: x}
+        return dict(zip(names, session.run(names, given), strict=True))
 
     return run
 

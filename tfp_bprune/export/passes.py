@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.export import moments, streams
+from tfp_bprune.export import moments, operations, streams
 from tfp_bprune.export.calls import activated, called, masked, values_of
 from tfp_bprune.export.dropped import dropped, is_drawn
 from tfp_bprune.export.lower import Linear, LoweredDense, LoweredPositions
@@ -191,6 +191,11 @@ class Moments(Mean):
             outputs = self._linear(linear, values[0])
         elif all(value.certain for value in values):
             return called(layer, arguments, keywords)
+        elif operations.is_operation(layer):
+            function = operations.function_of(layer, arguments, keywords)
+            if function is None:
+                return operations.through(layer, arguments, keywords)
+            return self._matched(values[0].as_rows(), moments.rule_for(function))
         elif isinstance(layer, ACTIVATIONS):
             outputs = values[0]
         elif any(value.mask is not None for value in values) and layer._call_spec.expects_mask_arg:
@@ -214,8 +219,10 @@ class Moments(Mean):
         if value.certain:
             return activated(layer, value)
         rule = moments.rule_of(layer, self._erf)
-        if rule is None:
-            return value
+        return value if rule is None else self._matched(value, rule)
+
+    def _matched(self, value: Value, rule: moments.Rule) -> Value:
+        """A function of each number by itself, and the noise that enters with it."""
         mean, variance, slope = rule(value.mean, value.variance)
         passed = with_slope(value.mean, mean, slope)
         self.sources.points.append((passed, self._entering(value, variance, slope), value.columns))

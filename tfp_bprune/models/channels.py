@@ -18,16 +18,22 @@ from tfp_bprune.models.convert import activation_name, kind_of
 from tfp_bprune.models.graph import Graph, Step
 
 _L = keras.layers
-ACTIVATIONS = (_L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU)
-_POOLING = tuple(
+ACTIVATIONS = (_L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU, _L.ThresholdedReLU)
+POOLING = tuple(
     getattr(_L, f"{kind}Pooling{rank}D")
     for kind in ("Max", "Average", "GlobalMax", "GlobalAverage")
     for rank in (1, 2, 3)
 )
-IDENTITIES = (  # outside training
-    _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D, _L.GaussianNoise, StatelessDropout,
-    _L.ActivityRegularization,
+NOISE = (
+    _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D, _L.AlphaDropout, _L.GaussianDropout,
+    _L.GaussianNoise, StatelessDropout,
 )  # fmt: skip
+IDENTITIES = (  # outside training, when called by the `call` of these classes themselves: `is_identity`
+    *NOISE, _L.ActivityRegularization, _L.RandomFlip, _L.RandomTranslation, _L.RandomRotation, _L.RandomZoom,
+    _L.RandomContrast, _L.RandomBrightness, _L.RandomHeight, _L.RandomWidth,
+)  # fmt: skip
+MERGES = (_L.Add, _L.Subtract, _L.Average, _L.Multiply, _L.Concatenate)
+_JOINING = (_L.Add, _L.Subtract, _L.Average, _L.Multiply, _L.Maximum, _L.Minimum)  # channel by channel
 _ELEMENTWISE = {
     "linear", "relu", "relu6", "elu", "selu", "gelu", "tanh", "sigmoid", "hard_sigmoid", "swish", "silu", "softplus",
     "softsign", "exponential", "leaky_relu", "mish",
@@ -78,7 +84,7 @@ class ChannelLabels:
             return inputs[0]
         if isinstance(layer, _L.Flatten) and layer.data_format == "channels_last":
             return np.tile(inputs[0], positions(step, len(inputs[0])))
-        if isinstance(layer, _L.Add) and len({len(labels) for labels in inputs}) == 1:
+        if joins_channels(step) and len({len(labels) for labels in inputs}) == 1:
             return self._join(inputs)
         if isinstance(layer, _L.Concatenate) and layer.axis in (-1, len(step.shape) - 1):
             return np.concatenate(inputs)
@@ -116,7 +122,20 @@ def is_weighted(layer: Any) -> bool:
 
 def is_elementwise(layer: Any) -> bool:
     """Whether the layer's activation treats channels one by one; only known ones are taken to."""
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, _L.Layer):  # Dense(activation=LeakyReLU())
+        return isinstance(activation, ACTIVATIONS) and is_elementwise(activation)
     return activation_name(layer) in _ELEMENTWISE
+
+
+def is_identity(layer: Any) -> bool:
+    """Whether the layer changes nothing outside training; one of a class of the user's own may."""
+    return isinstance(layer, IDENTITIES) and type(layer).call in {kind.call for kind in IDENTITIES}
+
+
+def joins_channels(step: Step) -> bool:
+    """Whether channel i of the output depends on channel i of each input alone."""
+    return isinstance(step.layer, _JOINING)
 
 
 def is_normalization(step: Step) -> bool:
@@ -130,9 +149,9 @@ def keeps_channels(step: Step) -> bool:
     layer = step.layer
     if isinstance(layer, ACTIVATIONS):
         return is_elementwise(layer)
-    if isinstance(layer, _POOLING):
+    if isinstance(layer, POOLING):
         return layer.data_format == "channels_last"
-    return isinstance(layer, IDENTITIES) or is_normalization(step)
+    return is_identity(layer) or is_normalization(step)
 
 
 def width_of(step: Step) -> int:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras
-from tfp_bprune.layers import Variational
+from tfp_bprune.layers import StatelessDropout, Variational
 from tfp_bprune.models.channels import (
     ACTIVATIONS,
     ChannelLabels,
     is_elementwise,
     is_normalization,
+    joins_channels,
     keeps_channels,
     positions,
     width_of,
@@ -22,6 +23,10 @@ from tfp_bprune.models.convert import is_raw
 from tfp_bprune.models.graph import Step, graph_of
 
 _L = keras.layers
+# Monte-Carlo dropout that leaves a zero as it is; another constant it does not.
+_FACTORS = (
+    _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D, _L.GaussianDropout, StatelessDropout,
+)  # fmt: skip
 
 
 def labels_of(model: Any) -> ChannelLabels | None:
@@ -105,15 +110,30 @@ def _constant_output(step: Step, inputs: list[np.ndarray], kernel: Kernel | None
         return _normalized(layer, inputs[0])
     if isinstance(layer, ACTIVATIONS) and is_elementwise(layer):
         return np.where(np.isnan(inputs[0]), np.nan, _called(layer, inputs[0]))
+    if step.is_noisy:
+        return np.where(inputs[0] == 0, 0.0, np.nan) if isinstance(layer, _FACTORS) else np.full(width, np.nan)
     if keeps_channels(step):
         return inputs[0]
     if isinstance(layer, _L.Flatten) and layer.data_format == "channels_last":
         return np.tile(inputs[0], positions(step, len(inputs[0])))
-    if isinstance(layer, _L.Add) and len({len(constant) for constant in inputs}) == 1:
-        return np.sum(inputs, axis=0)
+    if joins_channels(step) and len({len(constant) for constant in inputs}) == 1:
+        return _joined(layer, np.array(inputs))
     if isinstance(layer, _L.Concatenate) and layer.axis in (-1, len(step.shape) - 1):
         return np.concatenate(inputs)
     return np.full(width, np.nan)
+
+
+def _joined(layer: Any, constants: np.ndarray) -> np.ndarray:
+    """What a layer that joins branches makes of their constants [branches, channels]."""
+    if isinstance(layer, _L.Multiply):
+        return np.where((constants == 0).any(0), 0.0, np.prod(constants, 0))
+    if isinstance(layer, _L.Subtract):
+        return constants[0] - constants[1]
+    kinds: dict[Any, Any] = {_L.Add: np.sum, _L.Average: np.mean, _L.Maximum: np.max, _L.Minimum: np.min}
+    return next(
+        (function(constants, axis=0) for kind, function in kinds.items() if type(layer) is kind),
+        np.full(constants.shape[1], np.nan),
+    )
 
 
 def _constant_units(layer: Any, constant: np.ndarray, kernel: Kernel) -> np.ndarray:

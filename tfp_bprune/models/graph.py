@@ -17,12 +17,14 @@ class Step:
       inputs: numbers of the tensors read; none for an input layer.
       output: number of the tensor made.
       shape: shape of that tensor, with the batch.
+      is_noisy: whether the layer was called with training=True, as Monte-Carlo dropout is.
     """
 
     layer: Any
     inputs: tuple[int, ...]
     output: int
     shape: tuple[int | None, ...]
+    is_noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,5 +51,13 @@ def graph_of(model: Any) -> Graph | None:
     for node in nodes:
         number = numbers.setdefault(id(node.outputs), len(numbers))
         inputs = () if node.is_input else tuple(numbers[id(tensor)] for tensor in node.keras_inputs)
-        steps.append(Step(node.layer, inputs, number, tuple(node.outputs.shape)))
+        steps.append(Step(node.layer, inputs, number, tuple(node.outputs.shape), _is_noisy(node)))
     return Graph(tuple(steps), tuple(numbers[id(tensor)] for tensor in model.outputs))
+
+
+def _is_noisy(node: Any) -> bool:
+    spec = node.layer._call_spec
+    if not spec.expects_training_arg or node.is_input:
+        return False
+    given = dict(zip(spec.arg_names, node.call_args, strict=False)) | node.call_kwargs
+    return given.get("training") is True
