@@ -12,7 +12,6 @@ from tfp_bprune.export.calls import is_stock
 from tfp_bprune.export.lower import Linear, LoweredPositions
 from tfp_bprune.export.walk import nodes_of
 from tfp_bprune.layers import Variational
-from tfp_bprune.models.convert import is_raw, kind_of
 from tfp_bprune.models.rebuild import calls_of
 from tfp_bprune.types import BpruneError, ExportError
 
@@ -54,23 +53,16 @@ def refuse_hidden(network: Any, linears: Mapping[int, Linear]) -> None:
                 )
 
 
-def refuse_unknown(model: Any) -> None:
-    """Refuses what no export can take: ragged or sparse inputs, and layers of TFP's of which no kind is known.
+def refuse_ragged(model: Any) -> None:
+    """Refuses inputs that are ragged or sparse.
 
     Raises:
-      ExportError: naming it.
+      ExportError: naming one.
     """
     for tensor in model.inputs:
         if not isinstance(tensor.type_spec, tf.TensorSpec):
             raise ExportError(
                 f"input {tensor.name!r} of model {model.name!r} is no dense tensor, but a {type(tensor.type_spec).__name__}"
-            )
-    for layer in model._flatten_layers(include_self=False):
-        foreign = type(layer).__module__.startswith("tensorflow_probability.")
-        if foreign and not (is_raw(layer) or kind_of(layer)):
-            raise ExportError(
-                f"layer {layer.name!r} is a {type(layer).__name__} of TensorFlow Probability's, whose draws an export does "
-                "not know: expected Dense and convolution layers with Flipout or Reparameterization"
             )
 
 

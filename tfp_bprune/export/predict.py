@@ -12,7 +12,7 @@ from typing import Any
 
 from tfp_bprune._keras import tf
 from tfp_bprune.export.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
-from tfp_bprune.export.checks import explained, refuse_dropout, refuse_hidden, refuse_shared, refuse_unknown, tables_of
+from tfp_bprune.export.checks import explained, refuse_dropout, refuse_hidden, refuse_ragged, refuse_shared, tables_of
 from tfp_bprune.export.compact import compact
 from tfp_bprune.export.dropped import drawn_layers
 from tfp_bprune.export.ends import without_ends
@@ -170,7 +170,7 @@ def _check(model: Any, predictive: Predictive, samples: int) -> None:
     check_graph(model)
     refuse_distributions(model)
     refuse_equal_names(model)
-    refuse_unknown(model)
+    refuse_ragged(model)
     if predictive not in PREDICTIVES:
         raise ExportError(f"unknown predictive {predictive!r}: expected one of {', '.join(map(repr, PREDICTIVES))}")
     if predictive == "sampled" and samples < 2:
