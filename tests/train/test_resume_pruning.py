@@ -34,7 +34,15 @@ class Zeros(keras.callbacks.Callback):
         super().__init__()
         self.run, self.by_epoch = run, {}
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if Run(self.run).manifest.get("epoch"):  # not before the first
+            self.read()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.read()
+
+    def read(self) -> None:
+        epoch = Run(self.run).manifest["epoch"] - 1
         kernels = [w for w in strip(load_model(self.run).model).get_weights() if w.ndim == 2]
         self.by_epoch[epoch] = [kernel == 0 for kernel in kernels]
 

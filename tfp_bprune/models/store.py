@@ -143,7 +143,7 @@ def set_weights(model: Any, arrays: dict[str, np.ndarray]) -> None:
       RunError: names, shapes or types differ, or a number is not finite.
     """
     named = _named(model)
-    strangers = [name for name in arrays if name not in named and not name.startswith("optimizer/")]
+    strangers = [name for name in arrays if name not in named and not name.startswith(("optimizer/", "training/"))]
     if strangers:
         raise RunError(
             f"the stored weights have {strangers[0]}, which the model has not: they belong to another architecture"

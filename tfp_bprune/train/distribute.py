@@ -38,6 +38,14 @@ class Committed:
         self.arrays, self.rows = arrays, list(rows)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Where a training begins: the history so far, and the states of callbacks as `train.states` names them."""
+
+    rows: list[Json]
+    states: dict[str, np.ndarray] = field(default_factory=dict)
+
+
 class Distributor(Protocol):
     """What training asks of the way it is spread over processes."""
 
@@ -52,8 +60,8 @@ class Distributor(Protocol):
     def wrap(self, optimizer: Any) -> Any:
         """The optimizer with gradients averaged over workers."""
 
-    def start(self, model: Any, rows: list[Json]) -> list[Json]:
-        """Gives every worker the state of the first, model and optimizer, and returns the first's history."""
+    def start(self, model: Any, begun: Begun) -> Begun:
+        """Gives every worker the state of the first, model and optimizer, and returns where the first begins."""
 
     def callbacks(self, data: Splits) -> list[Any]:
         """Keras callbacks that keep workers in step; `data` is this worker's."""
@@ -75,9 +83,9 @@ class OneProcess:
         """The optimizer as it is."""
         return optimizer
 
-    def start(self, model: Any, rows: list[Json]) -> list[Json]:
-        """The history, as it is."""
-        return rows
+    def start(self, model: Any, begun: Begun) -> Begun:
+        """Where it begins, as it is."""
+        return begun
 
     def callbacks(self, data: Splits) -> list[Any]:
         """None are needed."""
@@ -151,14 +159,15 @@ class Horovod:
         groups = 0 if tf.config.list_physical_devices("GPU") else 1
         return self._keras.DistributedOptimizer(optimizer, compression=self._compression, num_groups=groups)
 
-    def start(self, model: Any, rows: list[Json]) -> list[Json]:
+    def start(self, model: Any, begun: Begun) -> Begun:
         """The first worker's state and history: it alone reads the run that is resumed.
 
         Horovod's callback broadcasts after the first batch, too late for a resumed run: the others would have taken
         that batch with fresh weights, and begun at the first epoch again.
         """
-        self._hvd.broadcast_variables([*model.weights, *optimizer_variables(model)], root_rank=0)
-        return list(self._hvd.broadcast_object(rows, root_rank=0))
+        rate = getattr(model.optimizer, "rate_state", [])
+        self._hvd.broadcast_variables([*model.weights, *optimizer_variables(model), *rate], root_rank=0)
+        return Begun(*self._hvd.broadcast_object((begun.rows, begun.states), root_rank=0))
 
     def callbacks(self, data: Splits) -> list[Any]:
         """Metrics averaged over examples, masks compared."""

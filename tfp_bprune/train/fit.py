@@ -20,6 +20,7 @@ from tfp_bprune.models.names import targets_of
 from tfp_bprune.models.saved import heads_config
 from tfp_bprune.runs import CONFIG, Run, finite
 from tfp_bprune.train.callbacks import (
+    STOPPED,
     History,
     KLSchedule,
     RunWriter,
@@ -28,11 +29,15 @@ from tfp_bprune.train.callbacks import (
     checkpoint_name,
     restore,
 )
-from tfp_bprune.train.distribute import Committed, Distributor, OneProcess
+from tfp_bprune.train.distribute import Begun, Committed, Distributor, OneProcess
 from tfp_bprune.train.loss import loss_of, metrics_of
 from tfp_bprune.train.progress import ProgressBar
+from tfp_bprune.train.rate import SettableAdam
 from tfp_bprune.train.schedules import WARMUP_PART, ScaledCosine, Scaling, kl_schedule, scale_for
+from tfp_bprune.train.states import PREFIX, SetStates, states_of
 from tfp_bprune.types import Json, RunError, TrainingError
+
+_SET_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def compile_model(
         settings.scaling_warmup * data.steps,
     )
     # The older Adam does the same in less than half the time on a CPU.
-    optimizer = distributor.wrap(keras.optimizers.legacy.Adam(rate))
+    optimizer = distributor.wrap(SettableAdam(rate))
     losses = {name: loss_of(head, targets[name]) for name, head in heads.items()}
     metrics = {name: metrics_of(head, targets[name]) for name, head in heads.items()}
     if is_alone(model):
@@ -133,7 +138,11 @@ def fit(
         bit-identical to those of a run that was never interrupted.
       request: what else to keep in the run's `config.json`; by default how to load the data again, which lets the commands
         evaluate and sweep the run.
-      callbacks: further Keras callbacks. Their own state is not part of a checkpoint.
+      callbacks: further Keras callbacks, which may change weights, masks and the learning rate, or stop the training: the
+        run holds what they leave. One that sets the learning rate takes it from the cosine; with `LearningRateScheduler`
+        or `ReduceLROnPlateau` there is none from the start. A checkpoint holds the state of Keras's `EarlyStopping`,
+        `ReduceLROnPlateau` and `ModelCheckpoint`, of others none. A run that a callback stopped is finished: resumed, it
+        stays as it is.
       distributor: `Horovod()` under `horovodrun`.
       progress: a bar on standard error, from rank 0 alone.
       from_logits: whether class outputs are logits; by default as the model's end says: a softmax or sigmoid gives
@@ -156,31 +165,35 @@ def fit(
     def attempt(committed: Committed) -> list[Json]:
         mine = distributor.shard(data)
         compile_model(model, mine, settings, distributor, from_logits)
-        config, going_on = (
-            _config(model, mine, settings, data.request if request is None else request),
-            committed.arrays is not None,
-        )
+        going_on = committed.arrays is not None
+        # Without a run the network need not be storable.
+        config = {} if out is None else _config(model, mine, settings, data.request if request is None else request)
+        ordered = sorted(callbacks, key=lambda one: getattr(one, "runs_last", False))
+        if any(isinstance(one, _SET_RATE) for one in ordered):
+            model.optimizer.leave_schedule()
         if progress and (distributor.size > 1 or distributor.attempts_again):
             _announce(distributor, mine)
         with _open(out if distributor.rank == 0 else None, resume or going_on, config, mine) as run:
-            rows = _restart(model, mine, run, committed)
-            rows = distributor.start(model, rows)
-            further = [*distributor.callbacks(mine), History(rows)]
-            further += [RunWriter(run, rows)] if run is not None else []
-            further += [*callbacks, *([_Commit(committed, rows)] if distributor.attempts_again else [])]
-            _run_epochs(model, mine, settings, len(rows), further, progress and distributor.rank == 0)
+            begun = distributor.start(model, _restart(model, mine, run, committed))
+            rows = begun.rows
+            further = [*distributor.callbacks(mine), History(rows), *ordered, SetStates(ordered, begun.states)]
+            writers: list[Any] = [_Commit(committed, rows, ordered)] if distributor.attempts_again else []
+            writers += [RunWriter(run, rows, ordered)] if run is not None else []
+            epochs = len(rows) if STOPPED in begun.states else settings.epochs
+            shown = progress and distributor.rank == 0
+            _run_epochs(model, mine, settings, (len(rows), epochs), further, writers, shown)
             return rows
 
     return distributor.launch(attempt)
 
 
 class _Commit(keras.callbacks.Callback):
-    def __init__(self, committed: Committed, rows: list[Json]) -> None:
+    def __init__(self, committed: Committed, rows: list[Json], callbacks: Sequence[Any]) -> None:
         super().__init__()
-        self._committed, self._rows = committed, rows
+        self._committed, self._rows, self._callbacks = committed, rows, callbacks
 
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
-        self._committed.commit(checkpoint(self.model), self._rows)
+        self._committed.commit(checkpoint(self.model) | states_of(self._callbacks), self._rows)
 
 
 def _announce(distributor: Distributor, data: Splits) -> None:
@@ -190,7 +203,17 @@ def _announce(distributor: Distributor, data: Splits) -> None:
     print(f"{who}: {share}", file=sys.stderr, flush=True)
 
 
-def _run_epochs(model: Any, data: Splits, settings: Settings, start: int, callbacks: list[Any], progress: bool) -> None:
+def _run_epochs(
+    model: Any,
+    data: Splits,
+    settings: Settings,
+    span: tuple[int, int],
+    callbacks: list[Any],
+    writers: list[Any],
+    progress: bool,
+) -> None:
+    """Trains from the first to the last epoch of `span`; `writers` come after all that changes anything."""
+    start, epochs = span
     if settings.kl != "constant" or settings.kl_weight != 1:
         schedule = kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part)
         callbacks.append(KLSchedule(lambda step: settings.kl_weight * schedule(step), data.steps))
@@ -199,11 +222,11 @@ def _run_epochs(model: Any, data: Splits, settings: Settings, start: int, callba
     try:
         model.fit(
             data.epochs(start),
-            epochs=settings.epochs,
+            epochs=epochs,
             initial_epoch=start,
             steps_per_epoch=data.steps,
             validation_data=data.valid if len(data.examples("valid")) else None,
-            callbacks=[*callbacks, *([bar] if bar else [])],
+            callbacks=[*callbacks, *writers, *([bar] if bar else [])],
             verbose=0,
         )
     finally:
@@ -217,9 +240,26 @@ def _config(model: Any, data: Splits, settings: Settings, request: Json) -> Json
         "data": data.info.to_json()
         | {key: getattr(data, key) for key in ("batch_size", "seed", "train_size", "augmentation")},
     }
-    return finite(
-        json.loads(json.dumps(config | {"settings": asdict(settings), "architecture": store.architecture(model)}))
-    )
+    return finite(json.loads(json.dumps(config | {"settings": asdict(settings), "architecture": _architecture(model)})))
+
+
+def _architecture(model: Any) -> Json:
+    """That of `model`.
+
+    Raises:
+      RunError: naming the layer that cannot be stored.
+    """
+    try:
+        return store.architecture(model)
+    except RunError as error:
+        for layer in model._flatten_layers(include_self=False):
+            try:
+                store.check_harmless(json.loads(json.dumps(keras.layers.serialize(layer), default=str)))
+            except (RunError, NotImplementedError) as cause:
+                raise RunError(
+                    f"layer {layer.name!r} cannot be kept in a run: {cause}; or train without out"
+                ) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -249,24 +289,27 @@ def _check_same(run: Run, config: Json) -> None:
             )
 
 
-def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) -> list[Json]:
-    """Puts the model where the last commit, or else the run's last checkpoint, left it; the history up to there."""
+def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) -> Begun:
+    """Puts the model where the last commit, or else the run's last checkpoint, left it; where that is."""
     arrays, rows = committed.arrays, list(committed.rows)
     if arrays is None and run is not None and run.manifest.get("checkpoint") is not None:
         arrays, rows = compress.decode(run.read_tensors(run.manifest["checkpoint"])), run.read_rows()
         _check_rows(run, rows)
     if arrays is not None:
-        store.set_weights(model, arrays)
+        store.set_weights(model, {name: array for name, array in arrays.items() if not name.startswith(PREFIX)})
         restore(model, arrays)
         # The learning rate follows the part of the training that is done, also where other workers took other steps.
         model.optimizer.iterations.assign(len(rows) * data.steps)
-    return rows
+    return Begun(rows, {name: array for name, array in (arrays or {}).items() if name.startswith(PREFIX)})
 
 
 def _check_rows(run: Run, rows: list[Json]) -> None:
     """Refuses a history that is not of the checkpoint's epoch: training would go on from the wrong one."""
     epoch, name = run.manifest.get("epoch", 0), run.manifest["checkpoint"]
-    if [row.get("epoch") for row in rows] != list(range(1, epoch + 1)) or name != checkpoint_name(epoch):
+    if [row.get("epoch") for row in rows] != list(range(1, epoch + 1)) or name not in (
+        checkpoint_name(epoch),
+        checkpoint_name(epoch, end=True),
+    ):
         raise RunError(
             f"{run.path} has a history of {len(rows)} epochs and the checkpoint {name} of epoch {epoch}: "
             "expected a row for each epoch; restore the run from a copy"
