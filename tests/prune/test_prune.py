@@ -338,3 +338,27 @@ def test_regression_networks_are_pruned(regression_run: Path) -> None:
     pruned, _ = prune(load_model(regression_run).model, sparsity=0.5)
     assert_exactly_zero(pruned, masks_of(pruned))
     assert pruned(np.zeros((2, 10), np.float32)).shape == (2, 2)
+
+
+def test_a_sparsity_out_of_reach_of_units_is_said() -> None:
+    layers = [
+        DenseFlipout(8, activation="softmax", name="held"),
+        DenseFlipout(4, name="free"),
+        DenseFlipout(3, name="end"),
+    ]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    with pytest.warns(UserWarning, match="asked for 0.9"):
+        _, report = prune(model, sparsity=0.9, granularity="unit")
+    # Of 6 x 8 + 8 x 4 + 4 x 3 weights only those of 3 units of "free" can go.
+    assert report.sparsity == 3 * (8 + 3) / 92
+    assert not report.reached
+    assert report.to_json()["reached"] is False
+    assert report.pinned == ["held/kernel", "end/kernel"]
+    with pytest.raises(
+        PruneError, match=r"reached a sparsity of 0.3587, asked for 0.9: .* no unit of held, end can go"
+    ) as error:
+        prune(model, sparsity=0.9, granularity="unit", strict=True)
+    assert "\n" not in str(error.value)
+    _, report = prune(model, sparsity=0.9, strict=True)
+    assert report.reached
+    assert report.missed == ""

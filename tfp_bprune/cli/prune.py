@@ -67,6 +67,8 @@ def run(arguments: Any) -> int:
         )
         for layer in report.layers:
             say(f"  {layer.name}: {100 * layer.sparsity:.2f} % of {layer.prunable}")
+        if report.missed:
+            say(f"  {report.missed}")
         if report.ties:
             say(f"  {report.ties} kept weights tie with removed ones; among equals the first in order went")
         say(f"next: tfp-bprune export {arguments.out} --out {arguments.out}-export")

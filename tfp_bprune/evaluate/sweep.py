@@ -14,7 +14,7 @@ from tfp_bprune.data import Split
 from tfp_bprune.evaluate.fresh import Reloaded, reload
 from tfp_bprune.evaluate.metrics import as_served, of_outputs
 from tfp_bprune.export import export
-from tfp_bprune.models import recalibrate
+from tfp_bprune.models import adopt, recalibrate
 from tfp_bprune.prune import prune
 from tfp_bprune.prune.masks import check_sparsity
 from tfp_bprune.prune.scores import decibel
@@ -30,7 +30,7 @@ _HISTOGRAM_BINS = 120
 def sweep(
     model: Any,
     split: Split,
-    exports: Path,
+    exports: str | os.PathLike[str],
     sparsities: Sequence[float] = SPARSITIES,
     criterion: Criterion | None = None,
     scope: Scope = "global",
@@ -56,12 +56,14 @@ def sweep(
       on_step: told what comes next, once a sparsity.
       granularity, aggregate: as in `prune`.
       on_replace: called before the exports of an earlier sweep go.
-      calibration: training batches on which `recalibrate` measures batch normalization anew before each export.
+      calibration: training batches on which `recalibrate` measures batch normalization and a regression's
+        noise anew before each export.
 
     Returns:
       `{"machine": ..., "rows": [...], "scores": ...}`: a row a sparsity, figures of the mean prediction, those of the
       sampled one with the prefix `sampled_`; and the histogram of scores in dB with the cut of each row.
     """
+    model, exports = adopt(model), Path(exports)
     bayesian = default_criterion(model) == "snr"
     for sparsity in sparsities:  # all of them before the exports of an earlier sweep go
         check_sparsity(sparsity)
@@ -83,7 +85,13 @@ def sweep(
             ]
             served = as_served(split, manifests[0])
             measured = reload(places, served.x, BATCHES, trust=True)
-            row: Json = {"sparsity": report.sparsity, "requested": sparsity, "method": criterion, **scalars}
+            row: Json = {
+                "sparsity": report.sparsity,
+                "requested": sparsity,
+                "reached": report.reached,
+                "method": criterion,
+                **scalars,
+            }
             row |= {"granularity": granularity, "recalibrated": calibration is not None}
             row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
             row |= figures(measured[0], manifests[0], served.y)
@@ -112,7 +120,7 @@ def figures(measured: Reloaded, manifest: Json, targets: Any) -> Json:
 
 def histogram(model: Any, criterion: Criterion, cuts: Sequence[float]) -> Json:
     """Counts of the weights' scores in dB, and the cuts on the same scale."""
-    weights = prunable_weights(model, criterion)
+    weights = prunable_weights(adopt(model), criterion)
     scores = np.concatenate([decibel(scored(name, w, criterion)).ravel() for name, w in weights.items()])
     finite = scores[np.isfinite(scores)]
     low, high = np.percentile(finite, [0.01, 99.99])

@@ -62,6 +62,11 @@ def units_of(model: Any, names: Mapping[str, np.ndarray]) -> Units:
     return Units(made, read, labels.count, removable)
 
 
+def pinned(units: Units) -> list[str]:
+    """The tensors of which no unit can go."""
+    return [name for name, label in units.made.items() if not units.removable[label].any()]
+
+
 def unit_scores(
     units: Units, locs: Arrays, scales: Arrays | None, masks: Arrays, aggregate: Aggregate = "max"
 ) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from tfp_bprune.models.convert import adopt
 from tfp_bprune.models.rebuild import check_graph, rebuild
 from tfp_bprune.prune.report import Report
 from tfp_bprune.prune.select import choose_masks
-from tfp_bprune.types import Aggregate, Criterion, Granularity, Scope
+from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
 
 
 def prune(
@@ -25,6 +26,7 @@ def prune(
     *,
     granularity: Granularity = "weight",
     aggregate: Aggregate = "max",
+    strict: bool = False,
 ) -> tuple[Any, Report]:
     """Removes the weights of lowest score: mu = 0 and sigma = 0, in every draw, in memory and after reload.
 
@@ -42,16 +44,23 @@ def prune(
         not only sparser; `sparsity` is then the least fraction of weights to remove.
       aggregate: how a unit's weights make its score: "max", "mean" or "norm"; see `groups.unit_scores`.
 
+      strict: refuse a sparsity that cannot be reached, which else a warning and the report's `missed` say.
+
     Returns:
       The pruned model, not compiled, and a `Report`. `model` itself stays as it is.
 
     Raises:
-      PruneError: both or none of sparsity and threshold, one out of range, NaN weights, or nothing to prune.
+      PruneError: both or none of sparsity and threshold, one out of range, NaN weights, or nothing to prune;
+        with `strict` also a sparsity that is not reached.
       BpruneError: the model's graph is not known to Keras.
     """
     check_graph(model)
     model = adopt(model)
     selection = choose_masks(model, sparsity, threshold, criterion, scope, granularity, include_bias, aggregate)
+    if selection.report.missed:
+        if strict:
+            raise PruneError(selection.report.missed)
+        warnings.warn(selection.report.missed, stacklevel=2)
     copy = rebuild(model, lambda layer: None, lambda old, new: None)
     apply_masks(copy, selection.masks)
     return copy, selection.report

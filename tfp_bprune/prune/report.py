@@ -31,6 +31,8 @@ class Report:
       threshold: the lowest score that was kept, of a weight or of a unit.
       ties: kept weights whose score equals the highest that went; the cut among them was by position.
       layers: counts by weight tensor.
+      pinned: tensors of which no unit can go, with granularity "unit": they make outputs, or are read by a layer through
+        which channels are not followed.
     """
 
     criterion: Criterion
@@ -40,6 +42,7 @@ class Report:
     threshold: float
     ties: int
     layers: list[LayerSparsity] = field(default_factory=list)
+    pinned: list[str] = field(default_factory=list)
 
     @property
     def prunable(self) -> int:
@@ -56,9 +59,36 @@ class Report:
         """pruned / prunable."""
         return self.pruned / self.prunable
 
+    @property
+    def reached(self) -> bool:
+        """Whether as much is gone as was asked for, but for the rounding to whole weights; of a threshold always."""
+        rounding = 0.5 * (len(self.layers) + 1) / self.prunable
+        return self.sparsity >= self.requested.get("sparsity", 0.0) - rounding
+
+    @property
+    def missed(self) -> str:
+        """What was asked for, what was reached, and why that is less, in one line; empty where it was reached."""
+        if self.reached:
+            return ""
+        held = f"; no unit of {_listed(self.pinned)} can go" if self.pinned else ""
+        return (
+            f"pruning by {self.granularity} reached a sparsity of {self.sparsity:.4f}, asked for "
+            f"{self.requested['sparsity']:g}: every layer keeps a {self.granularity}{held}; prune by weight, or ask for less"
+        )
+
     def to_json(self) -> Json:
         """The report as plain data."""
-        counts = {"sparsity": self.sparsity, "prunable": self.prunable, "nonzeros": self.prunable - self.pruned}
+        counts = {
+            "sparsity": self.sparsity,
+            "reached": self.reached,
+            "prunable": self.prunable,
+            "nonzeros": self.prunable - self.pruned,
+        }
         return (
             asdict(self) | counts | {"layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers]}
         )
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name.removesuffix("/kernel") for name in names[:most]) + more

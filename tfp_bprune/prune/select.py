@@ -50,7 +50,9 @@ def choose_masks(
     weights = prunable_weights(model, criterion, include_bias)
     scores = {name: scored(name, w, criterion) for name, w in weights.items()}
     before = {name: w.mask for name, w in weights.items()}
+    pinned: list[str] = []
     if granularity == "unit":
+        pinned = groups.pinned(groups.units_of(model, {name: w.loc for name, w in weights.items()}))
         chosen, lowest, ties = _choose_units(model, weights, sparsity, threshold, criterion, scope, aggregate)
     elif granularity == "weight":
         chosen = _choose_weights(scores, before, sparsity, threshold, scope)
@@ -60,7 +62,7 @@ def choose_masks(
         raise PruneError(f"granularity must be 'weight' or 'unit', got {granularity!r}")
     layers = [LayerSparsity(name, m.size, m.size - int(np.count_nonzero(m))) for name, m in chosen.items()]
     requested = {"sparsity": sparsity} if sparsity is not None else {"threshold": threshold}
-    return Selection(chosen, Report(criterion, scope, granularity, requested, lowest, ties, layers))
+    return Selection(chosen, Report(criterion, scope, granularity, requested, lowest, ties, layers, pinned))
 
 
 def check_criterion(criterion: str) -> None:
