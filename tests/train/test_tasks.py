@@ -52,6 +52,9 @@ KINDS: dict[str, Any] = {
     "softmax": (
         L.Dense(3, "softmax"), CLASSES, lambda o: -np.log(o[np.arange(N), CLASSES]), lambda o: o.argmax(1) == CLASSES
     ),
+    "softmax_layer": (
+        L.Softmax(), CLASSES, lambda o: -np.log(o[np.arange(N), CLASSES]), lambda o: o.argmax(1) == CLASSES
+    ),
     "softmax_on_one_hot": (
         L.Dense(3, "softmax"), np.eye(3)[CLASSES], lambda o: -np.log(o[np.arange(N), CLASSES]),
         lambda o: o.argmax(1) == CLASSES,
@@ -88,7 +91,8 @@ KINDS: dict[str, Any] = {
 @pytest.mark.parametrize("name", KINDS)
 def test_the_loss_is_the_likelihood_of_the_task(name: str) -> None:
     end, y, nats, quality = KINDS[name]
-    layers = [L.Dense(1), end.__class__.from_config(end.get_config())] if name == "mean_and_deviation" else [end]
+    before = {"mean_and_deviation": [L.Dense(1)], "softmax_layer": [L.Dense(3)]}.get(name, [])
+    layers = [*before, end.__class__.from_config(end.get_config())]
     model = ending_in(*layers)
     found = measured(model, data_of(y))
     outputs = model.predict(X, verbose=0).astype(np.float64)
