@@ -63,6 +63,9 @@ check: $(VENV)/.setup-test        ## format, lint, types, and the tests that nee
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow and not horovod" tests/test_architecture.py tests/test_runs.py tests/layers tests/prune
 
+mutate: $(VENV)/.setup-test       ## put known bugs in, one at a time: the tests must see each
+	$(BIN)/python tests/mutate.py
+
 bench: $(VENV)/.setup-test        ## the benchmarks that need no data, into benchmarks/results: minutes on a quiet machine
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/networks.py
