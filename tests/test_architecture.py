@@ -30,7 +30,7 @@ STATIONS = (
     "studies",
     "cli",
 )
-SHARED = ("_keras", "_lazy", "types", "runs", "reading", "writing", "schemas")
+SHARED = ("_keras", "_lazy", "types", "runs", "reading", "writing", "schemas", "prepared")
 MODULES = sorted(p.relative_to(PACKAGE.parent) for p in PACKAGE.rglob("*.py"))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tfp_bprune._keras import tf
 from tfp_bprune.arrays import Arrays, by_name, count, leaves, rows
 from tfp_bprune.augment import augment, check_augmentation, draws
 from tfp_bprune.info import Info, described_arrays, read_arrays
+from tfp_bprune.prepared import check_prepared
 from tfp_bprune.targets import SaidTask, Target
 from tfp_bprune.types import Augmentation, DataError, Json
 
@@ -365,6 +367,8 @@ def _prepared_builder(name: str, data_dir: Path) -> Any:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
+    if re.fullmatch(r"\w+", folder := re.split("[:/]", name)[0]):
+        check_prepared(data_dir / folder)
     try:
         builder = tfds.builder(name, data_dir=str(data_dir))
     except tfds.core.registered.DatasetNotFoundError as error:
@@ -372,8 +376,9 @@ def _prepared_builder(name: str, data_dir: Path) -> Any:
             f"there is no dataset {name!r} in {data_dir} nor in TensorFlow Datasets' catalogue: "
             f"expected one of {', '.join(EMBEDDED)} or a name such as mnist, fashion_mnist, cifar10"
         ) from error
-    except (ValueError, AssertionError) as error:  # a malformed name, an unknown configuration or version
-        raise DataError(f"dataset {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a malformed name, an unknown configuration or version, a damaged folder
+        said = str(error).splitlines() or [type(error).__name__]
+        raise DataError(f"dataset {name!r} cannot be loaded: {said[0]}") from error
     if not builder.is_prepared():
         raise DataError(
             f"dataset {name!r} is not in {data_dir}: give the folder that holds it (--data-dir or TFDS_DATA_DIR), "
@@ -402,8 +407,14 @@ def _image_and_label(builder: Any) -> tuple[Any, Any]:
 def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     import tensorflow_datasets as tfds
 
-    dataset = builder.as_dataset(split=split, as_supervised=True, batch_size=_EVALUATION_BATCH)
-    batches = [(np.asarray(x), np.asarray(y)) for x, y in tfds.as_numpy(dataset)]
+    try:
+        dataset = builder.as_dataset(split=split, as_supervised=True, batch_size=_EVALUATION_BATCH)
+        batches = [(np.asarray(x), np.asarray(y)) for x, y in tfds.as_numpy(dataset)]
+    except (tf.errors.OpError, OSError, ValueError, AssertionError) as error:  # records that are cut or missing
+        said = str(error).splitlines() or [type(error).__name__]
+        raise DataError(
+            f"split {split!r} of {builder.name} cannot be read ({said[0]}): prepare the dataset anew"
+        ) from error
     if not batches:
         raise DataError(f"split {split!r} of {builder.name} is empty: prepare the dataset anew")
     return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
