@@ -53,7 +53,7 @@ LookupTableInsertV2 LookupTableSizeV2 LookupTableExportV2 AnonymousHashTable Ano
 """
 _CONTROL = """
 NoOp Assert If StatelessIf Case StatelessCase While StatelessWhile PartitionedCall StatefulPartitionedCall Switch Merge Enter Exit
-NextIteration LoopCond ControlTrigger XlaSharding
+NextIteration LoopCond ControlTrigger XlaSharding OptionalFromValue OptionalGetValue OptionalHasValue OptionalNone
 """
 _CHANCE = """
 Multinomial RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt RngReadAndSkip StatelessMultinomial

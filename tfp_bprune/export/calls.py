@@ -48,11 +48,14 @@ def activated(layer: Any, value: Value) -> Value:
     return replace(value, mean=layer.activation(value.mean), variance=None)
 
 
-def masked(layer: Any, inputs: Value, outputs: Value) -> Value:
-    """The outputs with the mask that Keras would give them."""
-    if inputs.mask is None or not layer.supports_masking:
+def masked(layer: Any, inputs: Value | list[Value], outputs: Value) -> Value:
+    """The outputs with the mask that Keras would give them; `inputs` is a list where the layer reads several."""
+    several = inputs if isinstance(inputs, list) else [inputs]
+    if not layer.supports_masking or all(value.mask is None for value in several):
         return replace(outputs, mask=None)
-    return replace(outputs, mask=layer.compute_mask(inputs.mean, inputs.mask))
+    means, masks = [value.as_rows().mean for value in several], [value.mask for value in several]
+    single = len(several) == 1
+    return replace(outputs, mask=layer.compute_mask(means[0] if single else means, masks[0] if single else masks))
 
 
 def values_of(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Value]:

@@ -203,7 +203,7 @@ class Moments(Mean):
         else:
             outputs = moments.through(layer, values)
         outputs = outputs if layer is self._last and is_softmax(layer) else self._activated(within(layer), outputs)
-        return masked(layer, values[0], outputs)
+        return masked(layer, values, outputs)
 
     def _linear(self, linear: Linear, inputs: Value) -> Value:
         outputs, own = linear.moments(inputs)
