@@ -86,9 +86,10 @@ def save_model(model: Any, path: str | os.PathLike[str], config: Json | None = N
 
     Raises:
       RunError: `path` is not new or empty, or the model cannot be stored without code.
+      BpruneError: the model is subclassed, not built, or of another Keras.
     """
-    run = Run.create(path)
     content = finite((config or {}) | heads_config(model) | {"architecture": store.architecture(model)})
+    run = Run.create(path)
     arrays = store.rested_weights_of(model)
     stored = tensors_to_bytes(compress.encode(arrays))
     sizes: Json = {"bytes": len(stored), "dense_bytes": sum(array.nbytes for array in arrays.values())}

@@ -11,7 +11,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, variational_layers
 from tfp_bprune.models.copying import adapted, finalize, unnamed_function
 from tfp_bprune.models.harmless import bounded, check_known
-from tfp_bprune.models.rebuild import rebuild
+from tfp_bprune.models.rebuild import check_graph, rebuild
 from tfp_bprune.types import Json, RunError
 
 _OURS = {layer.__name__: layer for layer in LAYERS.values()}
@@ -35,7 +35,9 @@ def architecture(model: Any) -> Json:
 
     Raises:
       RunError: a layer could not be read back safely, such as a Lambda.
+      BpruneError: the model has no graph that could be read back: it is subclassed, or of another Keras.
     """
+    check_graph(model)
     for layer in model._flatten_layers(include_self=False):
         argument = unnamed_function(layer)
         if argument is not None:
