@@ -155,19 +155,28 @@ def beside(path: Path) -> Iterator[Path]:
     Raises:
       RunError: the folder cannot be written to.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(_FOLDER + "*"):
-            remove_leftover(leftover)
-        folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=path.parent))
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
-    try:
-        with held(folder):
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in path.parent.glob(_FOLDER + "*"):
+                remove_leftover(leftover)
+            folder = _made(path.parent, stack)
+        except OSError as error:
+            raise RunError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
+        try:
             folder.chmod(0o755)
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _made(place: Path, stack: contextlib.ExitStack) -> Path:
+    """A new folder in `place`, held; one that another process took for a leftover before it was held is made anew."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=place))
+        with contextlib.suppress(OSError):
+            stack.enter_context(held(folder))
+            return folder
 
 
 def put_in_place(fresh: Path, path: Path) -> None:
