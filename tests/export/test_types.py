@@ -98,6 +98,19 @@ def test_sizes_that_are_not_fixed_stay_so(make: Any, predictive: Any, tmp_path: 
     assert (tmp_path / "out" / FILE).stat().st_size > 0
 
 
+def test_moments_of_as_many_steps_as_come_are_those_of_a_fixed_number(tmp_path: Path) -> None:
+    layers = [Conv1DFlipout(4, 3, rho_init=-1.0, name="conv"), L.GlobalAveragePooling1D(), L.Dense(2, name="dense")]
+    fixed = keras.Sequential([keras.Input((9, 3)), *layers])
+    free = keras.Sequential([keras.Input((None, 3)), *layers])
+    x = np.random.default_rng(0).normal(size=(4, 9, 3)).astype(np.float32)
+    (one, _), (other, _) = (
+        served(model, tmp_path / name, x, predictive="moments", **REGRESSION)
+        for name, model in (("fixed", fixed), ("free", free))
+    )
+    for key in ("mean", "weights_std"):
+        np.testing.assert_allclose(one[key], other[key], rtol=1e-4)
+
+
 def words(*layers: Any) -> Any:
     return keras.Sequential([keras.Input((1,), dtype="string"), *layers, L.Dense(2)])
 

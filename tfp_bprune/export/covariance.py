@@ -136,6 +136,8 @@ def _sum_of_each(tensor: Any, columns: bool) -> Any:
     """The sum of an example's numbers [batch]; as a product with ones, which is much the faster."""
     if columns:
         return tf.matmul(tf.ones([1, tensor.shape[0]]), tensor)[0]
+    if not tensor.shape[1:].is_fully_defined():  # as many positions as an input has
+        return tf.reduce_sum(tensor, list(range(1, len(tensor.shape))))
     flat = tf.reshape(tensor, [tf.shape(tensor)[0], math.prod(tensor.shape[1:])])
     return tf.matmul(flat, tf.ones([flat.shape[1], 1]))[:, 0]
 
