@@ -13,7 +13,7 @@ import pytest
 
 from tests.bounds import assert_mean, assert_normal_variance
 from tests.export.test_answers import predicted
-from tfp_bprune import GradualPruning, bayesianize, prune, save_model, strip
+from tfp_bprune import GradualPruning, bayesianize, fit, from_arrays, prune, save_model, strip
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.export import export
 from tfp_bprune.layers import Conv2DFlipout, Conv3DReparameterization, DenseFlipout, set_train_size, variational_layers
@@ -439,7 +439,15 @@ def test_models_that_cannot_be_followed_are_refused_before_anything_is_written(
     #15024.
     """
     model, place = make(), tmp_path / "out"
-    jobs = (bayesianize, strip, lambda m: prune(m, 0.5), lambda m: export(m, place), lambda m: save_model(m, place))
+    data = from_arrays((X, LABELS), (X, LABELS))
+    jobs = (
+        bayesianize,
+        strip,
+        lambda m: prune(m, 0.5),
+        lambda m: export(m, place),
+        lambda m: save_model(m, place),
+        lambda m: fit(m, data, out=place),
+    )
     for job in jobs:
         with pytest.raises(BpruneError, match=said) as caught:
             job(model)  # type: ignore[operator]

@@ -10,6 +10,7 @@ from tfp_bprune._keras import tf
 from tfp_bprune.arrays import Arrays, by_name
 from tfp_bprune.data import Split, Splits
 from tfp_bprune.models.names import in_order, input_names, output_names
+from tfp_bprune.models.rebuild import check_known
 from tfp_bprune.types import DataError
 
 
@@ -18,7 +19,9 @@ def check_shapes(model: Any, data: Splits) -> None:
 
     Raises:
       DataError: naming both shapes.
+      BpruneError: the model has no inputs that are known: it is subclassed, not built, or of another Keras.
     """
+    check_known(model)
     info, names = data.info, input_names(model)
     if info.inputs is None and len(names) != 1:
         raise DataError(f"{info.name} has one input: model {model.name!r} expects {', '.join(map(repr, names))}")

@@ -62,6 +62,20 @@ def check_graph(model: Any) -> None:
       BpruneError: the model, or one nested in it, is no Keras model, is subclassed, or was never built; or a layer hides
         Bayesian layers.
     """
+    check_known(model)
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            check_graph(layer)
+        else:
+            refuse_hidden(layer)
+
+
+def check_known(model: Any) -> None:
+    """Refuses what is no functional or sequential model of tf_keras with weights; see `check_graph` for what it is made of.
+
+    Raises:
+      BpruneError: naming what came.
+    """
     if not isinstance(model, keras.Model):
         raise BpruneError(f"expected a tf_keras model, got {type(model).__module__}.{type(model).__name__}")
     if not isinstance(model, keras.Sequential) and not model._is_graph_network:
@@ -70,11 +84,6 @@ def check_graph(model: Any) -> None:
         )
     if not model.built:
         raise BpruneError(f"model {model.name!r} has no weights yet: build it or call it on a batch first")
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            check_graph(layer)
-        else:
-            refuse_hidden(layer)
 
 
 def calls_of(model: Any) -> Iterator[Any]:
