@@ -389,7 +389,7 @@ def test_super_resolution_of_any_size_is_pruned_and_served(granularity: Any, tmp
 def test_the_mean_of_a_trained_network_is_as_good_as_its_draws() -> None:
     """With weights frozen at their means for the test a network fell to chance; with draws it had learned.
 
-    Sources: piEsposito/blitz-bayesian-deep-learning #59 and #69, IntelLabs/bayesian-torch #25.
+    Sources: piEsposito/blitz-bayesian-deep-learning #59 and #69.
     """
     x = RNG.normal(size=(300, 6)).astype(np.float32)
     y = (x[:, 0] + x[:, 1] > 0).astype(np.int32)
@@ -435,8 +435,7 @@ def test_models_that_cannot_be_followed_are_refused_before_anything_is_written(
 ) -> None:
     """Models of Keras 3 and subclassed ones were told to be no Keras models, or were saved and could not be loaded.
 
-    Sources: tensorflow/model-optimization #1172, #1167 and #155, tensorflow/tensorflow #70164, keras-team/keras #19894 and
-    #15024.
+    Sources: tensorflow/model-optimization #1172, #1167 and #155, tensorflow/tensorflow #70164, keras-team/keras #19894.
     """
     model, place = make(), tmp_path / "out"
     data = from_arrays((X, LABELS), (X, LABELS))
