@@ -225,6 +225,10 @@ def test_an_export_from_moments_and_one_of_settled_draws(answer: Answer, tiny_ru
     made = answer("export", tiny_run, "--out", tmp_path / "moments", "--predictive", "moments")
     assert made["predictive"] == "moments"
     assert {*QUALITY, "epistemic", "aleatoric"} <= set(made["scores"])
+    distance = made["moments_vs_draws"]
+    assert distance == Run.open(tmp_path / "moments").manifest["moments_vs_draws"]
+    assert (distance["examples"], distance["draws"]) == (144, 200)
+    assert distance["probability"] < 0.05  # .02 is what 200 draws leave of a probability of .9
     words = ["--predictive", "sampled", "--samples", 20, "--error-rate", 0.1, "--no-score"]
     made = answer("export", tiny_run, "--out", tmp_path / "settled", *words)
     assert (made["samples"], made["error_rate"]) == (20, 0.1)

@@ -100,6 +100,7 @@ def run(arguments: Any) -> int:
         float16=arguments.float16,
         error_rate=arguments.error_rate,
         costs=_costs(arguments),
+        validation=_compared_on(arguments.predictive, split),
         facts=facts,
     )
     if split is not None:
@@ -136,6 +137,14 @@ def _validation(config: Json, data_dir: Path | None) -> Split | None:
     return split
 
 
+def _compared_on(predictive: str, split: Split | None) -> Any:
+    """The examples on which moments are held against draws; None where there are none or nothing is to be compared."""
+    if split is None or predictive != "moments":
+        return None
+    note("comparing moments with draws on validation examples; --no-score leaves this out ...")
+    return split.x
+
+
 def _scored(path: Path, split: Split) -> Json:
     """The manifest of the export at `path`, with its scores."""
     from tfp_bprune.evaluate.score import record_scores
@@ -158,12 +167,14 @@ def _costs(arguments: Any) -> Costs | None:
 
 
 def _explain(arguments: Any, manifest: Json) -> None:
-    from tfp_bprune.report.tables import human_bytes, products_table, scores_line
+    from tfp_bprune.report.tables import human_bytes, moments_line, products_table, scores_line
 
     say(f"exported {arguments.predictive} of {arguments.run} to {arguments.out}: {human_bytes(manifest['bytes'])}")
     for title, scores in (("at the end of training", manifest.get("before")), ("as exported", manifest.get("scores"))):
         if scores:
             say(f"{title}, validation split: {scores_line(scores)}")
+    if "moments_vs_draws" in manifest:
+        say(moments_line(manifest["moments_vs_draws"]))
     products = {name: layer for name, layer in manifest["layers"].items() if "form" in layer}
     if products:
         say(products_table(products))

@@ -22,6 +22,7 @@ from typing import Any
 from tfp_bprune._keras import tf
 from tfp_bprune.export.checks import explained
 from tfp_bprune.export.cost import Costs, Kernels
+from tfp_bprune.export.distance import DRAWS, check_validation, distance_to_draws
 from tfp_bprune.export.formats import TITLES
 from tfp_bprune.export.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.export.litert import to_litert
@@ -54,6 +55,7 @@ def export(
     task: Said = None,
     from_logits: bool | None = None,
     costs: Costs | None = None,
+    validation: Any = None,
     facts: Json | None = None,
 ) -> Json:
     """Writes `model` as a SavedModel, or an ONNX or LiteRT file, with no TFP object and no Python of this package in it.
@@ -78,6 +80,8 @@ def export(
         the model: a softmax, sigmoid or `GaussianOutput` at its end.
       from_logits: whether class outputs are logits; by default where a linear layer gives them.
       costs: of products, to choose by; those shipped unless given.
+      validation: of "moments": examples, an array or several by input, on at most 500 of which its answers are held against
+        draws of the weights; the manifest has the differences as `moments_vs_draws` (`export.distance`).
       facts: further entries of the manifest, such as the data's fingerprint.
 
     Returns:
@@ -91,6 +95,7 @@ def export(
     path = Path(path)
     check_new(path)
     _check_format(format, kernels, float16)
+    check_validation(validation, predictive)
     served = format == "savedmodel"
     storage: Storage = "float16" if float16 else "float32"
     lowering = Lowering(kernels, storage, costs or Costs()) if served else FOR_CONVERTERS
@@ -100,6 +105,9 @@ def export(
         about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
     if error_rate is not None:
         about["error_rate"] = error_rate
+    if validation is not None:
+        drawn = Predictor(model, "sampled", DRAWS, seed, task=task, from_logits=from_logits)
+        about["moments_vs_draws"] = distance_to_draws(predictor, drawn, validation)
     with _aside(path) as folder:
         place = folder / FILES[format]
         _write(predictor, model.name, place, format, float16)

@@ -125,6 +125,20 @@ def scores_line(scores: Json) -> str:
     return ", ".join(f"{title} {cell(scores)}" for title, cell in SCORES if cell(scores))
 
 
+def moments_line(distance: Json) -> str:
+    """How far moments were from draws, in one line.
+
+    >>> moments_line({"examples": 90, "draws": 200, "probability": 0.0012, "epistemic_ratio": 1.0312, "rank_correlation": None})
+    'moments against 200 draws, 90 examples: probability 0.0012, epistemic_ratio 1.0312'
+    """
+    numbers = {key: value for key, value in distance.items() if key not in ("examples", "draws")}
+    flat: Json = {}
+    for key, value in numbers.items():
+        flat |= {f"{key} {name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+    said = ", ".join(f"{key} {value:.4f}" for key, value in flat.items() if value is not None)
+    return f"moments against {distance['draws']} draws, {distance['examples']} examples: {said}"
+
+
 def products_table(layers: Json) -> Table:
     """How each dense layer of an export is multiplied, and from which sparsity on sparse would be the faster form.
 
