@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfp_bprune._keras import tf
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.export import Predictor
 from tfp_bprune.export.covariance import drawn, factor, followed, leading, width_of
 from tfp_bprune.export.value import Value
+from tfp_bprune.layers import DenseFlipout
 
 
 def factored(matrices: np.ndarray) -> np.ndarray:
@@ -89,3 +91,16 @@ def test_of_many_logits_the_others_keep_their_mean_in_common(excess: float) -> N
     apart = found[3:, 3:] - common
     centre = np.eye(4) - 0.25
     np.testing.assert_allclose(apart, centre @ np.diag([1, 2, 3, 0.5]) @ centre * 4 / 3, atol=1e-2)
+
+
+@pytest.mark.parametrize("activation", ["relu", "linear"])
+def test_noise_that_a_skip_connection_reads_too_is_not_lost(activation: str) -> None:
+    """h + f(h) of one uncertain number h = m + s e: with f the identity, its deviation is 2 s exactly."""
+    inputs = keras.Input((1,))
+    h = DenseFlipout(1, use_bias=False, rho_init=-3.0)(inputs)
+    model = keras.Model(inputs, keras.layers.Add()([h, keras.layers.Activation(activation)(h)]))
+    layer = model.layers[1]
+    layer.kernel_posterior.loc_variable.assign([[3.0]])  # far from the kink, where relu is the identity
+    found = Predictor(model, "moments", task="regression").predict(tf.constant([[1.0], [2.0]]))["weights_std"]
+    expected = 2 * layer.kernel_posterior.scale.numpy()[0, 0]
+    np.testing.assert_allclose(found, [expected, 2 * expected], rtol=1e-4)

@@ -13,7 +13,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.export import Predictor
 from tfp_bprune.export import onnx as exporter
 from tfp_bprune.export.kernels import FOR_CONVERTERS, Lowering
-from tfp_bprune.layers import DenseFlipout, GaussianOutput
+from tfp_bprune.layers import Conv2DFlipout, DenseFlipout, GaussianOutput
 from tfp_bprune.prune import prune
 from tfp_bprune.types import ExportError
 
@@ -97,3 +97,18 @@ def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch, pac
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExportError, match=rf"^the format 'onnx' needs {package}, .*'tfp-bprune\[formats\]'$"):
         exporter.to_onnx(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))
+
+
+def pooled_by_moments(dilation: int) -> Predictor:
+    layers = [Conv2DFlipout(4, 3, activation="relu", dilation_rate=dilation), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, DenseFlipout(3)])
+    return Predictor(model, "moments", lowering=FOR_CONVERTERS, task="classification", from_logits=True)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_moments_that_onnx_cannot_follow_back_are_refused_in_one_line(dilation: int) -> None:
+    with pytest.raises(
+        ExportError, match=r"moments back through this network.* use the predictive 'mean', or the format"
+    ) as error:
+        exporter.to_onnx(pooled_by_moments(dilation))
+    assert "\n" not in str(error.value)

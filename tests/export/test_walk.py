@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -192,8 +193,13 @@ def test_monte_carlo_dropout_is_drawn(make: Any) -> None:
     np.testing.assert_allclose(found["aleatoric"], aleatoric, atol=z * np.sqrt((h - aleatoric) ** 2 @ weights))
     np.testing.assert_allclose(found["epistemic"], total - aleatoric, atol=0.02)
     assert np.ptp(found["probabilities"], 0).max() < 1e-6  # a draw's mask is that of all examples
-    with pytest.raises(ExportError, match="is called with training=True"):
-        Predictor(model, "moments", **LOGITS)
+    # Moments take the sum of the two kept or dropped inputs for normal: mean 2, variance 2 (1 - q) / q.
+    normal = stats.norm(2, np.sqrt(2))
+    near = normal.expect(lambda z: 1 / (1 + np.exp(-z)))
+    carried = predicted(model, "moments", ONES, **LOGITS)
+    np.testing.assert_allclose(carried["probabilities"][:, 1], near, atol=2e-3)
+    assert abs(near - mean) < 0.01  # the two are as close as that even here
+    np.testing.assert_allclose(carried["epistemic"], total - aleatoric, rtol=0.15)
     at_mean = Predictor(model, "mean", **LOGITS)
     assert len(at_mean.dropout) == 1
     np.testing.assert_allclose(at_mean.predict(tf.constant(ONES))["probabilities"][:, 1], p[1], rtol=1e-5)
@@ -406,3 +412,34 @@ def test_an_activation_with_weights_keeps_them() -> None:
     predictor = Predictor(model, "mean", **REGRESSION)
     np.testing.assert_allclose(predictor.predict(tf.constant(x))["mean"], model(x), rtol=1e-5, atol=1e-6)
     assert any(variable is dense.activation.alpha or variable.shape == (3,) for variable in predictor.variables)
+
+
+DROPPED: dict[str, Callable[[], Any]] = {
+    "Dropout": lambda: L.Dropout(0.3),
+    "GaussianDropout": lambda: L.GaussianDropout(0.3),
+    "GaussianNoise": lambda: L.GaussianNoise(0.7),
+}
+
+
+@pytest.mark.parametrize("kind", DROPPED)
+def test_moments_carry_the_noise_of_dropout_exactly_through_linear_layers(kind: str) -> None:
+    keras.backend.reset_uids()
+    inputs = keras.Input((6,))
+    x = DROPPED[kind]()(DenseFlipout(5, rho_init=-1.0)(inputs), training=True)
+    model = keras.Model(inputs, L.Dense(1)(x))
+    model.compile("sgd", "mse")
+    given = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    layer, kernel = model.layers[1], model.layers[-1].kernel.numpy()[:, 0]
+    mean = given @ layer.kernel_posterior.loc.numpy()
+    variance = given**2 @ layer.kernel_posterior.scale.numpy() ** 2
+    factor = 0.3 / 0.7
+    noise = 0.49 if kind == "GaussianNoise" else (mean**2 + variance) * factor
+    found = predicted(model, "moments", given)
+    np.testing.assert_allclose(found["mean"], mean @ kernel, atol=1e-4)
+    np.testing.assert_allclose(found["weights_std"], np.sqrt((variance + noise) @ kernel**2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [L.AlphaDropout(0.3), L.Dropout(0.3, noise_shape=(None, 1))])
+def test_moments_refuse_dropout_that_is_not_of_each_number(layer: Any) -> None:
+    with pytest.raises(ExportError, match="has no mask for each number by itself"):
+        Predictor(dropped(layer), "moments", **LOGITS)

@@ -199,9 +199,7 @@ NETWORKS: dict[str, Network] = {
             {"kind": r.integers(0, 3, EXAMPLES), "size": r.normal(size=(EXAMPLES, 1))},
         ),
     ),
-    "monte_carlo_dropout": Network(
-        monte_carlo_dropout, lambda r: (_vectors(5)(r)[0], r.integers(0, 3, EXAMPLES)), moments="dropout"
-    ),
+    "monte_carlo_dropout": Network(monte_carlo_dropout, lambda r: (_vectors(5)(r)[0], r.integers(0, 3, EXAMPLES))),
     "table": Network(table, lambda r: (5 + 3 * _vectors(4)(r)[0], r.normal(size=(EXAMPLES, 1)))),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,19 +78,6 @@ def refuse_shared(linears: Mapping[int, Linear]) -> None:
                 f"layer {linear.stream!r} is called more than once, and moments do not carry what its calls have in common: "
                 "use the predictive 'sampled'"
             )
-
-
-def refuse_dropout(dropout: Sequence[str]) -> None:
-    """Refuses Monte-Carlo dropout for moments, which have no rule for it.
-
-    Raises:
-      ExportError: naming its layers.
-    """
-    if dropout:
-        raise ExportError(
-            f"layer {dropout[0]!r} is called with training=True, and moments do not carry its noise: use the predictive "
-            "'sampled'"
-        )
 
 
 def by_row(network: Any, linears: Mapping[int, Linear]) -> bool:

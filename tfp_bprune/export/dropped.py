@@ -6,11 +6,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.export import streams
 from tfp_bprune.export.calls import is_random, training_of
 from tfp_bprune.export.walk import nodes_of
 from tfp_bprune.layers import StatelessDropout
+from tfp_bprune.types import ExportError
 
 _L = keras.layers
 _ALPHA_P = -1.6732632423543772 * 1.0507009873554805  # what AlphaDropout puts in the place of what it drops
@@ -43,6 +46,33 @@ def dropped(layer: Any, tensor: Any, drawn: bool, index: Any, count: Any, key: t
     made = _noisy(layer, by_draw, _Source(_sides(layer, tensor), index, count, key))
     made = tf.reshape(made, tf.concat([[-1], shape], 0))
     return tf.ensure_shape(made, [None, *tensor.shape[1:]])
+
+
+def noise_variance(layer: Any, mean: Any, variance: Any) -> Any:
+    """The variance that the layer adds to independent numbers of this mean and variance, None for certain ones.
+
+    Of x kept with probability q and divided by it: E[x^2] / q - mean^2 - variance = E[x^2] (1 - q) / q, the same as with
+    Gaussian factors of mean 1 and variance (1 - q) / q.
+
+    Raises:
+      ExportError: several of an example's numbers share a mask, or what is dropped becomes another number than 0.
+    """
+    rate = _strength(layer)
+    _check_apart(layer, mean)
+    if isinstance(layer, _L.GaussianNoise):
+        return tf.fill(tf.shape(mean), np.float32(rate**2))
+    square = tf.square(mean) if variance is None else tf.square(mean) + variance
+    return square * (rate / (1 - rate))
+
+
+def _check_apart(layer: Any, tensor: Any) -> None:
+    kind, said = type(layer).__name__, getattr(layer, "noise_shape", None)
+    together = said is not None and any(one not in (None, size) for one, size in zip(said, tensor.shape, strict=True))
+    if isinstance(layer, _L.AlphaDropout | _L.SpatialDropout1D | _L.SpatialDropout2D | _L.SpatialDropout3D) or together:
+        raise ExportError(
+            f"layer {layer.name!r} is a {kind} that is called with training=True and has no mask for each number by "
+            "itself, for which no rule carries means and variances: use the predictive 'sampled'"
+        )
 
 
 class _Source:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.export.warmup import fixed
-from tfp_bprune.types import ExportError, Format
+from tfp_bprune.types import ExportError, Format, Predictive
 
 EXTRA = "tfp-bprune[formats]"
 TITLES: dict[Format, str] = {"savedmodel": "SavedModel", "onnx": "ONNX", "litert": "LiteRT"}
@@ -22,6 +22,8 @@ TOLERANCE = 1e-4
 _ROUNDING = 1e-6  # relative: what float32 leaves of an input after a sum or two
 _MARGIN = 3.0
 _BATCHES = (1, 3)  # a second size, so that a batch that was fixed while converting is noticed
+_OF_MOMENTS = ", which following moments back through this network takes"
+_SAID = 200  # characters of what others say
 Outputs = dict[str, np.ndarray]
 
 
@@ -38,12 +40,23 @@ def require(file_format: Format, *modules: str) -> None:
         )
 
 
-def refusal(file_format: Format, operations: Sequence[str]) -> ExportError:
+def refusal(file_format: Format, operations: Sequence[str], predictive: Predictive) -> ExportError:
     """The error for a graph with operations that the format does not have."""
+    others = "'mean'" if predictive == "moments" else "'mean' or 'moments' with kernels 'dense'"
     return ExportError(
-        f"{TITLES[file_format]} has no {', '.join(sorted(set(operations)))}: "
-        "use the predictive 'mean' or 'moments' with kernels 'dense', or the format 'savedmodel'"
+        f"{TITLES[file_format]} has no {', '.join(sorted(set(operations)))}"
+        f"{_OF_MOMENTS if predictive == 'moments' else ''}: use the predictive {others}, or the format 'savedmodel'"
     )
+
+
+def failure(who: str, error: Exception, predictive: Predictive) -> ExportError:
+    """The error for a converter or runtime that failed; they raise errors of many types, none of them documented."""
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if predictive == "moments":
+        return ExportError(
+            f"{who} failed at following moments back through this network: {first[:_SAID]}; use the predictive 'mean', or the format 'savedmodel'"
+        )
+    return ExportError(f"{who} failed: {first[:_SAID]}; use the format 'savedmodel'")
 
 
 def check_agreement(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.export.formats import RUNTIMES, TOLERANCE, Outputs, check_agreement, hushed, refusal, require
+from tfp_bprune.export.formats import RUNTIMES, TOLERANCE, Outputs, check_agreement, failure, hushed, refusal, require
 from tfp_bprune.export.predict import Predictor
 from tfp_bprune.export.sparsify import sparsify
-from tfp_bprune.types import ExportError
+from tfp_bprune.types import ExportError, Predictive
 
 # float16 keeps 11 bits of each weight: relative errors of 5e-4, which add up over layers.
 _TOLERANCE_FLOAT16 = 0.02
@@ -59,14 +59,13 @@ def _converted(predictor: Predictor, float16: bool) -> bytes:
         converter.target_spec.supported_types = [tf.float16]
     try:
         return converter.convert()
-    except Exception as error:  # the converter raises errors of many types, none of them documented
-        raise _explained(error) from error
+    except Exception as error:
+        raise _explained(error, predictor.predictive) from error
 
 
-def _explained(error: Exception) -> ExportError:
+def _explained(error: Exception, predictive: Predictive) -> ExportError:
     """The converter's pages of text as one line."""
     lacking = re.findall(r"^(?:TF Select|Custom) ops: (.*)$", str(error), re.MULTILINE)
     if lacking:
-        return refusal("litert", [name for names in lacking for name in names.split(", ")])
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return ExportError(f"LiteRT's converter failed: {first}; use the format 'savedmodel'")
+        return refusal("litert", [name for names in lacking for name in names.split(", ")], predictive)
+    return failure("LiteRT's converter", error, predictive)

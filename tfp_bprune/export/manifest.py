@@ -8,7 +8,9 @@ import numpy as np
 
 from tfp_bprune.layers import Variational
 from tfp_bprune.models.convert import kind_of
-from tfp_bprune.types import Json
+from tfp_bprune.types import Json, Predictive
+
+_DROPOUT: dict[Predictive, str] = {"mean": "off", "moments": "carried", "sampled": "drawn"}
 
 
 def describe(model: Any) -> Json:
@@ -41,7 +43,8 @@ def signature_of(predictor: Any) -> Json:
     Returns:
       `task` of the data, by output where they differ; `outputs`: what each output of the network means; `inputs`: shape,
       without the batch, and type of each, None for sizes that are not fixed; `input_shape`, where there is one input;
-      `dropout`: the layers of which Monte-Carlo dropout was asked, and whether it is "drawn" or "off", as in "mean";
+      `dropout`: the layers of which Monte-Carlo dropout was asked, and whether it is "drawn", "carried", as in
+      "moments", or "off", as in "mean";
       `trained_in`, where the network computed in another type than float32, as the export does.
     """
     tasks = {name: "regression" if h.task == "gaussian" else h.task for name, h in predictor.heads.items()}
@@ -52,7 +55,7 @@ def signature_of(predictor: Any) -> Json:
     about: Json = {"task": next(iter(tasks.values())) if same else tasks, "inputs": inputs}
     about["outputs"] = {name: head.to_json() for name, head in predictor.heads.items()}
     if predictor.dropout:
-        about["dropout"] = dict.fromkeys(predictor.dropout, "off" if predictor.predictive == "mean" else "drawn")
+        about["dropout"] = dict.fromkeys(predictor.dropout, _DROPOUT[predictor.predictive])
     if predictor.policy is not None:
         about["trained_in"] = predictor.policy
     if len(inputs) == 1:

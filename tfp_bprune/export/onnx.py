@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.export.formats import Outputs, check_agreement, hushed, refusal, require
+from tfp_bprune.export.formats import Outputs, check_agreement, failure, hushed, refusal, require
 from tfp_bprune.export.predict import Predictor
-from tfp_bprune.types import ExportError
+from tfp_bprune.types import BpruneError
 
 OPSET = 17
 
@@ -24,13 +24,18 @@ def to_onnx(predictor: Predictor) -> bytes:
       predictor: with dense kernels.
 
     Raises:
-      ExportError: the extra `formats` is missing, ONNX lacks an operation, or its outputs differ from TensorFlow's.
+      ExportError: the extra `formats` is missing, ONNX lacks an operation or fails, or its outputs differ from TensorFlow's.
     """
     require("onnx", "tf2onnx", "onnx", "onnxruntime")
     with hushed():
         model = _converted(predictor)
         content = model.SerializeToString()
-        check_agreement("onnx", predictor, runner(content))
+        try:
+            check_agreement("onnx", predictor, runner(content))
+        except BpruneError:
+            raise
+        except Exception as error:
+            raise failure("ONNX Runtime", error, predictor.predictive) from error
     return content
 
 
@@ -63,10 +68,9 @@ def _converted(predictor: Predictor) -> Any:
         if not unknown:
             onnx.checker.check_model(model, full_check=True)
             return model
-    except Exception as error:  # tf2onnx raises errors of many types, none of them documented
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ExportError(f"tf2onnx failed: {first}; use the format 'savedmodel'") from error
-    raise refusal("onnx", unknown)
+    except Exception as error:
+        raise failure("tf2onnx", error, predictor.predictive) from error
+    raise refusal("onnx", unknown, predictor.predictive)
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.export import moments, operations, streams
 from tfp_bprune.export.calls import activated, called, masked, values_of
-from tfp_bprune.export.dropped import dropped, is_drawn
+from tfp_bprune.export.dropped import dropped, is_drawn, noise_variance
 from tfp_bprune.export.lower import Linear, LoweredDense, LoweredPositions
 from tfp_bprune.export.value import Value
 from tfp_bprune.models.channels import ACTIVATIONS
@@ -187,6 +187,8 @@ class Moments(Mean):
         linear = self._linears.get(id(layer))
         if layer is self._last and isinstance(layer, _L.Softmax | _L.Activation) and is_softmax(layer):
             return values[0]
+        if is_drawn(layer, arguments, keywords):
+            return masked(layer, values, self._dropped(layer, values[0].as_float()))
         if linear is not None:
             outputs = self._linear(linear, values[0])
         elif all(value.certain for value in values):
@@ -202,7 +204,11 @@ class Moments(Mean):
             outputs = moments.through_masked(layer, values[0])
         else:
             outputs = moments.through(layer, values)
-        outputs = outputs if layer is self._last and is_softmax(layer) else self._activated(within(layer), outputs)
+        outputs = (
+            outputs
+            if layer is self._last and is_softmax(layer)
+            else self._activated(within(layer), outputs, linear is not None)
+        )
         return masked(layer, values, outputs)
 
     def _linear(self, linear: Linear, inputs: Value) -> Value:
@@ -215,26 +221,37 @@ class Moments(Mean):
             self.sources.points.append((outputs.mean, own, outputs.columns))
         return outputs
 
-    def _activated(self, layer: Any, value: Value) -> Value:
+    def _dropped(self, layer: Any, value: Value) -> Value:
+        """Outputs of Monte-Carlo dropout: its noise is of each number by itself, and its mean slope is 1."""
+        mean, own = tf.identity(value.mean), noise_variance(layer, value.mean, value.variance)
+        self.sources.points.append((mean, own, value.columns))
+        return replace(value, mean=mean, variance=own if value.certain else value.variance + own)
+
+    def _activated(self, layer: Any, value: Value, alone: bool) -> Value:
         if value.certain:
             return activated(layer, value)
         rule = moments.rule_of(layer, self._erf)
-        return value if rule is None else self._matched(value, rule)
+        return value if rule is None else self._matched(value, rule, alone)
 
-    def _matched(self, value: Value, rule: moments.Rule) -> Value:
-        """A function of each number by itself, and the noise that enters with it."""
+    def _matched(self, value: Value, rule: moments.Rule, alone: bool = False) -> Value:
+        """A function of each number by itself, and the noise that enters with it.
+
+        Args:
+          alone: whether nothing else reads the value, as what a layer hands to its own activation.
+        """
         mean, variance, slope = rule(value.mean, value.variance)
         passed = with_slope(value.mean, mean, slope)
-        self.sources.points.append((passed, self._entering(value, variance, slope), value.columns))
+        self.sources.points.append((passed, self._entering(value, variance, slope, alone), value.columns))
         return Value(passed, variance, value.columns)
 
-    def _entering(self, inputs: Value, variance: Any, slope: Any) -> Any:
+    def _entering(self, inputs: Value, variance: Any, slope: Any, alone: bool) -> Any:
         """The variance of a function of the inputs without what comes through its mean slope from before.
 
-        Noise that entered right before the function goes with it: one point to follow back instead of two.
+        Noise that entered right before the function goes with it if nothing else reads it: one point to follow back instead
+        of two. Where a skip connection reads it too, it has to be followed from where it entered.
         """
         came = inputs.variance
-        if self.sources.points and self.sources.points[-1][0] is inputs.mean:
+        if alone and self.sources.points and self.sources.points[-1][0] is inputs.mean:
             came -= self.sources.points.pop()[1]
         return tf.maximum(variance - tf.square(slope) * came, 0.0)
 

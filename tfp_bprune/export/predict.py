@@ -12,7 +12,7 @@ from typing import Any
 
 from tfp_bprune._keras import tf
 from tfp_bprune.export.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
-from tfp_bprune.export.checks import explained, refuse_dropout, refuse_hidden, refuse_ragged, refuse_shared, tables_of
+from tfp_bprune.export.checks import explained, refuse_hidden, refuse_ragged, refuse_shared, tables_of
 from tfp_bprune.export.compact import compact
 from tfp_bprune.export.dropped import drawn_layers
 from tfp_bprune.export.ends import without_ends
@@ -52,7 +52,7 @@ class Predictor(tf.Module):
       inputs: `tf.TensorSpec` [batch, ...] of each input, by its name in the signature, in the order of `predict`'s
         arguments.
       dropout: names of the layers of which Monte-Carlo dropout was asked, by a call with training=True: drawn by
-        "sampled", off in "mean".
+        "sampled", carried as variances by "moments", off in "mean".
       policy: what the network computed in, if not float32, as the export does.
 
     Raises:
@@ -90,7 +90,6 @@ class Predictor(tf.Module):
         refuse_hidden(network, linears)
         if predictive == "moments":
             refuse_shared(linears)
-            refuse_dropout(self.dropout)
         # All that a file has to hold of the network; the network itself is not among it.
         self._linears = list(dict.fromkeys(linears.values()))
         self._costs = lowering.costs
