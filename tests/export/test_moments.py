@@ -199,6 +199,8 @@ def test_target_units_scale_the_variance() -> None:
 
 def network(*layers: Any, inputs: tuple[int, ...] = (20,), scale: float = 0.08, seed: int = 1) -> Any:
     """With means as they are after training, of a size that keeps activations in range, and one scale for all."""
+    for number, layer in enumerate(layers):
+        layer._name = f"layer_{number}"  # draws go by layers' names, which go by what was built before
     model = classifier(keras.Sequential([keras.Input(inputs), *layers]))
     rng = np.random.default_rng(seed)
     for layer in model.layers:
