@@ -18,8 +18,9 @@ def kl_of_normals(loc: np.ndarray, scale: np.ndarray, prior: float) -> float:
 
 
 def test_the_kl_of_kernel_and_bias_count_once_each() -> None:
-    prior, n = 0.3, 50
-    layer = DenseFlipout(3, prior={"kind": "normal", "scale": prior}, bayesian_bias=True, train_size=n, rho_init=-1.0)
+    prior, n = 0.1, 50
+    options = {"bayesian_bias": True, "train_size": n, "rho_init": -1.0, "name": "layer"}
+    layer = DenseFlipout(3, prior={"kind": "normal", "scale": prior}, **options)
     layer(np.ones((2, 4), np.float32))
     expected = sum(
         kl_of_normals(q.loc.numpy().astype(np.float64), q.scale.numpy().astype(np.float64), prior)

@@ -144,9 +144,13 @@ def test_an_export_never_overwrites(pruned: Any, tmp_path: Path, there: str) -> 
     assert list(tmp_path.rglob("*")) == [target]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize(("error", "raised"), [(RuntimeError, ExportError), (KeyboardInterrupt, KeyboardInterrupt)])
 def test_a_failed_export_leaves_nothing_behind(
-    pruned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    pruned: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    raised: type[BaseException],
 ) -> None:
     def half(predictor: Any, folder: str, **_: Any) -> None:
         Path(folder).mkdir()
@@ -154,7 +158,7 @@ def test_a_failed_export_leaves_nothing_behind(
         raise error
 
     monkeypatch.setattr(savedmodel.tf.saved_model, "save", half)
-    with pytest.raises(error):
+    with pytest.raises(raised):
         export(pruned, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -141,7 +141,7 @@ def test_a_killed_study_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     words = [sys.executable, "-c", _TWO_NETWORKS, str(tmp_path)]
     with subprocess.Popen(words, env=environment()) as process:
         deadline = time.monotonic() + 120
-        while not (second / "times.jsonl").exists():
+        while not (second / "times.jsonl").exists() or not Run(second).exists or not Run(second).read_rows():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -35,10 +35,10 @@ def die_in_third_checkpoint() -> None:
     """From now on this process is killed where the third checkpoint would get its name, its content being written."""
     replace = os.replace
 
-    def killed(source: Any, target: Any) -> None:
+    def killed(source: Any, target: Any, **folders: Any) -> None:
         if str(target).endswith("epoch-00003.safetensors"):
             os.kill(os.getpid(), signal.SIGKILL)
-        replace(source, target)
+        replace(source, target, **folders)
 
     os.replace = killed
 
