@@ -453,6 +453,30 @@ def test_activations_are_matched_however_they_are_written(x: np.ndarray, way: st
     np.testing.assert_allclose(found["weights_std"] ** 2, tf.reduce_sum(second, 1), rtol=tolerance)
 
 
+@pytest.mark.parametrize("way", ["activation", "layer"])
+def test_slopes_of_each_number_are_kept(x: np.ndarray, way: str) -> None:
+    slopes = np.linspace(-0.5, 0.9, 6).astype(np.float32)
+    inputs, prelu = keras.Input((20,)), L.PReLU()
+    dense = DenseFlipout(6, prelu if way == "activation" else None, rho_init=-1.0, name="hidden")
+    hidden = dense(inputs) if way == "activation" else prelu(dense(inputs))
+    model = keras.Model(inputs, L.Dense(1, kernel_initializer="ones")(hidden))
+    model.compile("sgd", "mse")
+    prelu.set_weights([slopes])
+    q = dense.kernel_posterior
+    mean, variance = x @ q.loc.numpy(), x**2 @ q.scale.numpy() ** 2
+    units = [rectified(tf.constant(mean[:, i]), tf.constant(variance[:, i]), float(s)) for i, s in enumerate(slopes)]
+    found = predicted(model, x, "moments")
+    # By quadrature the kink is met to some per cent.
+    np.testing.assert_allclose(found["mean"], sum(first for first, *_ in units), rtol=0.05, atol=0.05)
+    np.testing.assert_allclose(found["weights_std"] ** 2, sum(second for _, second, _ in units), rtol=0.05)
+
+
+def test_a_layer_as_activation_that_is_not_of_each_number_is_refused() -> None:
+    model = keras.Sequential([keras.Input((20,)), DenseFlipout(4, L.Softmax(), name="hidden"), L.Dense(2, "softmax")])
+    with pytest.raises(ExportError, match="'hidden' has a Softmax as its activation"):
+        Predictor(model, "moments")
+
+
 UNKNOWN: dict[str, Function] = {
     "a product of two": lambda h, x: L.Multiply()([h, DenseFlipout(8)(x)]),
     "tf.math.multiply": lambda h, x: h * h,

@@ -28,6 +28,8 @@ CERTAIN = {
     "sigmoid_of_one": (lambda: ending_in(L.Dense(1, "sigmoid")), Head("binary")),
     "sigmoid_of_several": (lambda: ending_in(L.Dense(3, "sigmoid")), Head("multilabel")),
     "softmax": (lambda: ending_in(L.Dense(3, "softmax")), Head("classification")),
+    "softmax_as_activation": (lambda: ending_in(L.Dense(3, L.Softmax())), Head("classification")),
+    "sigmoid_as_activation": (lambda: ending_in(L.Dense(3, L.Activation("sigmoid"))), Head("multilabel")),
     "softmax_layer": (lambda: ending_in(L.Dense(3), L.Softmax()), Head("classification")),
     "softmax_then_linear": (
         lambda: ending_in(L.Dense(2, "softmax"), L.Activation("linear")),

@@ -89,8 +89,15 @@ def rule_of(layer: Any, erf: Erf = tf.math.erf) -> Rule | None:
       ExportError: each of its outputs depends on more than one input.
     """
     name, function = activation_name(layer), getattr(layer, "activation", tf.identity)
-    if isinstance(function, _L.Layer):  # Dense(activation=LeakyReLU())
+    if isinstance(layer, _L.PReLU):  # a slope of its own for each number, but no number depends on another
+        return rule_for(layer)
+    if isinstance(function, (*ACTIVATIONS, _L.PReLU)):  # Dense(activation=LeakyReLU())
         return rule_of(function, erf)
+    if isinstance(function, _L.Layer):
+        raise ExportError(
+            f"layer {layer.name!r} has a {type(function).__name__} as its activation, through which no rule carries means and "
+            "variances: use the predictive 'sampled'"
+        )
     if isinstance(layer, _L.LeakyReLU) or (isinstance(layer, _L.ReLU) and _is_plain_relu(layer)):
         slope = float(getattr(layer, "alpha", getattr(layer, "negative_slope", 0.0)))
         return lambda mean, variance: rectified(mean, variance, slope, erf)

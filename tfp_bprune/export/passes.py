@@ -12,7 +12,7 @@ from tfp_bprune.export.calls import activated, called, masked, values_of
 from tfp_bprune.export.dropped import dropped, is_drawn, noise_variance
 from tfp_bprune.export.lower import Linear, LoweredDense, LoweredPositions
 from tfp_bprune.export.value import Value
-from tfp_bprune.models.channels import ACTIVATIONS
+from tfp_bprune.models.channels import ACTIVATIONS, is_elementwise
 from tfp_bprune.models.convert import activation_name
 from tfp_bprune.models.copying import within
 
@@ -198,7 +198,7 @@ class Moments(Mean):
             if function is None:
                 return operations.through(layer, arguments, keywords)
             return self._matched(values[0].as_rows(), moments.rule_for(function))
-        elif isinstance(layer, ACTIVATIONS):
+        elif isinstance(layer, (*ACTIVATIONS, _L.PReLU)):
             outputs = values[0]
         elif any(value.mask is not None for value in values) and layer._call_spec.expects_mask_arg:
             outputs = moments.through_masked(layer, values[0])
@@ -231,7 +231,11 @@ class Moments(Mean):
         if value.certain:
             return activated(layer, value)
         rule = moments.rule_of(layer, self._erf)
-        return value if rule is None else self._matched(value, rule, alone)
+        if rule is None:
+            return value
+        # PReLU's slopes lie as the examples' numbers do.
+        anyhow = is_elementwise(layer) and not isinstance(layer, _L.PReLU)
+        return self._matched(value if anyhow else value.as_rows(), rule, alone)
 
     def _matched(self, value: Value, rule: moments.Rule, alone: bool = False) -> Value:
         """A function of each number by itself, and the noise that enters with it.

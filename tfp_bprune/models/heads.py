@@ -154,7 +154,10 @@ def end_of(tensor: Any) -> End:
     symbol = _SYMBOLS.get(str(getattr(inner, "symbol", "")))
     if symbol is not None:
         return symbol
-    name = activation_name(inner)
+    activation = getattr(inner, "activation", None)
+    if isinstance(activation, _L.Softmax) and activation.axis in (-1, len(tensor.shape) - 1):
+        return "softmax"
+    name = activation_name(activation if isinstance(activation, _L.Activation) else inner)
     if name in ("softmax", "sigmoid"):
         return name  # type: ignore[return-value]
     if name != "linear":
