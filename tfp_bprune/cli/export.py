@@ -100,7 +100,7 @@ def run(arguments: Any) -> int:
         float16=arguments.float16,
         error_rate=arguments.error_rate,
         costs=_costs(arguments),
-        validation=_compared_on(arguments.predictive, split),
+        validation=_compared_on(arguments, split),
         facts=facts,
     )
     if split is not None:
@@ -137,9 +137,9 @@ def _validation(config: Json, data_dir: Path | None) -> Split | None:
     return split
 
 
-def _compared_on(predictive: str, split: Split | None) -> Any:
+def _compared_on(arguments: Any, split: Split | None) -> Any:
     """The examples on which moments are held against draws; None where there are none or nothing is to be compared."""
-    if split is None or predictive != "moments":
+    if split is None or arguments.predictive != "moments" or arguments.error_rate is not None:  # the last is refused
         return None
     note("comparing moments with draws on validation examples; --no-score leaves this out ...")
     return split.x
