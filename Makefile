@@ -61,7 +61,7 @@ check: $(VENV)/.setup-test        ## format, lint, types, and the tests that nee
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not horovod" tests/test_architecture.py tests/test_runs.py tests/layers tests/prune
+	$(BIN)/python -m pytest -m "not slow and not horovod" tests/test_architecture.py tests/files tests/layers tests/pruning
 
 mutate: $(VENV)/.setup-test       ## put known bugs in, one at a time: the tests must see each
 	$(BIN)/python tests/mutate.py

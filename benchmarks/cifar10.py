@@ -19,11 +19,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tfp_bprune as bp
-from tfp_bprune.data import Splits
-from tfp_bprune.evaluate.metrics import of_outputs
-from tfp_bprune.export import compact
-from tfp_bprune.prune import KeepPruned
-from tfp_bprune.runs import Run
+from tfp_bprune.data.splits import Splits
+from tfp_bprune.evaluation.metrics import of_outputs
+from tfp_bprune.files.runs import Run
+from tfp_bprune.graphs import compact
+from tfp_bprune.pruning import KeepPruned
 
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
 EPOCHS, BATCH, WIDTH = 15, 64, 0.25

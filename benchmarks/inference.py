@@ -21,10 +21,10 @@ import measure
 
 import tfp_bprune as bp
 from tfp_bprune._keras import tf
-from tfp_bprune.data import Splits
-from tfp_bprune.evaluate.fresh import reload
-from tfp_bprune.evaluate.metrics import of_outputs
-from tfp_bprune.runs import Run
+from tfp_bprune.data.splits import Splits
+from tfp_bprune.evaluation.fresh import reload
+from tfp_bprune.evaluation.metrics import of_outputs
+from tfp_bprune.files.runs import Run
 from tfp_bprune.types import Granularity, Scope
 
 BATCHES = (1, 32, 256)

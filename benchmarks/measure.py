@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.data import Info
-from tfp_bprune.evaluate.sweep import machine
+from tfp_bprune.data.splits import Info
+from tfp_bprune.evaluation.sweep import machine
+from tfp_bprune.files.runs import write_atomically, write_json
 from tfp_bprune.layers import set_train_size
-from tfp_bprune.runs import write_atomically, write_json
 
 Step = Callable[[], Any]
 RESULTS = Path(__file__).parent / "results"

@@ -20,9 +20,9 @@ from sklearn.metrics import roc_auc_score
 
 import tfp_bprune as bp
 from tfp_bprune._keras import tf
-from tfp_bprune.data import Splits
-from tfp_bprune.export import Predictor
-from tfp_bprune.runs import Run
+from tfp_bprune.data.splits import Splits
+from tfp_bprune.files.runs import Run
+from tfp_bprune.prediction import Predictor
 
 DATASETS = ("mnist", "fashion_mnist")
 SPARSITIES = (0.0, 0.9, 0.95, 0.98)

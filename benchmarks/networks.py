@@ -17,7 +17,7 @@ import measure
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.models import NETWORKS, build
+from tfp_bprune.networks import NETWORKS, build
 
 TWINS = ("deterministic", "dropout", "reparameterization", "flipout")
 BATCH = 64

@@ -55,7 +55,7 @@ class Workers:
     def __init__(self) -> None:
         import horovod.tensorflow as hvd
 
-        from tfp_bprune.train import Horovod
+        from tfp_bprune.training import Horovod
 
         self.hvd, self.plain = hvd, Horovod()
         self.rank = self.plain.rank

@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from tfp_bprune.claims.budget import Pair
 from tfp_bprune.cli.common import data_of, facts_of
-from tfp_bprune.data import Split
-from tfp_bprune.evaluate.sweep import machine
-from tfp_bprune.models import load_model
-from tfp_bprune.runs import finite
-from tfp_bprune.search import Budget, Found, Settings, search
-from tfp_bprune.search.budget import Pair
-from tfp_bprune.search.session import smallest
-from tfp_bprune.search.threshold import scaled
+from tfp_bprune.data.splits import Split
+from tfp_bprune.evaluation.sweep import machine
+from tfp_bprune.files.runs import finite
+from tfp_bprune.searching import Budget, Found, Settings, search
+from tfp_bprune.searching.session import smallest
+from tfp_bprune.searching.threshold import scaled
+from tfp_bprune.storage import load_model
 
 RESULTS = Path(__file__).parent / "results"
 

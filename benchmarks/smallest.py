@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.data import Split
-from tfp_bprune.evaluate.sweep import machine
-from tfp_bprune.prune.masks import sparsity_of
-from tfp_bprune.prune.select import prunable_weights
-from tfp_bprune.runs import finite
-from tfp_bprune.search.bounds import proportion
+from tfp_bprune.claims.bounds import proportion
+from tfp_bprune.data.splits import Split
+from tfp_bprune.evaluation.sweep import machine
+from tfp_bprune.files.runs import finite
+from tfp_bprune.pruning.masks import sparsity_of
+from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.studies.networks import Spec, train, trained
 from tfp_bprune.studies.scoring import outputs
 from tfp_bprune.types import Predictive

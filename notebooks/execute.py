@@ -19,7 +19,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from tfp_bprune.runs import write_atomically
+from tfp_bprune.files.runs import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
 QUICK = "TFP_BPRUNE_QUICK"  # set: few epochs, for tests

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.models import strip
+from tfp_bprune.graphs import strip
 
 BATCH = 4
 Arguments = dict[str, Any]

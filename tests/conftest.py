@@ -12,11 +12,12 @@ import pytest
 from hypothesis import settings
 
 from tfp_bprune.cli.main import main
-from tfp_bprune.data import Splits, load
-from tfp_bprune.models import build, load_model
-from tfp_bprune.models.rebuild import rebuild
-from tfp_bprune.prune.prune import apply_masks
-from tfp_bprune.prune.select import prunable_weights
+from tfp_bprune.data.splits import Splits, load
+from tfp_bprune.graphs.rebuild import rebuild
+from tfp_bprune.networks import build
+from tfp_bprune.pruning.prune import apply_masks
+from tfp_bprune.pruning.select import prunable_weights
+from tfp_bprune.storage import load_model
 
 # How long an example takes depends on what else the machine does; what it finds must not depend on chance.
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)

@@ -28,18 +28,18 @@ class Mutant(NamedTuple):
 SURVIVORS = "tests/test_survivors.py"
 MUTANTS = (
     Mutant("layers/variational.py", "kl + terms_of_bias.kl", "kl + 2 * terms_of_bias.kl", SURVIVORS),
-    Mutant("evaluate/metrics.py", "astype(int), bins - 1)", "astype(int), bins - 2)", SURVIVORS),
+    Mutant("evaluation/metrics.py", "astype(int), bins - 1)", "astype(int), bins - 2)", SURVIVORS),
     Mutant("layers/variational.py", "self._linear(inputs * sign_in,", "self._linear(inputs,", SURVIVORS),
-    Mutant("prune/groups.py", "np.divide(side.ratio, side.left,", "np.divide(side.ratio, side.weights,", SURVIVORS),
-    Mutant("prune/callback.py", "self._begun + batch + 1", "self._begun + batch", SURVIVORS),
-    Mutant("reading.py", '("", ".", "..")', '("", ".")', "tests/hostile/test_files.py"),
-    Mutant("reading.py", "flags | os.O_NOFOLLOW", "flags", "tests/hostile/test_files.py"),
-    Mutant("reading.py", "| os.O_NONBLOCK", "", "tests/hostile/test_files.py"),
-    Mutant("reading.py", "object_pairs_hook=_object", "object_pairs_hook=dict", "tests/hostile/test_files.py"),
-    Mutant("reading.py", "parse_float=_number", "parse_float=float", "tests/hostile/test_files.py"),
-    Mutant("runs.py", "            unsealed(content, path)\n", "            pass\n", "tests/hostile/test_flips.py"),
-    Mutant("models/store.py", "    check_known(config)\n", "", "tests/hostile/test_architectures.py"),
-    Mutant("evaluate/operations.py", "ALLOWED if name in reached else ALLOWED | _SAVING", "ALLOWED | _SAVING", "tests/hostile/test_savedmodels.py"),
+    Mutant("pruning/groups.py", "np.divide(side.ratio, side.left,", "np.divide(side.ratio, side.weights,", SURVIVORS),
+    Mutant("pruning/callback.py", "self._begun + batch + 1", "self._begun + batch", SURVIVORS),
+    Mutant("files/reading.py", '("", ".", "..")', '("", ".")', "tests/hostile/test_files.py"),
+    Mutant("files/reading.py", "flags | os.O_NOFOLLOW", "flags", "tests/hostile/test_files.py"),
+    Mutant("files/reading.py", "| os.O_NONBLOCK", "", "tests/hostile/test_files.py"),
+    Mutant("files/reading.py", "object_pairs_hook=_object", "object_pairs_hook=dict", "tests/hostile/test_files.py"),
+    Mutant("files/reading.py", "parse_float=_number", "parse_float=float", "tests/hostile/test_files.py"),
+    Mutant("files/runs.py", "            unsealed(content, path)\n", "            pass\n", "tests/hostile/test_flips.py"),
+    Mutant("storage/store.py", "    check_known(config)\n", "", "tests/hostile/test_architectures.py"),
+    Mutant("evaluation/operations.py", "ALLOWED if name in reached else ALLOWED | _SAVING", "ALLOWED | _SAVING", "tests/hostile/test_savedmodels.py"),
 )  # fmt: skip
 
 

@@ -17,11 +17,11 @@ from tests.bounds import assert_mean, assert_normal_variance
 from tests.checks import assert_plain
 from tfp_bprune import compile_model, from_arrays, prune
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.data import Info
-from tfp_bprune.export.predict import Predictor
+from tfp_bprune.data.splits import Info
 from tfp_bprune.layers import LAYERS, DenseFlipout, DenseReparameterization, variational_layers
 from tfp_bprune.layers.posterior import scale_of
-from tfp_bprune.train import Settings
+from tfp_bprune.prediction.predict import Predictor
+from tfp_bprune.training import Settings
 
 ESTIMATORS = ("flipout", "reparameterization")
 X = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)

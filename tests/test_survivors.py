@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tfp_bprune._keras import keras
-from tfp_bprune.evaluate.metrics import bin_of, expected_calibration_error
+from tfp_bprune.evaluation.metrics import bin_of, expected_calibration_error
 from tfp_bprune.layers import DenseFlipout
-from tfp_bprune.prune import GradualPruning
-from tfp_bprune.prune.groups import Units, unit_scores
+from tfp_bprune.pruning import GradualPruning
+from tfp_bprune.pruning.groups import Units, unit_scores
 
 
 def kl_of_normals(loc: np.ndarray, scale: np.ndarray, prior: float) -> float:

@@ -1,4 +1,4 @@
-"""Errors and small value types that every station shares."""
+"""Errors and small value types that every room shares."""
 
 from __future__ import annotations
 

@@ -16,14 +16,15 @@ import pytest
 from tfp_bprune.cli import demo, sweep
 from tfp_bprune.cli.bench import labels_of
 from tfp_bprune.cli.main import main
-from tfp_bprune.data import load
-from tfp_bprune.evaluate import reload
-from tfp_bprune.evaluate.metrics import of_outputs
-from tfp_bprune.export import cost, export
-from tfp_bprune.models import load_model, save_model
-from tfp_bprune.report import sweep_markdown
-from tfp_bprune.runs import Run
-from tfp_bprune.train import Settings, fit
+from tfp_bprune.data.splits import load
+from tfp_bprune.evaluation import reload
+from tfp_bprune.evaluation.metrics import of_outputs
+from tfp_bprune.exports import export
+from tfp_bprune.files.runs import Run
+from tfp_bprune.prediction import cost
+from tfp_bprune.reports import sweep_markdown
+from tfp_bprune.storage import load_model, save_model
+from tfp_bprune.training import Settings, fit
 
 Answer = Callable[..., dict[str, Any]]
 QUALITY = {"accuracy", "nll", "ece", "brier", "entropy"}

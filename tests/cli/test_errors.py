@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tfp_bprune.cli.main import COMMANDS, main
-from tfp_bprune.export import export
-from tfp_bprune.models import save_model
+from tfp_bprune.exports import export
+from tfp_bprune.storage import save_model
 
 Refused = Callable[..., str]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.models import store
+from tfp_bprune.storage import store
 from tfp_bprune.types import RunError
 
 Json = dict[str, Any]
@@ -104,7 +104,7 @@ CHANGES: dict[str, Callable[[Json, Path], None]] = {
     "a type of the writer's": argument("activation", obj("tensorflow", "__typespec__") | {"spec_name": "x"}),
     "a class without its module": argument("kernel_initializer", {"class_name": "Zeros", "config": {}}),
     "registered under another name": argument("kernel_initializer", obj("keras.initializers", "Zeros") | {"registered_name": "evil>Zeros"}),
-    "a class of this package that is no layer": replaced(obj("tfp_bprune.runs", "Run", path="/tmp/x")),
+    "a class of this package that is no layer": replaced(obj("tfp_bprune.files.runs", "Run", path="/tmp/x")),
     "a vocabulary in a file": replaced(obj("keras.layers", "StringLookup", vocabulary="/etc/passwd")),
     "a Lambda": replaced(obj("keras.layers", "Lambda")),
     "units of 1e8": argument("units", 100_000_000),

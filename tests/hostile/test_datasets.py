@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import tensorflow_datasets as tfds
 
-from tests.test_data import Shades
-from tfp_bprune.data import load
+from tests.data.test_data import Shades
+from tfp_bprune.data.splits import load
 from tfp_bprune.types import DataError
 
 

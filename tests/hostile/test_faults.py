@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tfp_bprune.cli.main import main
-from tfp_bprune.export import export
-from tfp_bprune.runs import Run
+from tfp_bprune.exports import export
+from tfp_bprune.files.runs import Run
+from tfp_bprune.files.writing import beside, held, put_in_place, write_atomically
 from tfp_bprune.types import BpruneError, ExportError, RunError
-from tfp_bprune.writing import beside, held, put_in_place, write_atomically
 
 TRAIN = [
     "train",
@@ -117,7 +117,7 @@ def test_an_error_of_the_system_is_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device", str(tmp_path))
 
-    monkeypatch.setattr("tfp_bprune.models.load_model", full)
+    monkeypatch.setattr("tfp_bprune.storage.load_model", full)
     assert main(["prune", str(tiny_run), "--sparsity", "0.5", "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == f"tfp-bprune prune: {tmp_path}: No space left on device\n"
 

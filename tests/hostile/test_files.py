@@ -14,12 +14,12 @@ import pytest
 from safetensors.numpy import save
 
 from tfp_bprune.cli.main import main
-from tfp_bprune.export import cost
-from tfp_bprune.reading import parse
-from tfp_bprune.runs import Run, rows_to_bytes, sealed, sha256
-from tfp_bprune.schemas import ROW_SCHEMA
-from tfp_bprune.search._keras_tuner import _load
-from tfp_bprune.search.log import TrialLog, check_same, read_sealed
+from tfp_bprune.files.reading import parse
+from tfp_bprune.files.runs import Run, rows_to_bytes, sealed, sha256
+from tfp_bprune.files.schemas import ROW_SCHEMA
+from tfp_bprune.prediction import cost
+from tfp_bprune.trials._keras_tuner import _load
+from tfp_bprune.trials.log import TrialLog, check_same, read_sealed
 from tfp_bprune.types import BpruneError, RunError
 
 Json = dict[str, Any]
@@ -268,7 +268,7 @@ TENSORS: dict[str, bytes] = {
 @pytest.mark.parametrize("kind", TENSORS)
 def test_weights_that_are_none(kind: str, folder: Path) -> None:
     from tfp_bprune._keras import keras
-    from tfp_bprune.models import compress, store
+    from tfp_bprune.storage import compress, store
 
     put(folder, "weights/w.safetensors", TENSORS[kind])
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False, name="d")])

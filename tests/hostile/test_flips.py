@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfp_bprune.export import export
-from tfp_bprune.runs import LOCK, Run, rows_to_bytes, sealed, tensors_to_bytes, unsealed, write_atomically
+from tfp_bprune.exports import export
+from tfp_bprune.files.runs import LOCK, Run, rows_to_bytes, sealed, tensors_to_bytes, unsealed, write_atomically
 from tfp_bprune.types import RunError
 
 Copy = Callable[[Path], Path]

@@ -13,8 +13,8 @@ import pytest
 import tfp_bprune as bp
 from tests.real.networks import EXAMPLES, NETWORKS, as_tensors
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.graphs.heads import heads_of, input_names, output_names
 from tfp_bprune.layers import Variational, set_train_size, variational_layers
-from tfp_bprune.models.heads import heads_of, input_names, output_names
 from tfp_bprune.types import BpruneError, ExportError
 
 N = 40
@@ -102,7 +102,7 @@ def without_drawing(plain: Any) -> Any:
     def off(layer: Any) -> Any:
         return keras.layers.Dropout(0.0, name=layer.name) if isinstance(layer, keras.layers.Dropout) else None
 
-    from tfp_bprune.models.rebuild import rebuild
+    from tfp_bprune.graphs.rebuild import rebuild
 
     quiet = rebuild(plain, off, lambda old, new: None)
     return lambda x: quiet(x, training=False)

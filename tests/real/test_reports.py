@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from tests.bounds import assert_mean, assert_normal_variance
-from tests.export.test_answers import predicted
+from tests.prediction.test_answers import predicted
 from tfp_bprune import GradualPruning, bayesianize, fit, from_arrays, prune, save_model, strip
 from tfp_bprune._keras import keras, tf, tfp
-from tfp_bprune.export import export
+from tfp_bprune.exports import export
 from tfp_bprune.layers import Conv2DFlipout, Conv3DReparameterization, DenseFlipout, set_train_size, variational_layers
 from tfp_bprune.types import BpruneError
 

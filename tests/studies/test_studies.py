@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from tfp_bprune.cli.main import main
-from tfp_bprune.data import Splits
-from tfp_bprune.evaluate.fresh import reload
-from tfp_bprune.evaluate.metrics import of_outputs
-from tfp_bprune.export import export
-from tfp_bprune.models import load_model
-from tfp_bprune.prune.masks import masks_at_sparsity, sparsity_of
-from tfp_bprune.prune.prune import prune, with_masks
-from tfp_bprune.prune.select import prunable_weights
-from tfp_bprune.runs import Run
+from tfp_bprune.data.splits import Splits
+from tfp_bprune.evaluation.fresh import reload
+from tfp_bprune.evaluation.metrics import of_outputs
+from tfp_bprune.exports import export
+from tfp_bprune.files.runs import Run
+from tfp_bprune.pruning.masks import masks_at_sparsity, sparsity_of
+from tfp_bprune.pruning.prune import prune, with_masks
+from tfp_bprune.pruning.select import prunable_weights
+from tfp_bprune.storage import load_model
 from tfp_bprune.studies.networks import Spec, is_trained, train
 from tfp_bprune.studies.pool import Durations, environment
 from tfp_bprune.studies.retrain import children_of

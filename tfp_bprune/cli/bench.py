@@ -13,8 +13,8 @@ from tfp_bprune.types import BpruneError, Json
 if TYPE_CHECKING:
     import numpy as np
 
-    from tfp_bprune.data import Split
-    from tfp_bprune.evaluate.fresh import Reloaded
+    from tfp_bprune.data.splits import Split
+    from tfp_bprune.evaluation.fresh import Reloaded
 
 HELP = "time and score exports side by side"
 EXAMPLE = """example:
@@ -45,10 +45,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    from tfp_bprune.evaluate.fresh import check_export, reload
-    from tfp_bprune.evaluate.sweep import machine
-    from tfp_bprune.report import bench_figure, bench_table
-    from tfp_bprune.runs import write_atomically
+    from tfp_bprune.evaluation.fresh import check_export, reload
+    from tfp_bprune.evaluation.sweep import machine
+    from tfp_bprune.files.runs import write_atomically
+    from tfp_bprune.reports import bench_figure, bench_table
 
     _check(arguments)
     manifests = [check_export(path) for path in arguments.exports]
@@ -109,8 +109,8 @@ def _random(shape: list[int], arguments: Any) -> np.ndarray:
 
 def _rows(name: Json, manifest: Json, found: Reloaded, split: Split | None) -> list[Json]:
     """A row for each batch size of one export."""
-    from tfp_bprune.evaluate.fresh import scores_of
-    from tfp_bprune.export.savedmodel import format_of
+    from tfp_bprune.evaluation.fresh import scores_of
+    from tfp_bprune.exports.savedmodel import format_of
 
     about = name | {"format": format_of(manifest)} | {key: manifest[key] for key in ("predictive", "sparsity", "bytes")}
     scores = {} if split is None else scores_of(found.outputs, split.y, name["export"])

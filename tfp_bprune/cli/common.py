@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tfp_bprune.reading import printable
-from tfp_bprune.runs import finite, write_json
+from tfp_bprune.files.reading import printable
+from tfp_bprune.files.runs import finite, write_json
 from tfp_bprune.types import BpruneError, Json
 
 if TYPE_CHECKING:
-    from tfp_bprune.data import Splits
+    from tfp_bprune.data.splits import Splits
 
 PROGRAM = "tfp-bprune"
 
@@ -127,7 +127,7 @@ def data_of(config: Json, data_dir: Path | None) -> Splits:
     Raises:
       BpruneError: the run does not say how its data is loaded, or the data changed since.
     """
-    from tfp_bprune.data import load
+    from tfp_bprune.data.splits import load
 
     request, data = config.get("request") or {}, config.get("data") or {}
     if "dataset" not in request:

@@ -70,7 +70,7 @@ def _arguments_of(command: Any, words: list[str]) -> argparse.Namespace:
 
 
 def _clear_earlier_demo(out: Path) -> None:
-    from tfp_bprune.runs import Run
+    from tfp_bprune.files.runs import Run
 
     run_directory = Run(out)
     if run_directory.exists:
@@ -80,7 +80,7 @@ def _clear_earlier_demo(out: Path) -> None:
 
 
 def _explain(result: Json, out: Path) -> None:
-    from tfp_bprune.report import sweep_table
+    from tfp_bprune.reports import sweep_table
 
     first = result["rows"][0]
     enough = [row for row in result["rows"] if row["accuracy"] >= first["accuracy"] - 0.01]

@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    from tfp_bprune.runs import Run
+    from tfp_bprune.files.runs import Run
 
     kind = Run.open(arguments.path).manifest.get("kind")
     result = (
@@ -44,8 +44,8 @@ def run(arguments: Any) -> int:
 
 
 def _evaluate_run(arguments: Any) -> Json:
-    from tfp_bprune.export import export
-    from tfp_bprune.models import load_model
+    from tfp_bprune.exports import export
+    from tfp_bprune.storage import load_model
 
     saved = load_model(arguments.path)
     facts = {"data": saved.config.get("data"), "request": saved.config.get("request")}
@@ -55,9 +55,9 @@ def _evaluate_run(arguments: Any) -> Json:
 
 
 def _evaluate_export(arguments: Any, path: Path, trust: bool) -> Json:
-    from tfp_bprune.evaluate import reload
-    from tfp_bprune.evaluate.fresh import check_export, scores_of
-    from tfp_bprune.evaluate.metrics import as_served
+    from tfp_bprune.evaluation import reload
+    from tfp_bprune.evaluation.fresh import check_export, scores_of
+    from tfp_bprune.evaluation.metrics import as_served
 
     manifest = check_export(path)
     if not manifest.get("request"):

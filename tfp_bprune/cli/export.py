@@ -9,8 +9,8 @@ from tfp_bprune.cli.common import Parser, add_data, add_json, data_if_there, emi
 from tfp_bprune.types import ExportError, Json
 
 if TYPE_CHECKING:
-    from tfp_bprune.data import Split
-    from tfp_bprune.export.cost import Costs
+    from tfp_bprune.data.splits import Split
+    from tfp_bprune.prediction.cost import Costs
 
 HELP = "write a run as a SavedModel that needs TensorFlow alone, or as an ONNX or LiteRT file"
 EXAMPLE = """example:
@@ -77,9 +77,9 @@ def _add_kernels(parser: Parser) -> None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    from tfp_bprune.export import export
-    from tfp_bprune.export.savedmodel import check_new
-    from tfp_bprune.models import load_model
+    from tfp_bprune.exports import export
+    from tfp_bprune.exports.savedmodel import check_new
+    from tfp_bprune.storage import load_model
 
     _check(arguments)
     check_new(arguments.out)  # before anything that takes time
@@ -147,7 +147,7 @@ def _compared_on(arguments: Any, split: Split | None) -> Any:
 
 def _scored(path: Path, split: Split) -> Json:
     """The manifest of the export at `path`, with its scores."""
-    from tfp_bprune.evaluate.score import record_scores
+    from tfp_bprune.evaluation.score import record_scores
 
     note(f"scoring it on {len(split)} validation examples in a fresh process; --no-score leaves this out ...")
     return record_scores(path, split)
@@ -155,7 +155,7 @@ def _scored(path: Path, split: Split) -> Json:
 
 def _costs(arguments: Any) -> Costs | None:
     """The costs of products to choose by; None for those shipped."""
-    from tfp_bprune.export import cost
+    from tfp_bprune.prediction import cost
 
     if not arguments.calibrate:
         return None if arguments.costs is None else cost.read(arguments.costs)
@@ -167,7 +167,7 @@ def _costs(arguments: Any) -> Costs | None:
 
 
 def _explain(arguments: Any, manifest: Json) -> None:
-    from tfp_bprune.report.tables import human_bytes, moments_line, products_table, scores_line
+    from tfp_bprune.reports.tables import human_bytes, moments_line, products_table, scores_line
 
     say(f"exported {arguments.predictive} of {arguments.run} to {arguments.out}: {human_bytes(manifest['bytes'])}")
     for title, scores in (("at the end of training", manifest.get("before")), ("as exported", manifest.get("scores"))):

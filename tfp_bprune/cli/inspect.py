@@ -21,8 +21,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    from tfp_bprune.report.tables import scores_line
-    from tfp_bprune.runs import Run
+    from tfp_bprune.files.runs import Run
+    from tfp_bprune.reports.tables import scores_line
 
     directory = Run.open(arguments.path)
     manifest, verified = directory.manifest, directory.verify()

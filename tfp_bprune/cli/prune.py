@@ -33,9 +33,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    from tfp_bprune.models import load_model, recalibrate, save_model
-    from tfp_bprune.prune import prune
-    from tfp_bprune.runs import Run
+    from tfp_bprune.files.runs import Run
+    from tfp_bprune.pruning import prune
+    from tfp_bprune.storage import load_model, save_model
+    from tfp_bprune.training import recalibrate
 
     Run.create(arguments.out)  # refuse early
     saved = load_model(arguments.run)
@@ -80,7 +81,7 @@ def _before(path: Path, manifest: Json) -> Json:
 
     Those figures are of one draw of the weights. Empty for a network that was not trained in a run.
     """
-    from tfp_bprune.runs import Run
+    from tfp_bprune.files.runs import Run
 
     if "before" in manifest or "pruning" in manifest:
         return {"before": manifest["before"]} if "before" in manifest else {}

@@ -9,8 +9,8 @@ from tfp_bprune.cli.common import Parser, add_data, add_json, data_of, emit, fac
 from tfp_bprune.types import BpruneError, Json, RunError
 
 if TYPE_CHECKING:
-    from tfp_bprune.data import Split
-    from tfp_bprune.search import Settings
+    from tfp_bprune.data.splits import Split
+    from tfp_bprune.searching import Settings
 
 HELP = "find the smallest or fastest network within a budget"
 EXAMPLE = """example:
@@ -85,8 +85,8 @@ def _drop(word: str) -> float | None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    from tfp_bprune.reading import check_inside
-    from tfp_bprune.runs import Run
+    from tfp_bprune.files.reading import check_inside
+    from tfp_bprune.files.runs import Run
 
     out = arguments.out or check_inside(arguments.run, "search")
     if (arguments.export is None) != (arguments.to is None):
@@ -102,7 +102,7 @@ def run(arguments: Any) -> int:
 
 def settings_of(arguments: Any) -> Settings:
     """What is asked for."""
-    from tfp_bprune.search import Budget, Settings
+    from tfp_bprune.searching import Budget, Settings
 
     conditions = (arguments.max_accuracy_drop, arguments.max_ece_increase, arguments.min_ood_auroc)
     budget = Budget(*conditions, arguments.level, arguments.max_rmse_increase)
@@ -113,11 +113,11 @@ def _search(arguments: Any, out: Path) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from tfp_bprune.models import load_model
-    from tfp_bprune.report.search import search_figure, search_table
-    from tfp_bprune.runs import Run, write_atomically
-    from tfp_bprune.search import search
-    from tfp_bprune.search.results import write_results
+    from tfp_bprune.files.runs import Run, write_atomically
+    from tfp_bprune.reports.search import search_figure, search_table
+    from tfp_bprune.searching import search
+    from tfp_bprune.searching.results import write_results
+    from tfp_bprune.storage import load_model
 
     settings = settings_of(arguments)
     saved = load_model(arguments.run)
@@ -159,7 +159,7 @@ def _strange(arguments: Any, config: Json) -> Split | None:
     """Test examples of the other dataset, which no network was trained on."""
     if arguments.ood is None:
         return None
-    from tfp_bprune.data import load
+    from tfp_bprune.data.splits import load
 
     request = config.get("request") or {}
     if arguments.ood == request.get("dataset"):
@@ -171,13 +171,13 @@ def _strange(arguments: Any, config: Json) -> Split | None:
 
 def _export(arguments: Any, out: Path) -> int:
     """One point of the front as a SavedModel."""
-    from tfp_bprune.export import export
-    from tfp_bprune.export.savedmodel import check_new
-    from tfp_bprune.models import load_model
-    from tfp_bprune.search.find import SETTINGS_FILE
-    from tfp_bprune.search.log import read_sealed
-    from tfp_bprune.search.results import network_at, point_of
-    from tfp_bprune.search.samples import fingerprint_of
+    from tfp_bprune.exports import export
+    from tfp_bprune.exports.savedmodel import check_new
+    from tfp_bprune.searching.find import SETTINGS_FILE
+    from tfp_bprune.searching.results import network_at, point_of
+    from tfp_bprune.searching.samples import fingerprint_of
+    from tfp_bprune.storage import load_model
+    from tfp_bprune.trials.log import read_sealed
 
     check_new(arguments.to)
     row, saved = point_of(out, arguments.export), load_model(arguments.run)
@@ -195,10 +195,10 @@ def _export(arguments: Any, out: Path) -> int:
 
 
 def _sensitivity(arguments: Any, out: Path) -> int:
-    from tfp_bprune.models import load_model
-    from tfp_bprune.report.search import sensitivity_figure, sensitivity_table
-    from tfp_bprune.runs import Run, write_atomically, write_json
-    from tfp_bprune.search import analyse
+    from tfp_bprune.files.runs import Run, write_atomically, write_json
+    from tfp_bprune.reports.search import sensitivity_figure, sensitivity_table
+    from tfp_bprune.searching import analyse
+    from tfp_bprune.storage import load_model
 
     saved = load_model(arguments.run)
     with Run(out).locked():

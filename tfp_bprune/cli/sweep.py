@@ -49,7 +49,7 @@ def run(arguments: Any) -> int:
     """Runs the command."""
     result = sweep_run(arguments.run, arguments.sparsity, arguments)
     if not emit(result, arguments.json):
-        from tfp_bprune.report import sweep_table
+        from tfp_bprune.reports import sweep_table
 
         name = name_of(arguments)
         say(
@@ -70,11 +70,11 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from tfp_bprune.evaluate import sweep
-    from tfp_bprune.models import load_model
-    from tfp_bprune.reading import check_inside
-    from tfp_bprune.report import sweep_figure
-    from tfp_bprune.runs import Run, finite
+    from tfp_bprune.evaluation import sweep
+    from tfp_bprune.files.reading import check_inside
+    from tfp_bprune.files.runs import Run, finite
+    from tfp_bprune.reports import sweep_figure
+    from tfp_bprune.storage import load_model
 
     saved = load_model(path)
     data = data_of(saved.config, arguments.data_dir)

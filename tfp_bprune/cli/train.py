@@ -155,13 +155,13 @@ def request_of(arguments: Any) -> Json:
 
 def train(request: Json, out: Path, resume: bool = False, progress: bool = True) -> Json:
     """Trains what `request` describes and returns the history; an empty object on all workers but the first."""
-    from tfp_bprune.data import load
-    from tfp_bprune.models import build
-    from tfp_bprune.prune import GradualPruning
-    from tfp_bprune.report import history_figure
-    from tfp_bprune.runs import Run
-    from tfp_bprune.train import Settings, fit
-    from tfp_bprune.train.distribute import detect
+    from tfp_bprune.data.splits import load
+    from tfp_bprune.files.runs import Run
+    from tfp_bprune.networks import build
+    from tfp_bprune.pruning import GradualPruning
+    from tfp_bprune.reports import history_figure
+    from tfp_bprune.training import Settings, fit
+    from tfp_bprune.training.distribute import detect
 
     _check_sparsity(out, request)
     settings = Settings(**{name: request[name] for name in _SETTINGS})
@@ -195,7 +195,7 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
 
 def _check_sparsity(out: Path, request: Json) -> None:
     """Refuses to go on with a run that was to end at another sparsity; `fit` checks all else."""
-    from tfp_bprune.runs import Run
+    from tfp_bprune.files.runs import Run
 
     run = Run(out)
     if run.exists and run.config["request"].get("sparsity") != request["sparsity"]:

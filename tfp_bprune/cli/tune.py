@@ -43,10 +43,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    from tfp_bprune.data import load
-    from tfp_bprune.reading import check_no_links
-    from tfp_bprune.runs import Run
-    from tfp_bprune.search.tuner import tune
+    from tfp_bprune.data.splits import load
+    from tfp_bprune.files.reading import check_no_links
+    from tfp_bprune.files.runs import Run
+    from tfp_bprune.tuning.tuner import tune
 
     data = load(
         arguments.dataset, arguments.data_dir, arguments.batch_size, arguments.validation_fraction, arguments.seed

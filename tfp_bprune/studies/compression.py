@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from tfp_bprune.evaluate.masked import MaskedNetwork
-from tfp_bprune.evaluate.metrics import classification
+from tfp_bprune.evaluation.masked import MaskedNetwork
+from tfp_bprune.evaluation.metrics import classification
 from tfp_bprune.layers.posterior import rho_of
-from tfp_bprune.prune.masks import masks_at_sparsity
-from tfp_bprune.prune.prune import with_masks
-from tfp_bprune.prune.scores import decibel
-from tfp_bprune.prune.select import prunable_weights
-from tfp_bprune.report.studies import accuracy_figure, curves_figure, markdown_table, mean_and_spread, weights_figure
+from tfp_bprune.pruning.masks import masks_at_sparsity
+from tfp_bprune.pruning.prune import with_masks
+from tfp_bprune.pruning.scores import decibel
+from tfp_bprune.pruning.select import prunable_weights
+from tfp_bprune.reports.studies import accuracy_figure, curves_figure, markdown_table, mean_and_spread, weights_figure
 from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.published import PRASAD_SPARSITIES, prasad

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import keras
-from tfp_bprune.data import Splits, load
-from tfp_bprune.models import build, load_model
-from tfp_bprune.prune import GradualPruning, KeepPruned, polynomial, prune
-from tfp_bprune.runs import Run, rows_to_bytes, sha256
-from tfp_bprune.train import Settings, fit
+from tfp_bprune.data.splits import Splits, load
+from tfp_bprune.files.runs import Run, rows_to_bytes, sha256
+from tfp_bprune.networks import build
+from tfp_bprune.pruning import GradualPruning, KeepPruned, polynomial, prune
+from tfp_bprune.storage import load_model
+from tfp_bprune.training import Settings, fit
 from tfp_bprune.types import Augmentation, DataError, Json, Twin
 
 VALIDATION_FRACTION = 0.1

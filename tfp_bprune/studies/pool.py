@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import tfp_bprune
-from tfp_bprune.runs import Run
+from tfp_bprune.files.runs import Run
 from tfp_bprune.studies.worker import Task, perform
 from tfp_bprune.types import BpruneError
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from tfp_bprune.evaluate.masked import MaskedNetwork
-from tfp_bprune.evaluate.metrics import classification
-from tfp_bprune.prune.select import default_criterion, prunable_weights
-from tfp_bprune.report.studies import markdown_table, mean_and_spread, panels_figure
+from tfp_bprune.evaluation.masked import MaskedNetwork
+from tfp_bprune.evaluation.metrics import classification
+from tfp_bprune.pruning.select import default_criterion, prunable_weights
+from tfp_bprune.reports.studies import markdown_table, mean_and_spread, panels_figure
 from tfp_bprune.studies import compression, scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.scoring import counted, mean_rows

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.evaluate.metrics import classification
-from tfp_bprune.export.predict import Predictor
-from tfp_bprune.models import recalibrate, strip
-from tfp_bprune.prune.prune import prune
-from tfp_bprune.prune.scores import decibel
-from tfp_bprune.report.studies import layers_figure, markdown_table, mean_and_spread, panels_figure
+from tfp_bprune.evaluation.metrics import classification
+from tfp_bprune.graphs import strip
+from tfp_bprune.prediction.predict import Predictor
+from tfp_bprune.pruning.prune import prune
+from tfp_bprune.pruning.scores import decibel
+from tfp_bprune.reports.studies import layers_figure, markdown_table, mean_and_spread, panels_figure
 from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.scoring import default_scores
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
 from tfp_bprune.studies.throughput import throughput_rows
+from tfp_bprune.training import recalibrate
 from tfp_bprune.types import Granularity, Json
 
 SPARSITIES: dict[Granularity, tuple[float, ...]] = {

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.evaluate.masked import BATCH, MaskedNetwork, Masks
-from tfp_bprune.evaluate.metrics import classification
-from tfp_bprune.export.predict import Predictor
-from tfp_bprune.prune.masks import masks_at_sparsity, sparsity_of
-from tfp_bprune.prune.select import default_criterion, prunable_weights, scored
+from tfp_bprune.evaluation.masked import BATCH, MaskedNetwork, Masks
+from tfp_bprune.evaluation.metrics import classification
+from tfp_bprune.prediction.predict import Predictor
+from tfp_bprune.pruning.masks import masks_at_sparsity, sparsity_of
+from tfp_bprune.pruning.select import default_criterion, prunable_weights, scored
 from tfp_bprune.types import Json, Predictive
 
 _NUMBERS = 1_000_000  # of a batch's examples: convolutions hold a hundred times as many

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.evaluate.sweep import machine
-from tfp_bprune.reading import check
-from tfp_bprune.report.studies import markdown_table
-from tfp_bprune.runs import Run, finite, versions, write_atomically, write_json
-from tfp_bprune.schemas import NUMBER, listing, record
+from tfp_bprune.evaluation.sweep import machine
+from tfp_bprune.files.reading import check
+from tfp_bprune.files.runs import Run, finite, versions, write_atomically, write_json
+from tfp_bprune.files.schemas import NUMBER, listing, record
+from tfp_bprune.reports.studies import markdown_table
 from tfp_bprune.studies import BUDGETS, STUDIES
 from tfp_bprune.studies.networks import TIMES, Spec
 from tfp_bprune.studies.pool import complete

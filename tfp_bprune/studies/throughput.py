@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.runs import read_json, write_json
+from tfp_bprune.files.runs import read_json, write_json
 from tfp_bprune.types import Json
 
 _ROUNDS, _STEPS = 5, 4
@@ -54,7 +54,7 @@ def main(request: Json, out: Path) -> None:
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})  # before TensorFlow starts its threads
     import horovod.tensorflow as hvd
 
-    from tfp_bprune.train import Horovod
+    from tfp_bprune.training import Horovod
 
     distributor = Horovod()
 
@@ -82,9 +82,9 @@ def main(request: Json, out: Path) -> None:
 def step_of(network: str, twin: Any, request: Json, wrap: Callable[[Any], Any]) -> Callable[[], float]:
     """One training step on a batch of noise, traced and run twice already."""
     from tfp_bprune._keras import keras, tf
-    from tfp_bprune.data import Info
+    from tfp_bprune.data.splits import Info
     from tfp_bprune.layers import set_train_size
-    from tfp_bprune.models import build
+    from tfp_bprune.networks import build
 
     info = Info("cifar10", "classification", (32, 32, 3), 10, 1 / 126, -1.0)
     model = build(network, twin, info, options={"width": request["width"]})

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.data import Info, load
-from tfp_bprune.evaluate.metrics import classification
-from tfp_bprune.evaluate.uncertainty import area_under_risk_coverage, ood_auroc, risk_coverage
-from tfp_bprune.models import recalibrate
-from tfp_bprune.prune.masks import masks_at_sparsity, sparsity_of
-from tfp_bprune.prune.prune import with_masks
-from tfp_bprune.report.studies import lines_figure, markdown_table, mean_and_spread, panels_figure
+from tfp_bprune.data.splits import Info, load
+from tfp_bprune.evaluation.metrics import classification
+from tfp_bprune.evaluation.uncertainty import area_under_risk_coverage, ood_auroc, risk_coverage
+from tfp_bprune.pruning.masks import masks_at_sparsity, sparsity_of
+from tfp_bprune.pruning.prune import with_masks
+from tfp_bprune.reports.studies import lines_figure, markdown_table, mean_and_spread, panels_figure
 from tfp_bprune.studies import compression, scale, scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.scoring import default_scores, outputs
 from tfp_bprune.studies.study import Found, Result, Settings, gather, pictures_in
+from tfp_bprune.training import recalibrate
 from tfp_bprune.types import Json, Predictive
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfp_bprune.evaluate import masked, metrics, uncertainty
-from tfp_bprune.export import predict
-from tfp_bprune.prune import masks, scores
-from tfp_bprune.runs import finite, read_json, sha256, write_json
+from tfp_bprune.evaluation import masked, metrics, uncertainty
+from tfp_bprune.files.runs import finite, read_json, sha256, write_json
+from tfp_bprune.prediction import predict
+from tfp_bprune.pruning import masks, scores
 from tfp_bprune.studies import STUDIES
 from tfp_bprune.studies.networks import Spec, is_trained, train, trained
 from tfp_bprune.types import BpruneError, Json

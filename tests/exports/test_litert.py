@@ -1,0 +1,141 @@
+"""LiteRT files: TensorFlow's answers from builtin operations, pruned kernels stored sparse."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.exports.networks import NETWORKS, classifier, settled
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.exports import export, litert
+from tfp_bprune.exports.sparsify import Rows, sparsify
+from tfp_bprune.layers import DenseFlipout
+from tfp_bprune.prediction import Predictor
+from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
+from tfp_bprune.pruning import prune
+from tfp_bprune.types import ExportError
+
+pytest.importorskip("ai_edge_litert")
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def predictor(request: pytest.FixtureRequest) -> Predictor:
+    """One network, pruned to 80 %."""
+    return Predictor(prune(settled(NETWORKS[request.param]()), 0.8)[0], "mean", lowering=FOR_CONVERTERS)
+
+
+@pytest.fixture(scope="module")
+def content(predictor: Predictor) -> bytes:
+    """It as a LiteRT file."""
+    return litert.to_litert(predictor)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_the_file_answers_as_tensorflow_does(predictor: Predictor, content: bytes, batch: int) -> None:
+    x = np.random.default_rng(1).normal(size=(batch, 8, 8, 1)).astype(np.float32)
+    found = litert.runner(content)(x)
+    expected = predictor.predict(tf.constant(x))
+    assert set(found) == set(expected) == {"probabilities", "entropy"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
+
+
+def test_the_signature_keeps_its_names_and_takes_any_batch(content: bytes) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content)
+    assert interpreter.get_signature_list() == {
+        "serving_default": {"inputs": ["inputs"], "outputs": ["entropy", "probabilities"]}
+    }
+    (details,) = interpreter.get_input_details()
+    assert details["shape_signature"].tolist() == [-1, 8, 8, 1]
+
+
+def test_nothing_is_logged_on_the_way(tmp_path: Path) -> None:
+    """Where standard error is no file, as in a notebook, a log cannot be kept back but by its logger."""
+    logger, records = tf.get_logger(), []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        export(settled(NETWORKS["mlp"]()), tmp_path / "export", format="litert")
+        assert (logger.level, records) == (logging.INFO, [])
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def test_no_operation_of_tensorflow_is_in_the_file(content: bytes) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    codes = schema.ModelT.InitFromPackedBuf(content, 0).operatorCodes
+    assert [code.customCode for code in codes] == [None] * len(codes)
+
+
+def wide() -> Any:
+    """A network of which most bytes are kernels, one with inputs that are no multiple of four."""
+    layers = [DenseFlipout(201, activation="relu"), DenseFlipout(100, activation="relu"), DenseFlipout(4)]
+    model = classifier(keras.Sequential([keras.Input((150,)), *layers]))
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        layer.kernel_posterior.keep_only(rng.random(layer.kernel_posterior.loc.shape) > 0.97)
+    return model
+
+
+@pytest.mark.parametrize("float16", [False, True])
+def test_pruned_kernels_take_less_and_compute_the_same(monkeypatch: pytest.MonkeyPatch, float16: bool) -> None:
+    predictor = Predictor(wide(), "mean", lowering=FOR_CONVERTERS)
+    small = litert.to_litert(predictor, float16)
+    monkeypatch.setattr(litert, "sparsify", lambda content: content)
+    large = litert.to_litert(predictor, float16)
+    assert len(small) < 0.3 * len(large)
+    for batch in (1, 5, 64):
+        x = np.random.default_rng(batch).normal(size=(batch, 150)).astype(np.float32)
+        one, other = (litert.runner(content)(x) for content in (small, large))
+        np.testing.assert_array_equal(one["probabilities"], other["probabilities"])
+    assert sparsify(small) == small
+
+
+def test_float16_halves_a_dense_file() -> None:
+    model = classifier(keras.Sequential([keras.Input((150,)), DenseFlipout(200)]))
+    predictor = Predictor(model, "mean", lowering=FOR_CONVERTERS)
+    assert len(litert.to_litert(predictor, float16=True)) < 0.6 * len(litert.to_litert(predictor))
+
+
+def test_rows_hold_all_that_is_not_zero() -> None:
+    kernel = np.zeros((2, 3, 400), np.float32)
+    kernel[0, 1, 7], kernel[1, 2, 399], kernel[1, 2, 300] = 1, 2, 3
+    rows = Rows(kernel)
+    assert (rows.values.tolist(), rows.positions.tolist()) == ([1, 3, 2], [7, 300, 399])
+    assert rows.segments.tolist() == [0, 0, 1, 1, 1, 1, 3]
+    assert (rows.segments.dtype, rows.positions.dtype) == (np.uint8, np.uint16)
+    assert Rows(np.zeros((2, 2))).values.size == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "operation"),
+    [(("mean", 2, 0, Lowering("sparse", at_load=False)), "Sparse"), (("sampled", 2, 0, FOR_CONVERTERS), "Random")],
+)
+def test_operations_that_litert_lacks_are_named(arguments: Any, operation: str) -> None:
+    with pytest.raises(ExportError, match=rf"^LiteRT has no .*{operation}\w+: use the predictive 'mean' or 'moments'"):
+        litert.to_litert(Predictor(NETWORKS["mlp"](), *arguments))
+
+
+def test_wrong_answers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = lambda x: {"probabilities": np.full((len(x["inputs"]), 4), np.nan), "entropy": np.zeros(len(x["inputs"]))}  # noqa: E731
+    monkeypatch.setattr(litert, "runner", lambda content: wrong)
+    with pytest.raises(ExportError, match="'probabilities' of the LiteRT file differs from TensorFlow's by nan"):
+        litert.to_litert(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))
+
+
+def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(ExportError, match=r"^the format 'litert' needs ai_edge_litert, .*'tfp-bprune\[formats\]'$"):
+        litert.to_litert(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))

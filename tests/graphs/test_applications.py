@@ -1,0 +1,81 @@
+"""Networks of `tf_keras.applications`: made Bayesian, trained, pruned, made smaller, and served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tfp_bprune as bp
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.graphs import compact
+
+pytestmark = pytest.mark.slow
+SHAPE, CLASSES, BATCH = (64, 64, 3), 10, 8
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(BATCH, *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["MobileNetV2", "ResNet50"])
+def network(request: pytest.FixtureRequest, images: np.ndarray) -> Any:
+    """The network with batch normalization as training leaves it: without its statistics every image gets one answer."""
+    options = {"weights": None, "input_shape": SHAPE, "classes": CLASSES, "classifier_activation": None}
+    model, random = getattr(keras.applications, request.param)(**options), np.random.default_rng(0)
+    normalizations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in normalizations:
+        layer.gamma.assign(random.uniform(0.5, 1.5, layer.gamma.shape))
+        layer.beta.assign(random.normal(0, 0.3, layer.beta.shape))
+        layer.momentum = 0.0
+    model(images, training=True)
+    for layer in normalizations:
+        layer.momentum = 0.99
+    return model
+
+
+@pytest.fixture(scope="module")
+def bayesian(network: Any, images: np.ndarray) -> Any:
+    """The network after one step of training as a Bayesian one."""
+    # MobileNetV2's depthwise convolutions are left as they are.
+    depthwise = [layer for layer in network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)]
+    model = bp.bayesianize(network, exclude=[layer.name for layer in depthwise], train_size=10**6, strict=True)
+    for ours, theirs in zip(bp.strip(model).get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.legacy.Adam(1e-4), loss)
+    history = model.fit(images, np.arange(BATCH) % CLASSES, batch_size=BATCH, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    return model
+
+
+def assert_same_answers(logits: Any, expected: np.ndarray) -> None:
+    """Equal up to a constant for each image, with errors far below what tells one image from another."""
+    centred, wanted = (np.asarray(z) - np.mean(z, axis=1, keepdims=True) for z in (logits, expected))
+    np.testing.assert_allclose(centred, wanted, rtol=0, atol=0.01 * wanted.std(axis=0).max())
+
+
+@pytest.mark.parametrize("granularity", ["weight", "unit"])
+def test_pruned_compacted_and_exported_it_gives_the_same_numbers(
+    bayesian: Any, images: np.ndarray, granularity: Any, tmp_path: Path
+) -> None:
+    pruned, report = bp.prune(bayesian, sparsity=0.5, granularity=granularity)
+    assert 0.5 - 1e-6 < report.sparsity < 0.51
+    masked = bp.strip(pruned)
+    for layer in bayesian.layers:
+        if f"{layer.name}/kernel" in {entry.name for entry in report.layers}:
+            left = pruned.get_layer(layer.name).kernel_posterior.mask.numpy()
+            expected = np.where(left, layer.kernel_posterior.loc, 0)
+            np.testing.assert_array_equal(masked.get_layer(layer.name).kernel, expected)
+    logits = masked(images, training=False).numpy()
+    smaller = compact(masked)
+    assert_same_answers(smaller(images, training=False), logits)
+    if granularity == "unit":
+        assert smaller.count_params() < 0.6 * masked.count_params()
+    bp.export(pruned, tmp_path / "export")
+    serve = tf.saved_model.load(str(tmp_path / "export" / "1")).signatures["serving_default"]
+    served = serve(inputs=tf.constant(images))["probabilities"]
+    assert_same_answers(np.log(served), logits)

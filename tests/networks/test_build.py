@@ -1,0 +1,137 @@
+"""Networks by name: four twins of one body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfp_bprune._keras import keras
+from tfp_bprune.data.splits import Info, Splits, load
+from tfp_bprune.layers import DenseFlipout, DenseReparameterization, NormalPrior, StatelessDropout, variational_layers
+from tfp_bprune.networks import Twins, build
+from tfp_bprune.types import BpruneError
+
+Build = Callable[..., Any]
+TWINS = ("flipout", "reparameterization", "local", "deterministic", "dropout")
+KERNELS, BIASES = 64 * 12 + 12 * 10, 12 + 10
+
+
+def trainable(model: Any) -> int:
+    return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+
+
+@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("bayesian_bias", [False, True])
+def test_a_bayesian_twin_has_one_scale_more_for_each_bayesian_weight(
+    mlp: Build, twin: str, bayesian_bias: bool
+) -> None:
+    bayesian = twin in ("flipout", "reparameterization", "local")
+    scales = bayesian * (KERNELS + bayesian_bias * BIASES)
+    assert trainable(mlp(twin, bayesian_bias=bayesian_bias)) == KERNELS + BIASES + scales
+
+
+# Trainable parameters at width 1 with 10 classes, and the kernel weights among them.
+PUBLISHED: dict[str, tuple[tuple[int, ...], int, int]] = {
+    # 784-300-100-10 (LeCun et al. 1998); 267K in Han et al. 2015, table 3.
+    "lenet300": ((28, 28, 1), 266_610, 784 * 300 + 300 * 100 + 100 * 10),
+    # Caffe's LeNet; 431K in Han et al. 2015, table 4.
+    "lenet5": ((28, 28, 1), 431_080, 25 * 20 + 25 * 20 * 50 + 4 * 4 * 50 * 500 + 500 * 10),
+    # TensorFlow's tutorial "Deep MNIST for experts".
+    "convnet": ((28, 28, 1), 3_274_634, 25 * 32 + 25 * 32 * 64 + 7 * 7 * 64 * 1024 + 1024 * 10),
+    # Configuration D of Simonyan and Zisserman 2015 in its CIFAR form: 14,714,688 in convolutions with 4,224 biases,
+    # 8,448 in batch normalization, 5,130 in the classifier.
+    "vgg16": ((32, 32, 3), 14_714_688 + 8_448 + 5_130, 14_714_688 - 4_224 + 5_120),
+    # Basic blocks of He et al. 2016 in their CIFAR form: 9,600 in batch normalization, 10 biases in the classifier.
+    "resnet18": ((32, 32, 3), 11_173_962, 11_173_962 - 9_600 - 10),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_networks_have_the_published_size_and_bayesian_ones_a_scale_more_for_each_kernel_weight(name: str) -> None:
+    shape, parameters, kernels = PUBLISHED[name]
+    info = Info(name, "classification", shape, 10)
+    assert trainable(build(name, "deterministic", info)) == parameters
+    bayesian = build(name, "flipout", info)
+    assert trainable(bayesian) == parameters + kernels
+    for layer in variational_layers(bayesian):
+        assert layer.kernel_posterior.rho_variable.shape == layer.kernel_posterior.loc_variable.shape
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_twins_take_raw_images_and_give_logits(mlp: Build, twin: str, images: np.ndarray) -> None:
+    model = mlp(twin)
+    assert model(images[:3]).shape == (3, 10)
+    assert model.name == "mlp"
+    assert len([layer for layer in model.layers if isinstance(layer, StatelessDropout)]) == (twin == "dropout")
+
+
+def test_twins_have_their_estimator(mlp: Build) -> None:
+    for twin, kind in (("flipout", DenseFlipout), ("reparameterization", DenseReparameterization)):
+        assert [type(layer) for layer in variational_layers(mlp(twin))] == [kind, kind]
+
+
+def test_layers_of_the_same_shape_start_from_different_values(mlp: Build) -> None:
+    model = mlp("flipout", hidden=(64, 64))
+    one, other = (model.get_layer(name).kernel_posterior.loc.numpy() for name in ("dense_1", "dense_2"))
+    assert one.shape == other.shape
+    assert np.abs(one - other).min(axis=0).max() > 0
+
+
+def test_the_seed_decides_the_initial_values(mlp: Build) -> None:
+    for twin in TWINS:
+        first, same, other = (mlp(twin, seed=seed).get_layer("logits").get_weights()[0] for seed in (1, 1, 2))
+        np.testing.assert_array_equal(first, same)
+        assert not np.array_equal(first, other)
+
+
+def test_options_of_twins_reach_the_layers(mlp: Build) -> None:
+    model = mlp(prior={"kind": "normal", "scale": 0.3}, rho_init=-3.0, train_size=77)
+    for layer in variational_layers(model):
+        assert isinstance(layer.prior, NormalPrior)
+        assert layer.prior.get_config()["scale"] == 0.3
+        assert layer.train_size == 77
+        np.testing.assert_allclose(layer.kernel_posterior.rho_variable.numpy().mean(), -3, atol=0.1)
+
+
+def test_regression_gives_mean_and_noise_in_target_units() -> None:
+    info = load("diabetes").info
+    for noise, count in ((None, 1), (50.0, 0)):
+        model = build("mlp", "deterministic", info, noise=noise, options={"hidden": (4,)})
+        outputs = model(np.zeros((2, 10), np.float32)).numpy()
+        assert outputs.shape == (2, 2)
+        np.testing.assert_allclose(outputs[:, 1], noise or info.target_scale / 2, rtol=1e-5)
+        assert len(model.get_layer("likelihood").trainable_weights) == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "transformer"}, "unknown network 'transformer': expected one of mlp"),
+        ({"twin": "evil"}, "unknown twin 'evil': expected one of flipout"),
+        ({"options": {"depth": 3}}, "cannot be built with"),
+        ({"options": {"hidden": ()}}, "one or more positive layer widths"),
+        ({"options": {"hidden": (3, 0)}}, "one or more positive layer widths"),
+        ({"prior": "cauchy"}, "unknown prior 'cauchy'"),
+        ({"prior": {"kind": "normal", "scale": -1}}, "scale must be a positive number"),
+        ({"twin": "dropout", "dropout_rate": 1.0}, r"rate must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_wrong_requests_are_one_clear_error(digits: Splits, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(BpruneError, match=message):
+        build(**{"name": "mlp", "twin": "flipout", "info": digits.info, **arguments})
+
+
+def test_plain_twins_hold_plain_layers() -> None:
+    assert type(Twins("deterministic").dense(3, "x")) is keras.layers.Dense
+    assert Twins("deterministic").dropout("x")("unchanged") == "unchanged"
+
+
+def test_data_of_several_inputs_or_answers_is_refused() -> None:
+    info = Info("several", "classification", (2,), 3)
+    for change in ({"inputs": {"a": (2,), "b": (3,)}}, {"positions": (4,)}):
+        with pytest.raises(BpruneError, match="'mlp' has one input and one answer an example: several has others"):
+            build("mlp", "flipout", replace(info, **change))

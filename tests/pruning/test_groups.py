@@ -1,0 +1,123 @@
+"""Unit pruning: whole channels go, along the graph, and the smaller network computes the same function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfp_bprune import prune, strip
+from tfp_bprune.data.splits import Info
+from tfp_bprune.graphs import compact
+from tfp_bprune.networks import build
+from tfp_bprune.pruning.groups import Units, ranks_by_layer, unit_scores, units_of
+from tfp_bprune.pruning.select import prunable_weights
+from tfp_bprune.types import PruneError
+
+CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    ("mlp", (8, 8, 1), {"hidden": (32, 32)}),
+    ("lenet5", (28, 28, 1), {"width": 0.4}),
+    ("vgg16", (32, 32, 3), {"width": 0.0625}),
+    ("resnet18", (32, 32, 3), {"width": 0.0625}),
+]
+
+
+def network(name: str, shape: tuple[int, ...], options: dict[str, Any], twin: Any = "flipout") -> Any:
+    """The network with batch-normalization parameters as training leaves them: none of them 0 or 1."""
+    model = build(name, twin, Info(name, "classification", shape, 10), options=options)
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if hasattr(layer, "moving_mean"):
+            shape_of = layer.gamma.shape
+            layer.set_weights(
+                [random.uniform(0.5, 1.5, shape_of), *random.normal(0, 0.3, (2, *shape_of)), np.ones(shape_of)]
+            )
+    return model
+
+
+@pytest.mark.parametrize(("name", "shape", "options"), CASES)
+@pytest.mark.parametrize("twin", ["flipout", "deterministic"])
+def test_units_go_whole_and_the_smaller_network_is_equal(name: str, shape: Any, options: Any, twin: Any) -> None:
+    model = network(name, shape, options, twin)
+    criterion = "snr" if twin == "flipout" else "magnitude"
+    pruned, report = prune(model, sparsity=0.6, criterion=criterion, granularity="unit")
+    masked = strip(pruned)
+    smaller = compact(masked)
+    x = np.random.default_rng(1).normal(size=(4, *shape)).astype(np.float32)
+    expected = masked(x, training=False).numpy()
+    np.testing.assert_allclose(
+        smaller(x, training=False).numpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+    )
+    assert report.sparsity >= 0.6
+    # Nothing is left that single pruned weights would leave behind: the kernels shrink by what was removed.
+    assert smaller.count_params() <= 0.45 * masked.count_params()
+
+
+def test_unknown_aggregate_and_scope_are_refused() -> None:
+    model = network(*CASES[0])
+    with pytest.raises(PruneError, match="aggregate"):
+        prune(model, sparsity=0.5, granularity="unit", aggregate="median")  # type: ignore[arg-type]
+    with pytest.raises(PruneError, match="scope"):
+        prune(model, sparsity=0.5, granularity="unit", scope="column")  # type: ignore[arg-type]
+    with pytest.raises(PruneError, match="sparsity"):
+        prune(model, sparsity=1.0, granularity="unit")
+
+
+@pytest.mark.parametrize(("name", "shape", "options"), CASES)
+def test_by_layer_all_layers_lose_the_same_part_of_their_units(name: str, shape: Any, options: Any) -> None:
+    pruned, _ = prune(network(name, shape, options), sparsity=0.6, granularity="unit", scope="layer")
+    parts = []
+    for layer in pruned.layers[:-1]:  # the outputs stay
+        if hasattr(layer, "kernel_posterior"):
+            left = layer.kernel_posterior.mask.numpy().reshape(-1, layer.kernel_posterior.mask.shape[-1]).any(0)
+            parts.append((1 - left.mean(), 1 / len(left)))
+    gone, one_unit = np.transpose(parts)
+    assert gone.min() > 0.2
+    # One part t for all: layer l has lost between t and t + 1 / units of l.
+    assert (gone - one_unit).max() <= gone.min() + 1e-9
+
+
+def test_by_layer_the_weakest_units_of_each_go_first() -> None:
+    units = Units({"a": np.arange(4), "b": np.arange(4, 10)}, {}, 10, np.arange(10) != 9)
+    scores = np.array([4, 3, 2, 1, 50, 10, 40, 20, 30, 0.0])
+    np.testing.assert_allclose(ranks_by_layer(units, scores), [0.75, 0.5, 0.25, 0, 0.8, 0, 0.6, 0.2, 0.4, np.inf])
+
+
+@pytest.mark.parametrize("aggregate", ["norm", "mean", "max"])
+def test_each_aggregate_removes_the_weakest_unit_first(aggregate: Any) -> None:
+    model = network(*CASES[0])
+    kernel = model.get_layer("dense_1").kernel_posterior.loc_variable
+    weak = kernel.numpy()
+    weak[:, 7] *= 1e-3
+    kernel.assign(weak)
+    pruned, _ = prune(model, sparsity=0.01, granularity="unit", aggregate=aggregate)
+    left = pruned.get_layer("dense_1").kernel_posterior.mask.numpy().any(0)
+    assert not left[7]
+
+
+def scores_by_hand(model: Any, aggregate: str) -> np.ndarray:
+    """Scores of the units of an mlp's first hidden layer, one unit at a time."""
+    first, second = (model.get_layer(f"dense_{i}").kernel_posterior for i in (1, 2))
+    scores = []
+    for unit in range(first.shape[1]):
+        sides = []
+        for part, q in ((np.s_[:, unit], first), (np.s_[unit, :], second)):
+            mu, sigma = q.loc.numpy()[part].astype(np.float64), q.scale.numpy()[part].astype(np.float64)
+            ratio = np.abs(mu) / sigma
+            norm = np.linalg.norm(mu) / np.linalg.norm(sigma)
+            sides.append({"max": ratio.max(), "mean": ratio.mean(), "norm": norm}[aggregate])
+        scores.append(min(sides))
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("aggregate", ["norm", "mean", "max"])
+def test_a_unit_is_worth_the_weaker_of_its_sides(aggregate: Any) -> None:
+    model = network(*CASES[0])
+    weights = prunable_weights(model)
+    units = units_of(model, {name: w.loc for name, w in weights.items()})
+    locs, masks = ({name: getattr(w, part) for name, w in weights.items()} for part in ("loc", "mask"))
+    scales = {name: w.scale for name, w in weights.items() if w.scale is not None}
+    scores = unit_scores(units, locs, scales, masks, aggregate)
+    expected = scores_by_hand(model, aggregate)
+    np.testing.assert_allclose(scores[units.made["dense_1/kernel"]], expected, rtol=1e-5)

@@ -1,0 +1,1 @@
+"""What can be claimed of a trial: budgets, bounds that hold, and the sentences that say so."""

@@ -1,0 +1,193 @@
+"""What a network needs to know of its data, said by hand or taken from arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune.data.arrays import Arrays, as_arrays, by_name, count, leaves, mapped, shapes
+from tfp_bprune.data.targets import SaidTask, Target, check_target, read_target, whole_numbers
+from tfp_bprune.types import DataError, Json, Task
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a network needs to know of its data.
+
+    Attributes:
+      name: dataset name.
+      task: `"classification"`, one class each; `"binary"`, one of two; `"multilabel"`, each of several labels by itself; or
+        `"regression"`.
+      input_shape: shape of one example, without the batch.
+      classes: number of classes, 2 where the task is binary; of labels, multilabel; of targets, of a regression.
+      scale, offset: the network's first step is `x * scale + offset`; scalars for images, one per feature for tables.
+      target_loc, target_scale: mean and standard deviation of the training targets (regression).
+      fingerprint: SHA-256 over all examples, in their order.
+      positions: where an example has labels for each pixel or step, their shape: (height, width) or (steps,).
+      inputs: of several inputs, the shape of one example of each by its name; those of a list are named by their numbers.
+      outputs: of several outputs, what each target is, by name. Everything above but the name and the fingerprint is then
+        that of the first.
+    """
+
+    name: str
+    task: Task
+    input_shape: tuple[int, ...]
+    classes: int
+    scale: float | tuple[float, ...] = 1.0
+    offset: float | tuple[float, ...] = 0.0
+    target_loc: float = 0.0
+    target_scale: float = 1.0
+    fingerprint: str = ""
+    positions: tuple[int, ...] = ()
+    inputs: dict[str, tuple[int, ...]] | None = None
+    outputs: dict[str, Target] | None = None
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """What each target is, by name; one alone is named ""."""
+        if self.outputs is not None:
+            return self.outputs
+        return {"": Target(self.task, self.classes, self.positions, self.target_loc, self.target_scale)}
+
+    def to_json(self) -> Json:
+        """As plain data, without what only data of a newer kind has."""
+        newer = {"positions": (), "inputs": None, "outputs": None}
+        return {key: value for key, value in asdict(self).items() if key not in newer or value != newer[key]}
+
+
+def info_of(x: Any, y: Any, name: str = "arrays", task: SaidTask = None) -> Info:
+    """Describes training examples, so that a network's first step gives them zero mean and unit variance.
+
+    Args:
+      x: [n, ...] in raw units, or several by name or in a tuple. The features of a table [n, features] are standardized each
+        by itself, images and other arrays as a whole.
+      y: targets, see `targets.read_target`; several by name or in a tuple for several outputs.
+      name: what messages and manifests call the data.
+      task: what the targets are, for all or by name; by default what is certain from their type: booleans are binary, whole
+        numbers classes from 0 on, 0/1 rows that sum to 1 classes, other 0/1 rows labels, other floats a regression.
+
+    Raises:
+      DataError: there are no examples, not one target for each, a number that is not finite, a negative class, or targets
+        of which it is not certain what they are.
+    """
+    return described_arrays(x, y, name, task)[2]
+
+
+def described_arrays(x: Any, y: Any, name: str, task: SaidTask) -> tuple[Arrays, Arrays, Info]:
+    """Examples and targets as arrays, the targets as `targets.read_target` has them, and what they are; see `info_of`."""
+    x, y = examples_of(x, name), as_arrays(y, name, "targets")
+    _check_pairs(x, y, name)
+    if count(x) == 0:
+        raise DataError(f"{name} has no examples: expected at least one to describe")
+    said = _said(task, y, name)
+    found = {
+        key: read_target(whole_numbers(one, said[key]), said[key], _called(name, key))
+        for key, one in by_name(y).items()
+    }
+    targets = {key: target for key, (_, target) in found.items()}
+    first, scaled = next(iter(targets.values())), _standardized(leaves(x)[0])
+    info = Info(name, first.task, leaves(x)[0].shape[1:], first.classes, *scaled, positions=first.positions)
+    if not isinstance(x, np.ndarray):
+        info = replace(info, inputs={key: one.shape[1:] for key, one in by_name(x).items()})
+    if not isinstance(y, np.ndarray):
+        info = replace(info, outputs=targets)
+    y = mapped(lambda key: found[key][0], _keys(y))
+    check_arrays(x, y, info)
+    return x, y, info
+
+
+def examples_of(x: Any, name: str) -> Arrays:
+    """Examples as arrays [n, ...]; a column of strings, or one input of several, is [n, 1]."""
+    x = as_arrays(x, name, "examples")
+    columns = not isinstance(x, np.ndarray) or x.dtype.kind in "US"
+    return mapped(lambda one: one[:, None] if one.ndim == 1 and columns else one, x)
+
+
+def read_arrays(x: Any, y: Any, info: Info, task: SaidTask = None) -> tuple[Arrays, Arrays]:
+    """Examples and targets as `info` says they are; floats are read as classes only where `task` says so.
+
+    Raises:
+      DataError: not one target for each example, another shape, something that is no finite number, or an unknown class.
+    """
+    x, y = examples_of(x, info.name), as_arrays(y, info.name, "targets")
+    _check_pairs(x, y, info.name)
+    said, targets = _said(task, y, info.name), _targets(y, info)
+    found = {}
+    for key, one in by_name(y).items():
+        known, whole = targets[key], whole_numbers(one, said[key])
+        found[key] = read_target(whole, known.task, _called(info.name, key), known)[0]
+    y = mapped(lambda key: found[key], _keys(y))
+    check_arrays(x, y, info)
+    return x, y
+
+
+def check_arrays(x: Arrays, y: Arrays, info: Info) -> None:
+    """Refuses examples that are not as `info` says; see `read_arrays`.
+
+    Raises:
+      DataError: naming what is wrong.
+    """
+    _check_pairs(x, y, info.name)
+    expected: Any = tuple(info.input_shape) if info.inputs is None else info.inputs
+    if count(x) and shapes(x) != expected:
+        raise DataError(f"{info.name} has examples of shape {shapes(x)}: expected {expected}")
+    targets = _targets(y, info)
+    for key, one in by_name(y).items():
+        check_target(one, targets[key], _called(info.name, key))
+
+
+def _targets(y: Arrays, info: Info) -> dict[str, Target]:
+    if set(by_name(y)) != set(info.targets):
+        given, expected = (", ".join(map(repr, names)) or "one" for names in (by_name(y), info.targets))
+        raise DataError(f"{info.name} has targets named {given}: expected {expected}")
+    return info.targets
+
+
+def _keys(arrays: Arrays) -> Arrays:
+    """The name of each array in its place."""
+    if isinstance(arrays, dict):
+        return {key: key for key in arrays}
+    return tuple(by_name(arrays)) if isinstance(arrays, tuple) else ""
+
+
+def _said(task: SaidTask, y: Arrays, name: str) -> dict[str, Task | None]:
+    keys = list(by_name(y))
+    said: Mapping[str, Any] = task if isinstance(task, Mapping) else dict.fromkeys(keys, task)
+    unknown = sorted(set(said) - set(keys))
+    if unknown:
+        raise DataError(f"task names {', '.join(map(repr, unknown))}: expected targets of {name} among {keys}")
+    return {key: said.get(key) for key in keys}
+
+
+def _called(name: str, key: str) -> str:
+    return f"{name}, target {key!r}," if key else name
+
+
+def _standardized(x: np.ndarray) -> tuple[Any, Any]:
+    """Scale and offset that give examples zero mean and unit variance; 1 and 0 for text."""
+    if x.dtype.kind in "US":
+        return 1.0, 0.0
+    axes = 0 if x.ndim == 2 else None
+    mean, std = x.mean(axes, dtype=np.float64), x.std(axes, dtype=np.float64)
+    scale = 1 / np.where(std > 0, std, 1.0)  # a constant feature becomes 0
+    if axes is None:
+        return scale.tolist(), (-mean * scale).tolist()
+    return tuple(scale.tolist()), tuple((-mean * scale).tolist())
+
+
+def _check_pairs(x: Arrays, y: Arrays, name: str) -> None:
+    lengths = {len(one) if one.ndim else -1 for one in (*leaves(x), *leaves(y))}
+    if any(one.ndim < 2 for one in leaves(x)) or any(one.ndim < 1 for one in leaves(y)) or len(lengths) != 1:
+        examples, targets = (mapped(lambda one: one.shape, arrays) for arrays in (x, y))
+        raise DataError(
+            f"{name} has examples {examples} and targets {targets}: expected [n, ...] and [n], or [n, ...] for several labels"
+        )
+    for what, arrays, kinds in (("examples", x, "iufbUS"), ("targets", y, "iufb")):
+        for values in leaves(arrays):
+            if values.dtype.kind not in kinds:
+                raise DataError(f"{name} has {what} of type {values.dtype}: expected numbers")
+            if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+                raise DataError(f"{name} has {what} that are NaN or infinite: drop or replace them")

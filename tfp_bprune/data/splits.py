@@ -1,0 +1,420 @@
+"""Data by name, as `tf.data` batches for `model.fit` and as arrays for everything else.
+
+`load` reads any image-classification dataset of TensorFlow Datasets that is prepared on disk, and two real datasets
+that come with scikit-learn and need no download: `digits` (8x8 handwriting) and `diabetes` (regression).
+The validation split is taken out of the training split; the test split is for final numbers only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import tf
+from tfp_bprune.data.arrays import Arrays, by_name, count, leaves, rows
+from tfp_bprune.data.augment import augment, check_augmentation, draws
+from tfp_bprune.data.info import Info, described_arrays, read_arrays
+from tfp_bprune.data.prepared import check_prepared
+from tfp_bprune.data.targets import SaidTask, Target
+from tfp_bprune.types import Augmentation, DataError, Json
+
+_EVALUATION_BATCH = 1000
+_HELD_OUT = 0.2  # of the examples of a dataset that comes without a test split
+_FIXED_SEED = 20200525  # what is held out never depends on the user's seed
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples `x` [n, ...] in their raw units and targets `y` [n], or [n, ...] for labels of each position or several.
+
+    Of several inputs or outputs, a tuple or a dictionary of such arrays.
+    """
+
+    name: str
+    x: Arrays
+    y: Arrays
+
+    def __len__(self) -> int:
+        return count(self.x)
+
+    def rows(self, chosen: Any) -> Split:
+        """The examples with these numbers, or in this slice."""
+        return Split(self.name, rows(self.x, chosen), rows(self.y, chosen))
+
+    def batches(self, batch_size: int = _EVALUATION_BATCH) -> tf.data.Dataset:
+        """All examples once, in order, as batches [b, ...] with their targets [b]: float32, but for text and for whole
+        numbers of more than a byte, such as the tokens of a text, which stay as they are."""
+        dataset = tf.data.Dataset.from_tensor_slices((self.x, self.y)).batch(batch_size)
+        return dataset.map(_as_float).prefetch(1)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits and how training walks through them.
+
+    `train`, `valid` and `test` are `tf.data.Dataset`s for `model.fit`; `examples("train")` gives the arrays. Only what
+    `train` and `epochs` give is augmented. After `shard` they hold one worker's examples. `request` says how `load` loads
+    them again; it is empty for arrays.
+    """
+
+    parts: dict[str, Split]
+    info: Info
+    batch_size: int
+    seed: int = 0
+    rank: int = 0
+    workers: int = 1
+    augmentation: Augmentation = "none"
+    request: Json = field(default_factory=dict)
+
+    def examples(self, name: str) -> Split:
+        """The arrays of the split `name`: "train", "valid" or "test"."""
+        return self.parts[name]
+
+    @property
+    def train_size(self) -> int:
+        """Number of training examples of the whole job: the N of the evidence lower bound."""
+        return len(self.parts["train"])
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch, the same for every worker: the M of the evidence lower bound."""
+        # Never so many that a worker would be left without an example in some batch.
+        return min(-(-self.train_size // (self.batch_size * self.workers)), self.train_size // self.workers)
+
+    def seen(self, name: str) -> int:
+        """How many examples of the split "train" or "valid" this worker sees in an epoch."""
+        if name == "valid":
+            return len(self._valid)
+        sizes = np.diff(self._bounds)
+        return int(sum(len(range(self.rank, size, self.workers)) for size in sizes))
+
+    @property
+    def _bounds(self) -> np.ndarray:
+        """Where the global batches of an epoch begin and end [steps + 1]; their sizes differ by one at most, so no small
+        last batch weighs more than others."""
+        return np.arange(self.steps + 1, dtype=np.int64) * self.train_size // self.steps
+
+    @property
+    def _valid(self) -> Split:
+        """This worker's part of the validation split; all of it, where there is not one example for each."""
+        split = self.parts["valid"]
+        mine = slice(self.rank, None, self.workers if len(split) >= self.workers else None)
+        return split.rows(mine) if mine.step else split
+
+    @property
+    def train(self) -> tf.data.Dataset:
+        """One epoch of shuffled batches; every pass over it is shuffled anew."""
+        numbers = tf.data.Dataset.random(seed=self.seed, rerandomize_each_iteration=True)
+        return numbers.take(1).flat_map(self._epoch).apply(tf.data.experimental.assert_cardinality(self.steps))
+
+    @property
+    def valid(self) -> tf.data.Dataset:
+        """The validation split, in order; of several workers each has a part, in as many batches as the others."""
+        mine = self._valid
+        batches = -(-len(self.parts["valid"]) // (_EVALUATION_BATCH * self.workers))
+        return mine.batches(_EVALUATION_BATCH if mine is self.parts["valid"] else -(-len(mine) // batches))
+
+    @property
+    def test(self) -> tf.data.Dataset:
+        """The test split, in order."""
+        return self.parts["test"].batches()
+
+    def epochs(self, start: int = 0) -> tf.data.Dataset:
+        """Endless training batches from epoch `start` on; epoch e is shuffled by (seed, e) alone, so that a resumed
+        run sees what an unbroken one would have seen."""
+        return tf.data.Dataset.counter(start).flat_map(self._epoch).prefetch(2)
+
+    def shard(self, rank: int, workers: int) -> Splits:
+        """The same splits as worker `rank` of `workers` sees them: disjoint parts of each global batch, none lost."""
+        if self.train_size < workers:
+            raise DataError(
+                f"{self.train_size} training examples cannot be shared by {workers} workers: use fewer workers"
+            )
+        return replace(self, rank=rank, workers=workers)
+
+    def _epoch(self, epoch: Any) -> tf.data.Dataset:
+        """Batches of one epoch: (x, y), and of several workers (x, y, weight), by which the mean of the workers' means
+        is the mean over the global batch although one worker's part may be larger by one example."""
+        split, steps = self.parts["train"], self.steps
+        x, y = (tf.nest.map_structure(tf.constant, arrays) for arrays in (split.x, split.y))
+        bounds = tf.constant(self._bounds)
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(len(split)), tf.stack([tf.cast(self.seed, tf.int64), epoch])
+        )
+        numbers = draws(self.augmentation, len(split), self.seed, epoch)
+
+        def batch(i: Any) -> tuple[Any, ...]:
+            everyone = order[bounds[i] : bounds[i + 1]]
+            chosen = everyone[self.rank :: self.workers]
+            examples, targets = tf.nest.map_structure(lambda one: tf.gather(one, chosen), (x, y))
+            if self.augmentation != "none":
+                examples = augment(self.augmentation, examples, tf.gather(numbers, chosen))
+            mine = _as_float(examples, targets)
+            if self.workers == 1:
+                return mine
+            weight = self.workers * tf.size(chosen) / tf.size(everyone)
+            return *mine, tf.fill([tf.size(chosen)], tf.cast(weight, tf.float32))
+
+        return tf.data.Dataset.range(steps).map(batch)
+
+
+def _as_float(x: Any, y: Any) -> tuple[Any, Any]:
+    return tf.nest.map_structure(_input, x), y
+
+
+def _input(x: Any) -> Any:
+    """As a network takes it: numbers as float32; text, and whole numbers that could be tokens, as they are."""
+    kept = x.dtype == tf.string or (x.dtype.is_integer and x.dtype.size > 1)
+    return x if kept else tf.cast(x, tf.float32)
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    batch_size: int = 100,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    augmentation: Augmentation = "none",
+) -> Splits:
+    """Loads a dataset as train, validation and test splits.
+
+    Args:
+      name: `digits`, `diabetes`, or an image-classification dataset of TensorFlow Datasets (`mnist`, `cifar10`, ...).
+      data_dir: TensorFlow Datasets' folder; by default `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+      batch_size: examples a training step, of one worker.
+      validation_fraction: part of the training split that is held out, in [0, 1).
+      seed: decides the validation split and the order of training.
+      augmentation: what training examples go through, anew each epoch: "none", "shift" or "shift_flip".
+
+    Raises:
+      DataError: the dataset is unknown, absent, not an image classification, or a split would be empty.
+    """
+    _check_order(batch_size, seed)  # before anything that takes time
+    if name in EMBEDDED:
+        train, test, info = EMBEDDED[name]()
+    else:
+        train, test, info = _load_tfds(name, _data_dir(data_dir))
+    place = None if data_dir is None else os.path.abspath(data_dir)
+    request = {"dataset": name, "data_dir": place, "validation_fraction": validation_fraction}
+    splits = from_arrays(train, test, info, batch_size, validation_fraction, seed, augmentation)
+    return replace(splits, request=request)
+
+
+def from_arrays(
+    train: tuple[Any, Any],
+    test: tuple[Any, Any],
+    info: Info | None = None,
+    batch_size: int = 100,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    augmentation: Augmentation = "none",
+    *,
+    task: SaidTask = None,
+) -> Splits:
+    """Splits made of arrays in memory; further arguments and errors as in `load`.
+
+    Args:
+      train: examples [n, ...] in their raw units and targets, of which the validation split is taken. Anything that
+        `np.asarray` takes: arrays, tensors, lists, pandas; of several inputs or outputs a tuple, a list or a dictionary, by
+        the names that the network has for them. Targets are [n], [n, 1] or one-hot, booleans or numbers, or [n, ...]: labels
+        of each pixel or step, several labels or several numbers.
+      test: the same, for final numbers only.
+      info: what a network needs to know of them; by default `info_of(*train, task=task)`.
+      task: what the targets are: "classification", "binary", "multilabel" or "regression", of several by name; by default what
+        is certain from them.
+
+    Raises:
+      DataError: what the targets are is not certain.
+    """
+    _check_order(batch_size, seed)
+    (train_x, train_y), (test_x, test_y) = _pair(train, "train"), _pair(test, "test")
+    if info is None:
+        train_x, train_y, info = described_arrays(train_x, train_y, "arrays", task)
+    else:
+        if task is not None and task != info.task:
+            raise DataError(
+                f"task={task!r} contradicts info, by which {info.name} is a {info.task}: leave one of them out"
+            )
+        train_x, train_y = read_arrays(train_x, train_y, info, task)
+    test_x, test_y = read_arrays(test_x, test_y, info, task)
+    if not 0 <= validation_fraction < 1:
+        raise DataError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
+    check_augmentation(augmentation, info.input_shape)
+    if augmentation != "none" and info.inputs is not None:
+        raise DataError(
+            f"augmentation {augmentation!r} is for one input, {info.name} has {len(info.inputs)}: leave it out"
+        )
+    n = count(train_x)
+    held_out = round(validation_fraction * n)
+    _check_sizes(info.name, n, held_out, validation_fraction, count(test_x))
+    order = np.random.default_rng(seed).permutation(n)
+    valid_rows, train_rows = np.sort(order[:held_out]), np.sort(order[held_out:])
+    info = _with_target_scale(info, rows(train_y, train_rows))
+    info = _with_fingerprint(info, train_x, train_y, test_x, test_y)
+    whole = Split("train", train_x, train_y)
+    parts = {
+        "train": whole.rows(train_rows),
+        "valid": replace(whole.rows(valid_rows), name="valid"),
+        "test": Split("test", test_x, test_y),
+    }
+    return Splits(parts, info, batch_size, seed, augmentation=augmentation)
+
+
+def _pair(given: Any, what: str) -> tuple[Any, Any]:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+        raise DataError(f"{what} is a {type(given).__name__}{size}: expected a pair (examples, targets)")
+    return given[0], given[1]
+
+
+def _check_sizes(name: str, n: int, held_out: int, fraction: float, test: int) -> None:
+    if fraction > 0 and held_out == 0:
+        raise DataError(f"the validation split of {name} is empty: {fraction} of {n} examples; use a larger fraction")
+    if n - held_out < 1:
+        raise DataError(
+            f"the training split of {name} is empty: {n} examples, {held_out} held out; use a smaller fraction"
+        )
+    if test == 0:
+        raise DataError(f"the test split of {name} is empty: expected at least one example")
+
+
+def _check_order(batch_size: int, seed: int) -> None:
+    if batch_size < 1:
+        raise DataError(f"batch_size must be at least 1, got {batch_size}")
+    if seed < 0:
+        raise DataError(f"seed must be at least 0, got {seed}")
+
+
+def _with_target_scale(info: Info, y: Arrays) -> Info:
+    scaled = {name: _scaled(info.targets[name], one) for name, one in by_name(y).items()}
+    if info.outputs is not None:
+        return replace(info, outputs=scaled)
+    return replace(info, target_loc=scaled[""].loc, target_scale=scaled[""].scale)
+
+
+def _scaled(target: Target, y: np.ndarray) -> Target:
+    if target.task != "regression":
+        return target
+    return replace(target, loc=float(y.mean()), scale=float(y.std()) or 1.0)
+
+
+def _with_fingerprint(info: Info, *splits: Arrays) -> Info:
+    digest = hashlib.sha256()
+    for arrays in splits:
+        if isinstance(arrays, dict):
+            digest.update(str(list(arrays)).encode())
+        for array in leaves(arrays):
+            digest.update(str((array.shape, array.dtype)).encode())
+            digest.update(array.tobytes() if array.dtype.kind in "US" else np.ascontiguousarray(array).data)
+    return replace(info, fingerprint=digest.hexdigest())
+
+
+def _hold_out(x: np.ndarray, y: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    order = np.random.default_rng(_FIXED_SEED).permutation(len(x))
+    cut = round(_HELD_OUT * len(x))
+    test, train = np.sort(order[:cut]), np.sort(order[cut:])
+    return (x[train], y[train]), (x[test], y[test])
+
+
+def _digits() -> tuple[Any, Any, Info]:
+    from sklearn import datasets
+
+    x, y = datasets.load_digits(return_X_y=True)
+    train, test = _hold_out(x.reshape(-1, 8, 8, 1).astype(np.uint8), y.astype(np.int64))
+    return train, test, Info("digits", "classification", (8, 8, 1), 10, scale=2 / 16)
+
+
+def _diabetes() -> tuple[Any, Any, Info]:
+    from sklearn import datasets
+
+    x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
+    train, test = _hold_out(x.astype(np.float32), y.astype(np.float32))
+    mean, std = train[0].mean(0), train[0].std(0)
+    info = Info("diabetes", "regression", x.shape[1:], 1, tuple((1 / std).tolist()), tuple((-mean / std).tolist()))
+    return train, test, info
+
+
+EMBEDDED: dict[str, Callable[[], tuple[Any, Any, Info]]] = {"digits": _digits, "diabetes": _diabetes}
+
+
+def _data_dir(given: str | os.PathLike[str] | None) -> Path:
+    return Path(given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _load_tfds(name: str, data_dir: Path) -> tuple[Any, Any, Info]:
+    builder = _prepared_builder(name, data_dir)
+    image, label = _image_and_label(builder)
+    splits = builder.info.splits
+    source = "train" if "train" in splits else next(iter(splits))
+    x, y = _read(builder, source)
+    held_out = next((s for s in ("test", "validation") if s in splits and s != source), None)
+    train, test = ((x, y), _read(builder, held_out)) if held_out else _hold_out(x, y)
+    if x.dtype != np.uint8:
+        scale, offset = 1.0, 0.0
+    else:  # pixels / 126 as in Blundell et al. 2015; colour images are centred besides
+        scale, offset = 1 / 126, (-1.0 if image.shape[-1] == 3 else 0.0)
+    return train, test, Info(name, "classification", x.shape[1:], label.num_classes, scale, offset)
+
+
+def _prepared_builder(name: str, data_dir: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    if re.fullmatch(r"\w+", folder := re.split("[:/]", name)[0]):
+        check_prepared(data_dir / folder)
+    try:
+        builder = tfds.builder(name, data_dir=str(data_dir))
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise DataError(
+            f"there is no dataset {name!r} in {data_dir} nor in TensorFlow Datasets' catalogue: "
+            f"expected one of {', '.join(EMBEDDED)} or a name such as mnist, fashion_mnist, cifar10"
+        ) from error
+    except Exception as error:  # a malformed name, an unknown configuration or version, a damaged folder
+        said = str(error).splitlines() or [type(error).__name__]
+        raise DataError(f"dataset {name!r} cannot be loaded: {said[0]}") from error
+    if not builder.is_prepared():
+        raise DataError(
+            f"dataset {name!r} is not in {data_dir}: give the folder that holds it (--data-dir or TFDS_DATA_DIR), "
+            f"or fetch it with: tfds build {name} --data_dir {data_dir}"
+        )
+    return builder
+
+
+def _image_and_label(builder: Any) -> tuple[Any, Any]:
+    import tensorflow_datasets as tfds
+
+    keys, features = builder.info.supervised_keys, builder.info.features
+    if keys is not None and len(keys) == 2:
+        image, label = features[keys[0]], features[keys[1]]
+        if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
+            if None in image.shape:
+                raise DataError(
+                    f"images of {builder.name} have no fixed size {image.shape}: expected one shape for all examples"
+                )
+            return image, label
+    raise DataError(
+        f"{builder.name} is not an image classification: expected supervised keys (image, class label), got {keys}"
+    )
+
+
+def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow_datasets as tfds
+
+    try:
+        dataset = builder.as_dataset(split=split, as_supervised=True, batch_size=_EVALUATION_BATCH)
+        batches = [(np.asarray(x), np.asarray(y)) for x, y in tfds.as_numpy(dataset)]
+    except (tf.errors.OpError, OSError, ValueError, AssertionError) as error:  # records that are cut or missing
+        said = str(error).splitlines() or [type(error).__name__]
+        raise DataError(
+            f"split {split!r} of {builder.name} cannot be read ({said[0]}): prepare the dataset anew"
+        ) from error
+    if not batches:
+        raise DataError(f"split {split!r} of {builder.name} is empty: prepare the dataset anew")
+    return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])

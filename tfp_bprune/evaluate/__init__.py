@@ -1,7 +1,0 @@
-"""How good, how sure and how fast a model is, measured on what was exported."""
-
-from tfp_bprune.evaluate.fresh import Reloaded, reload
-from tfp_bprune.evaluate.metrics import classification, multilabel, regression
-from tfp_bprune.evaluate.sweep import sweep
-
-__all__ = ["Reloaded", "classification", "multilabel", "regression", "reload", "sweep"]

@@ -1,0 +1,219 @@
+"""Exported models in a fresh process, as whoever serves them has them: a runtime, the folder, and nothing of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tfp_bprune.data.arrays import Arrays, mapped
+from tfp_bprune.evaluation.metrics import of_outputs
+from tfp_bprune.evaluation.operations import check_harmless
+from tfp_bprune.exports.formats import RUNTIMES, require
+from tfp_bprune.exports.savedmodel import FILES, VERSION, format_of
+from tfp_bprune.files.reading import check
+from tfp_bprune.files.runs import MANIFEST, Run
+from tfp_bprune.files.schemas import EXPORT_SCHEMA
+from tfp_bprune.files.writing import write_below
+from tfp_bprune.types import DataError, ExportError, Json
+
+_SCRIPT = Path(__file__).with_name("reload.py")
+_ROUNDS = 30
+_ALONE = "inputs"  # an array that goes to the one input, whatever its name
+Examples = np.ndarray | Mapping[str, np.ndarray]
+SECONDS, _BYTES, _SPREAD = 15.0, 2**30, 20
+_FILES = {
+    "savedmodel": re.compile(
+        rf"{VERSION}/(saved_model\.pb|fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})"
+        r"|assets\.extra/tf_serving_warmup_requests)"
+    ),
+    "onnx": re.compile(r"model\.onnx"),
+    "litert": re.compile(r"model\.tflite"),
+}
+_NEEDED = {
+    "savedmodel": [f"{VERSION}/saved_model.pb", f"{VERSION}/variables/variables.index"],
+    "onnx": ["model.onnx"],
+    "litert": ["model.tflite"],
+}
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What one exported model did in a fresh process.
+
+    Attributes:
+      outputs: named outputs for all inputs.
+      latency_ms: `{"median": ..., "p95": ...}` by batch size.
+    """
+
+    outputs: dict[str, np.ndarray]
+    latency_ms: dict[str, dict[str, float]]
+
+
+def reload(
+    exports: Sequence[str | os.PathLike[str]],
+    x: Examples,
+    batches: Sequence[int] = (),
+    rounds: int = _ROUNDS,
+    threads: int | None = None,
+    *,
+    trust: bool = False,
+) -> list[Reloaded]:
+    """Loads exports of any format together in one fresh process, predicts `x` and times them interleaved.
+
+    Args:
+      exports: folders written by `export`.
+      x: examples [n, ...]; for exports with several inputs a dictionary of them, by the names in `inputs` of the manifest.
+      batches: sizes to time.
+      rounds: of timing, in which every export has its turn.
+      threads: of each runtime; by default one a core that this process may use.
+      trust: load what could do more than compute, without limits: for exports of one's own. Else a SavedModel is searched
+        for such operations, and processor time and memory are limited until the first example is answered.
+
+    Raises:
+      ExportError: an export is missing, damaged, harmful, or fails to run, or its runtime is not installed.
+      DataError: `x` is empty, lacks an input, or is of another shape than an export takes.
+    """
+    manifests = [check_export(path) for path in exports]
+    arrays = dict(x) if isinstance(x, Mapping) else {_ALONE: x}
+    read = [_inputs_of(path, manifest, arrays) for path, manifest in zip(exports, manifests, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        np.savez(place / "inputs.npz", **{str(i): array for i, array in enumerate(arrays.values())})
+        request: Json = {
+            "models": [
+                _served(Path(path), manifest, None if trust else place / f"model-{i}") | {"inputs": inputs}
+                for i, (path, manifest, inputs) in enumerate(zip(exports, manifests, read, strict=True))
+            ],
+            "limits": None if trust else _limits(manifests),
+            "inputs": str(place / "inputs.npz"),
+            "outputs": [str(place / f"{i}.npz") for i in range(len(exports))],
+            "batches": list(batches),
+            "rounds": rounds,
+            "threads": threads or len(os.sched_getaffinity(0)),
+        }
+        (place / "request.json").write_text(json.dumps(request))
+        answer = _run(place / "request.json")
+        outputs = [dict(np.load(file)) for file in request["outputs"]]
+    for path, found in zip(exports, outputs, strict=True):
+        _check_outputs(path, found, len(next(iter(arrays.values()))))
+    return [Reloaded(o, t) for o, t in zip(outputs, answer["latency_ms"], strict=True)]
+
+
+def _inputs_of(path: str | os.PathLike[str], manifest: Json, arrays: Mapping[str, np.ndarray]) -> Json:
+    """Which array an export takes for each of its inputs, by number, and of which type.
+
+    Raises:
+      DataError: one is missing, empty or of another shape.
+    """
+    inputs = manifest.get("inputs") or {_ALONE: {"shape": manifest["input_shape"], "dtype": "float32"}}
+    keys = [_ALONE] if list(arrays) == [_ALONE] and len(inputs) == 1 else list(inputs)
+    missing = sorted(set(keys) - set(arrays))
+    if missing:
+        raise DataError(
+            f"{path} takes the inputs {', '.join(map(repr, inputs))}: got none for {', '.join(map(repr, missing))}"
+        )
+    for key, about in zip(keys, inputs.values(), strict=True):
+        _check_shape(path, "" if len(inputs) == 1 else f" {key!r}", about["shape"], arrays[key], arrays)
+    places = {key: place for place, key in enumerate(arrays)}
+    return {name: [str(places[key]), about["dtype"]] for key, (name, about) in zip(keys, inputs.items(), strict=True)}
+
+
+def _check_shape(
+    path: str | os.PathLike[str], name: str, shape: list[int | None], x: np.ndarray, arrays: Mapping[str, np.ndarray]
+) -> None:
+    sizes = x.shape[1:]
+    fits = len(sizes) == len(shape) and all(given in (size, None) for given, size in zip(shape, sizes, strict=True))
+    if len(x) == 0 or not fits or len({len(array) for array in arrays.values()}) > 1:
+        raise DataError(f"{path} takes examples{name} of shape {tuple(shape)}: got {len(x)} of shape {sizes}")
+
+
+def scores_of(outputs: dict[str, np.ndarray], targets: Arrays, path: object) -> dict[str, float]:
+    """`metrics.of_outputs` of an export that may give anything.
+
+    Raises:
+      ExportError: its outputs are not of these targets.
+    """
+    try:
+        return of_outputs(outputs, targets)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        shapes = {name: values.shape for name, values in outputs.items()}
+        sizes = mapped(lambda one: one.shape, targets)
+        raise ExportError(f"{path} gives {shapes}, which do not fit targets {sizes} ({error})") from error
+
+
+def check_export(path: str | os.PathLike[str]) -> Json:
+    """The manifest of an export, after every file was checked against it.
+
+    Raises:
+      RunError: a file is missing or changed.
+      ExportError: the folder is something else.
+    """
+    run = Run.open(path)
+    manifest = run.manifest
+    if manifest.get("kind") != "export":
+        raise ExportError(f"{run.path} is a {manifest.get('kind')}: expected a folder written by `tfp-bprune export`")
+    check(manifest, run.path / MANIFEST, EXPORT_SCHEMA)
+    file_format = format_of(manifest)
+    for name in manifest["files"]:
+        if not _FILES[file_format].fullmatch(name):
+            raise ExportError(f"{run.path} holds {name!r}, which no export in the format {file_format} has")
+    missing = [name for name in _NEEDED[file_format] if name not in manifest["files"]]
+    if missing:
+        raise ExportError(f"the manifest of {run.path} does not name {missing[0]}: expected what export writes")
+    run.verify()
+    return manifest
+
+
+def _served(path: Path, manifest: Json, private: Path | None) -> Json:
+    """What `reload.py` needs to know of an export; its files are checked, and copied where nobody else can change them."""
+    file_format = format_of(manifest)
+    require(file_format, RUNTIMES[file_format])
+    if private is not None:
+        run = Run.open(path)
+        for name in manifest["files"]:
+            write_below(private, name, content := run.read(name))
+            if name == f"{VERSION}/saved_model.pb":
+                check_harmless(content, path)
+    return {"format": file_format, "path": str((private or path) / FILES[file_format])}
+
+
+def _limits(manifests: Sequence[Json]) -> Json:
+    """Processor seconds and bytes, beyond those of the runtime, until all exports have answered one example."""
+    stored = sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values())
+    return {"seconds": SECONDS * len(manifests), "bytes": _BYTES * len(manifests) + _SPREAD * stored}
+
+
+def _check_outputs(path: str | os.PathLike[str], outputs: dict[str, np.ndarray], examples: int) -> None:
+    for name, values in outputs.items():
+        if values.shape[:1] != (examples,):
+            raise ExportError(f"{path} gives {name} of shape {values.shape} for {examples} examples: expected one each")
+        if not np.isfinite(values).all():
+            raise ExportError(f"{path} gives {name} that is not finite: expected numbers, check its weights")
+
+
+def _run(request: Path) -> Json:
+    # -I: no user site, no current folder on the path; what is measured is the runtime and the export alone.
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(
+        [sys.executable, "-I", str(_SCRIPT), str(request)], capture_output=True, text=True, env=environment, check=False
+    )
+    if result.returncode == -signal.SIGXCPU:
+        raise ExportError(
+            "the exported model took more processor time than one example should: if it is your own, load it with --trust"
+        )
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.strip()]
+        raise ExportError(
+            f"the exported model failed in a fresh process: {lines[-1] if lines else f'exit code {result.returncode}'}"
+        )
+    return json.loads(result.stdout.splitlines()[-1])

@@ -1,0 +1,151 @@
+"""The main measurement: prune at several sparsities, export, reload each in a fresh process, score and time."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tfp_bprune.data.splits import Split
+from tfp_bprune.evaluation.fresh import Reloaded, reload
+from tfp_bprune.evaluation.metrics import as_served, of_outputs
+from tfp_bprune.exports import export
+from tfp_bprune.files.writing import beside, put_in_place
+from tfp_bprune.graphs import adopt
+from tfp_bprune.pruning import prune
+from tfp_bprune.pruning.masks import check_sparsity
+from tfp_bprune.pruning.scores import decibel
+from tfp_bprune.pruning.select import default_criterion, prunable_weights, scored
+from tfp_bprune.training import recalibrate
+from tfp_bprune.types import Aggregate, Criterion, Granularity, Json, Scope
+
+SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
+BATCHES = (1, 32, 256)
+_HISTOGRAM_BINS = 120
+
+
+def sweep(
+    model: Any,
+    split: Split,
+    exports: str | os.PathLike[str],
+    sparsities: Sequence[float] = SPARSITIES,
+    criterion: Criterion | None = None,
+    scope: Scope = "global",
+    samples: int = 30,
+    facts: Json | None = None,
+    on_step: Callable[[str], None] = lambda description: None,
+    *,
+    granularity: Granularity = "weight",
+    aggregate: Aggregate = "max",
+    calibration: Any = None,
+    on_replace: Callable[[], None] = lambda: None,
+) -> Json:
+    """Prunes, exports and measures `model` at each sparsity.
+
+    Args:
+      model: Bayesian, or plain (then ranked by magnitude, and there is no sampled prediction).
+      split: what to score on.
+      exports: folder for the exports, one folder a sparsity and predictive; those of an earlier sweep there stay until
+        all new ones are measured.
+      criterion: "snr" unless the model is plain.
+      samples: draws of the sampled prediction.
+      facts: further entries of every manifest; those that are not objects go into every row: network, twin, dataset.
+      on_step: told what comes next, once a sparsity.
+      granularity, aggregate: as in `prune`.
+      on_replace: called before the exports of an earlier sweep go.
+      calibration: training batches on which `recalibrate` measures batch normalization and a regression's
+        noise anew before each export.
+
+    Returns:
+      `{"machine": ..., "rows": [...], "scores": ...}`: a row a sparsity, figures of the mean prediction, those of the
+      sampled one with the prefix `sampled_`; and the histogram of scores in dB with the cut of each row.
+    """
+    model, exports = adopt(model), Path(exports)
+    bayesian = default_criterion(model) == "snr"
+    for sparsity in sparsities:  # all of them before the exports of an earlier sweep go
+        check_sparsity(sparsity)
+    criterion = criterion or default_criterion(model)
+    scalars = {key: value for key, value in (facts or {}).items() if not isinstance(value, dict)}
+    rows, cuts = [], []
+    with beside(exports) as fresh:
+        for sparsity in sparsities:
+            on_step(f"{100 * sparsity:g} % removed")
+            pruned, report = prune(
+                model, sparsity=sparsity, criterion=criterion, scope=scope, granularity=granularity, aggregate=aggregate
+            )
+            kinds: list[Literal["mean", "sampled"]] = ["mean", "sampled"] if bayesian else ["mean"]
+            places = [fresh / f"{sparsity:g}-{kind}" for kind in kinds]
+            ready = [pruned if calibration is None else recalibrate(pruned, calibration, kind) for kind in kinds]
+            manifests = [
+                export(network, place, kind, samples, facts=facts)
+                for network, place, kind in zip(ready, places, kinds, strict=True)
+            ]
+            served = as_served(split, manifests[0])
+            measured = reload(places, served.x, BATCHES, trust=True)
+            row: Json = {
+                "sparsity": report.sparsity,
+                "requested": sparsity,
+                "reached": report.reached,
+                "method": criterion,
+                **scalars,
+            }
+            row |= {"granularity": granularity, "recalibrated": calibration is not None}
+            row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
+            row |= figures(measured[0], manifests[0], served.y)
+            if bayesian:
+                row |= {f"sampled_{key}": value for key, value in figures(measured[1], manifests[1], served.y).items()}
+            rows.append(
+                row | {"exports": {kind: str(exports / place.name) for kind, place in zip(kinds, places, strict=True)}}
+            )
+            cuts.append(report.threshold)
+        on_replace()
+        put_in_place(fresh, exports)
+    return {"machine": machine(), "rows": rows, "scores": histogram(model, criterion, cuts)}
+
+
+def figures(measured: Reloaded, manifest: Json, targets: Any) -> Json:
+    """Scores, bytes and speed of one reloaded export."""
+    latency = {batch: times["median"] for batch, times in measured.latency_ms.items()}
+    throughput = {batch: 1e3 * int(batch) / ms for batch, ms in latency.items()}
+    return {
+        **of_outputs(measured.outputs, targets),
+        "bytes": manifest["bytes"],
+        "latency_ms": latency,
+        "throughput": throughput,
+    }
+
+
+def histogram(model: Any, criterion: Criterion, cuts: Sequence[float]) -> Json:
+    """Counts of the weights' scores in dB, and the cuts on the same scale."""
+    weights = prunable_weights(adopt(model), criterion)
+    scores = np.concatenate([decibel(scored(name, w, criterion)).ravel() for name, w in weights.items()])
+    finite = scores[np.isfinite(scores)]
+    low, high = np.percentile(finite, [0.01, 99.99])
+    counts, edges = np.histogram(finite, bins=_HISTOGRAM_BINS, range=(low, high))
+    return {
+        "criterion": criterion,
+        "edges_db": edges.tolist(),
+        "counts": counts.tolist(),
+        "cuts_db": decibel(np.asarray(cuts)).tolist(),
+    }
+
+
+def machine() -> Json:
+    """What the figures were measured on."""
+    names = [line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def _cpu_info() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,137 @@
+"""What the formats beside SavedModel share: the extra that they need, refusals, and a check of what they compute."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import tf
+from tfp_bprune.exports.warmup import fixed
+from tfp_bprune.types import ExportError, Format, Predictive
+
+EXTRA = "tfp-bprune[formats]"
+TITLES: dict[Format, str] = {"savedmodel": "SavedModel", "onnx": "ONNX", "litert": "LiteRT"}
+RUNTIMES: dict[Format, str] = {"savedmodel": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert"}
+TOLERANCE = 1e-4
+_ROUNDING = 1e-6  # relative: what float32 leaves of an input after a sum or two
+_MARGIN = 3.0
+_BATCHES = (1, 3)  # a second size, so that a batch that was fixed while converting is noticed
+_OF_MOMENTS = ", which following moments back through this network takes"
+_SAID = 200  # characters of what others say
+Outputs = dict[str, np.ndarray]
+
+
+def require(file_format: Format, *modules: str) -> None:
+    """Refuses a format whose packages are not installed.
+
+    Raises:
+      ExportError: one of `modules` is missing.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ExportError(
+            f"the format {file_format!r} needs {', '.join(missing)}, not installed here: pip install '{EXTRA}'"
+        )
+
+
+def refusal(file_format: Format, operations: Sequence[str], predictive: Predictive) -> ExportError:
+    """The error for a graph with operations that the format does not have."""
+    others = "'mean'" if predictive == "moments" else "'mean' or 'moments' with kernels 'dense'"
+    return ExportError(
+        f"{TITLES[file_format]} has no {', '.join(sorted(set(operations)))}"
+        f"{_OF_MOMENTS if predictive == 'moments' else ''}: use the predictive {others}, or the format 'savedmodel'"
+    )
+
+
+def failure(who: str, error: Exception, predictive: Predictive) -> ExportError:
+    """The error for a converter or runtime that failed; they raise errors of many types, none of them documented."""
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if predictive == "moments":
+        return ExportError(
+            f"{who} failed at following moments back through this network: {first[:_SAID]}; use the predictive 'mean', or the format 'savedmodel'"
+        )
+    return ExportError(f"{who} failed: {first[:_SAID]}; use the format 'savedmodel'")
+
+
+def check_agreement(
+    file_format: Format, predictor: Any, run: Callable[[Any], Outputs], tolerance: float = TOLERANCE
+) -> None:
+    """Compares a converted network with TensorFlow on small batches.
+
+    Args:
+      file_format: what it was converted to.
+      predictor: whose `predict` was converted.
+      run: the converted network, named inputs [batch, ...] to named outputs.
+      tolerance: largest difference allowed, absolute for outputs up to 1 and relative to the largest above; and beyond it as
+        much as rounding of the inputs moves TensorFlow's own outputs, for networks that make much of little.
+
+    Raises:
+      ExportError: outputs are missing or differ by more.
+    """
+    specs = fixed(predictor.predict, list(predictor.inputs.values()))
+    for batch in _BATCHES:
+        x = _probe(specs, batch)
+        expected, found = _answers(predictor, x), run(x)
+        if {n: v.shape for n, v in found.items()} != {n: v.shape for n, v in expected.items()}:
+            raise ExportError(
+                f"the {TITLES[file_format]} file gives {sorted(found)} for {batch} inputs, in other names or shapes than "
+                f"TensorFlow's {sorted(expected)}: use the format 'savedmodel'"
+            )
+        moved = _answers(predictor, _rounded(x, tolerance / TOLERANCE * _ROUNDING))
+        for name, value in expected.items():
+            _check_output(file_format, name, value, found[name], tolerance, np.abs(moved[name] - value).max())
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without what converters and runtimes write to standard error; their failures are raised and said in one line."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _answers(predictor: Any, x: Outputs) -> Outputs:
+    return {name: value.numpy() for name, value in predictor.predict(*map(tf.constant, x.values())).items()}
+
+
+def _probe(specs: Sequence[Any], batch: int) -> Outputs:
+    """Inputs [batch, ...] by name, in [0, 2), 0 and 1 for whole numbers, which any table of embeddings holds."""
+    rng = np.random.default_rng(0)
+    sizes = {spec.name: [batch, *spec.shape[1:]] for spec in specs}
+    return {s.name: rng.uniform(0, 2, sizes[s.name]).astype(s.dtype.as_numpy_dtype) for s in specs}
+
+
+def _rounded(x: Outputs, error: float) -> Outputs:
+    """Inputs that are off by a relative `error`, some up and some down; whole numbers as they are."""
+    rng = np.random.default_rng(1)
+
+    def off(one: np.ndarray) -> np.ndarray:
+        return (one * (1 + error * rng.choice([-1.0, 1.0], one.shape))).astype(one.dtype)
+
+    return {name: off(one) if np.issubdtype(one.dtype, np.floating) else one for name, one in x.items()}
+
+
+def _check_output(
+    file_format: Format, name: str, expected: np.ndarray, found: np.ndarray, tolerance: float, moved: float
+) -> None:
+    scale = max(1.0, float(np.max(np.abs(expected))))
+    difference = float(np.max(np.abs(expected - found))) / scale
+    allowed = tolerance + _MARGIN * float(moved) / scale
+    if not difference <= allowed:  # so that NaN is refused too
+        raise ExportError(
+            f"{name!r} of the {TITLES[file_format]} file differs from TensorFlow's by {difference:.2g}, "
+            f"expected at most {allowed:.0e}: use the format 'savedmodel'"
+        )

@@ -1,0 +1,144 @@
+"""`bayesianize`: an ordinary Keras model, trained or not, with distributions over its weights."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import keras
+from tfp_bprune.graphs.convert import adopt, kind_of, refuse_equal_names, shared_config
+from tfp_bprune.graphs.copying import copy_activation_state, within
+from tfp_bprune.graphs.rebuild import calls_of, rebuild
+from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, Variational
+from tfp_bprune.layers.posterior import DEFAULT_RHO, rho_of
+from tfp_bprune.types import BpruneError, Estimator, Json
+
+_SMALLEST_SCALE = 1e-8  # where |w| is 0, sigma = delta |w| would be too, and rho infinite
+_NEVER_BAYESIAN = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.GroupNormalization)
+
+
+def bayesianize(
+    model: Any,
+    layers: Estimator = "flipout",
+    prior: NormalPrior | ScaleMixturePrior | Json | str | None = None,
+    rho_init: float | None = None,
+    moped: float | None = None,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    *,
+    bayesian_bias: bool = False,
+    train_size: int | None = None,
+    seed: int = 0,
+    strict: bool = False,
+) -> Any:
+    """A copy of `model` whose Dense and Conv layers are Bayesian; everything else, and every weight, stays.
+
+    The posterior means are the model's weights; layers of tfp.layers keep their posteriors (`adopt`). Constraints and
+    regularizers are those of the means. A layer that the model calls several times draws its weights, and counts its KL,
+    once a pass.
+
+    Args:
+      model: functional or sequential, with nested models or not, trained or not.
+      layers: the estimator, "flipout", "reparameterization" or "local".
+      prior: of every weight; the scale mixture by default, and N(w, 1) with `moped`.
+      rho_init: where rho starts; sigma = softplus(rho). -5 by default.
+      moped: delta: sigma = delta |w|, and the prior is centred at the trained w (Krishnan et al. 2020, "Specifying
+        weight priors in Bayesian deep neural networks with empirical Bayes", eq. 5).
+      include, exclude: patterns of layer names (`conv*`), of a TimeDistributed its own or that of the layer within; the
+        excluded stay as they are.
+      bayesian_bias: whether biases get a distribution too.
+      train_size: N; `fit` tells it otherwise.
+      seed: with the layers' names it decides all noise.
+      strict: refuse a model with weighted layers that cannot be Bayesian, instead of leaving them with a warning.
+
+    Raises:
+      BpruneError: nothing to convert, two layers of one name, both rho_init and moped, or, if strict,
+        an unsupported layer.
+    """
+    if rho_init is not None and moped is not None:
+        raise BpruneError(f"give either rho_init or moped, got {rho_init} and {moped}: moped decides sigma by itself")
+    if moped is not None and not moped > 0:
+        raise BpruneError(f"moped must be a positive factor on |w|, got {moped}")
+    model = adopt(model)
+    refuse_equal_names(model)
+    chosen = _choose(model, include, exclude, strict)
+    calls = Counter(map(id, calls_of(model)))
+    options: Json = {"rho_init": DEFAULT_RHO if rho_init is None else rho_init, "own_prior_loc": moped is not None}
+    options |= {"prior": NormalPrior() if prior is None and moped is not None else prior}
+    options |= {"bayesian_bias": bayesian_bias, "train_size": train_size, "seed": seed}
+
+    def replace(layer: Any) -> Any:
+        if id(layer) not in chosen:
+            return None
+        bias = {"use_bias": layer.use_bias, "bayesian_bias": bayesian_bias and layer.use_bias}
+        # Local noise on the outputs of one call would not be that of another.
+        estimator = "flipout" if layers == "local" and calls[id(layer)] > 1 else layers
+        return LAYERS[kind_of(layer) or "", estimator](**shared_config(layer), **(options | bias))
+
+    if (kind_of(next(iter(chosen.values()))) or "", layers) not in LAYERS:
+        raise BpruneError(f"unknown estimator {layers!r}: expected 'flipout', 'reparameterization' or 'local'")
+    return rebuild(model, replace, lambda old, new: _copy_weights(old, new, moped))
+
+
+def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: bool) -> dict[int, Any]:
+    """The layers to convert, by id.
+
+    Raises:
+      BpruneError: as `bayesianize` says.
+    """
+    chosen, left = {}, []
+    outer = {
+        id(within(layer)): layer.name
+        for layer in model._flatten_layers(include_self=False)
+        if within(layer) is not layer
+    }
+    for layer in {id(layer): layer for layer in calls_of(model)}.values():
+        if not _matches((layer.name, outer.get(id(layer), layer.name)), include, exclude):
+            continue
+        if _convertible(layer):
+            chosen[id(layer)] = layer
+        elif layer.trainable_weights and not isinstance(layer, (*_NEVER_BAYESIAN, Variational)):
+            left.append(f"{layer.name} ({type(layer).__name__})")
+    if not chosen:
+        raise BpruneError(
+            f"model {model.name!r} has no layer to make Bayesian: expected Dense or Conv layers among {list(include)}"
+        )
+    if left and strict:
+        raise BpruneError(
+            f"layers that cannot be Bayesian: {', '.join(left)}; exclude them, or pass strict=False to leave them as they are"
+        )
+    if left:
+        warnings.warn(f"left as they are, for they cannot be Bayesian: {', '.join(left)}", stacklevel=3)
+    return chosen
+
+
+def _matches(names: tuple[str, str], include: Sequence[str], exclude: Sequence[str]) -> bool:
+    def hit(patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+    return hit(include) and not hit(exclude)
+
+
+def _convertible(layer: Any) -> bool:
+    ordinary = getattr(layer, "groups", 1) == 1 and getattr(layer, "padding", "valid") in ("valid", "same")
+    return kind_of(layer) is not None and not isinstance(layer, Variational) and ordinary
+
+
+def _copy_weights(old: Any, new: Any, moped: float | None) -> None:
+    copy_activation_state(old, new)
+    pairs = [(old.kernel, new.kernel_posterior)]
+    if new.bias_posterior is not None:
+        pairs.append((old.bias, new.bias_posterior))
+    elif new.bias is not None:
+        new.bias.assign(old.bias)
+    for weight, posterior in pairs:
+        w = weight.numpy()
+        posterior.loc_variable.assign(w)
+        if moped is not None:
+            posterior.prior_loc.assign(w)
+            posterior.rho_variable.assign(rho_of(np.maximum(moped * np.abs(w), _SMALLEST_SCALE)))

@@ -1,0 +1,150 @@
+"""Between kinds of layers: raw tfp.layers into this package's, and Bayesian models into ordinary ones.
+
+`strip` gives the posterior mean as an ordinary Keras model. `adopt` takes a model made of tfp.layers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from tfp_bprune._keras import keras, tfp
+from tfp_bprune.graphs.copying import copy_activation, copy_activation_state, is_keras, is_raw
+from tfp_bprune.graphs.raw import adopted, copy_posterior, refuse_own_computation
+from tfp_bprune.graphs.rebuild import calls_of, check_graph, rebuild
+from tfp_bprune.layers import LAYERS, Variational
+from tfp_bprune.types import BpruneError, Json
+
+_SHARED = (
+    "units",
+    "filters",
+    "kernel_size",
+    "strides",
+    "padding",
+    "data_format",
+    "dilation_rate",
+    "activity_regularizer",
+    "kernel_initializer",
+    "kernel_regularizer",
+    "kernel_constraint",
+    "bias_initializer",
+    "bias_regularizer",
+    "bias_constraint",
+)
+
+
+def strip(model: Any) -> Any:
+    """The posterior mean as an ordinary Keras model: pruned weights 0, all others equal to the last bit.
+
+    Raises:
+      BpruneError: the model is subclassed or not built, gives distributions instead of numbers (`DistributionLambda`), or
+        has a layer whose mean is not known.
+    """
+    model = adopt(model)
+    refuse_distributions(model)
+    return rebuild(model, _plain_layer, _copy_mean)
+
+
+def adopt(model: Any) -> Any:
+    """The model with every raw tfp.layers layer replaced by this package's; the model itself if there is none.
+
+    Posteriors stay; so do priors that are normals of one scale, others become the default. Of `DenseVariational`, whose
+    posterior is of kernel and bias together, it has to be a product of normals, and a trainable prior ends as it is now.
+
+    Raises:
+      BpruneError: the model is subclassed or not built, or a layer's posterior is not a product of normals.
+    """
+    check_graph(model)
+    if not any(is_raw(layer) for layer in model._flatten_layers(include_self=False)):
+        return model
+    return rebuild(model, _adopted_layer, _copy_raw_posterior)
+
+
+def kind_of(layer: Any) -> str | None:
+    """ "Dense", "Conv1D", "Conv2D" or "Conv3D" for the layers that can be Bayesian, plain or not; else None."""
+    if isinstance(layer, Variational) or is_raw(layer):
+        return "Dense" if hasattr(layer, "units") else f"Conv{layer.rank}D"
+    exact = {
+        keras.layers.Dense: "Dense",
+        keras.layers.Conv1D: "Conv1D",
+        keras.layers.Conv2D: "Conv2D",
+        keras.layers.Conv3D: "Conv3D",
+    }
+    return exact.get(type(layer))
+
+
+def refuse_equal_names(model: Any) -> None:
+    """Refuses weighted layers of one name, which Keras allows in models nested side by side.
+
+    Noise, masks and reports go by the layer's name.
+
+    Raises:
+      BpruneError: naming them.
+    """
+    layers = {id(layer): layer for layer in model._flatten_layers(include_self=False) if kind_of(layer)}
+    counts = Counter(layer.name for layer in layers.values())
+    repeated = [repr(name) for name, count in counts.items() if count > 1]
+    if repeated:
+        raise BpruneError(
+            f"model {model.name!r} has several layers named {', '.join(repeated)}: expected a name of its own for each"
+        )
+
+
+def activation_name(layer: Any) -> str:
+    """Name of a layer's activation as Keras has it; "linear" where there is none."""
+    function = getattr(layer, "activation", None)
+    return "linear" if function is None else getattr(function, "__name__", "unknown").removesuffix("_v2")
+
+
+def shared_config(layer: Any) -> Json:
+    """The arguments that a layer, plain, raw or ours, has in common with its other kinds.
+
+    Taken from the layer and not from its config: that has names in the place of functions, and a raw layer's marshals them.
+    """
+    found = {key: _again(getattr(layer, key)) for key in _SHARED if getattr(layer, key, None) is not None}
+    common = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+    return common | {"activation": copy_activation(layer)} | found
+
+
+def _again(value: Any) -> Any:
+    """An argument for a second layer: of Keras's initializers a new one, since they complain if they are used twice."""
+    keras_initializer = isinstance(value, keras.initializers.Initializer) and is_keras(value)
+    return type(value).from_config(value.get_config()) if keras_initializer else value
+
+
+def _plain_layer(layer: Any) -> Any:
+    if not isinstance(layer, Variational):
+        return None
+    refuse_own_computation(layer, next(owner for owner in type(layer).__mro__ if owner in LAYERS.values()))
+    return getattr(keras.layers, kind_of(layer) or "")(use_bias=layer.use_bias, **shared_config(layer))
+
+
+def _copy_mean(old: Any, new: Any) -> None:
+    new.kernel.assign(old.kernel_posterior.loc)
+    if new.use_bias:
+        new.bias.assign(old.bias if old.bias_posterior is None else old.bias_posterior.loc)
+    copy_activation_state(old, new)
+
+
+def _adopted_layer(layer: Any) -> Any:
+    return adopted(layer, shared_config(layer)) if is_raw(layer) else None
+
+
+def _copy_raw_posterior(old: Any, new: Any) -> None:
+    copy_posterior(old, new)
+    copy_activation_state(old, new)
+
+
+def refuse_distributions(model: Any) -> None:
+    """Refuses layers that give distributions in the place of tensors.
+
+    Raises:
+      BpruneError: naming the first of them.
+    """
+    for layer in calls_of(model):
+        if isinstance(layer, tfp.layers.DistributionLambda):
+            raise BpruneError(
+                f"layer {layer.name!r} ({type(layer).__name__}) gives a distribution, which an ordinary model cannot: "
+                "expected outputs that are numbers; end the model at the layer before it, which gives the distribution's "
+                "parameters: keras.Model(model.input, model.layers[-2].output)"
+            )

@@ -1,0 +1,78 @@
+"""A network beside its data: whether it takes the examples, and the arrays under the names that it has for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tfp_bprune._keras import tf
+from tfp_bprune.data.arrays import Arrays, by_name
+from tfp_bprune.data.splits import Split, Splits
+from tfp_bprune.graphs.names import in_order, input_names, output_names
+from tfp_bprune.graphs.rebuild import check_known
+from tfp_bprune.types import DataError
+
+
+def check_shapes(model: Any, data: Splits) -> None:
+    """Refuses data whose examples the model does not take.
+
+    Raises:
+      DataError: naming both shapes.
+      BpruneError: the model has no inputs that are known: it is subclassed, not built, or of another Keras.
+    """
+    check_known(model)
+    info, names = data.info, input_names(model)
+    if info.inputs is None and len(names) != 1:
+        raise DataError(f"{info.name} has one input: model {model.name!r} expects {', '.join(map(repr, names))}")
+    given = in_order(info.inputs or {"": info.input_shape}, names, info.name, "inputs", model)
+    for (name, shape), tensor in zip(given.items(), model.inputs, strict=True):
+        if not _fits(tuple(shape), expected := tuple(tensor.shape[1:])):
+            which = f" of input {name!r}" if len(names) > 1 else ""
+            raise DataError(
+                f"{info.name} has examples of shape {tuple(shape)}: model {model.name!r} expects {expected}{which}"
+            )
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    """Whether a model takes it; Keras drops a last axis of one."""
+    if len(shape) == len(expected) + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape, expected, strict=True))
+
+
+def matched(model: Any, data: Splits) -> Splits:
+    """The same splits with inputs and outputs under the names that `model` has for them, or as plain arrays.
+
+    Raises:
+      DataError: the model has others.
+    """
+    parts = {
+        name: Split(split.name, inputs_for(model, split.x), _outputs_for(model, split.y))
+        for name, split in data.parts.items()
+    }
+    return replace(data, parts=parts)
+
+
+def inputs_for(model: Any, x: Arrays) -> Arrays:
+    """Examples as `model` takes them: one array, or a dictionary by the names of its inputs.
+
+    Raises:
+      DataError: the model has other inputs.
+    """
+    return _under_names(model, x, input_names(model), "_nested_inputs", "inputs")
+
+
+def _outputs_for(model: Any, y: Arrays) -> Arrays:
+    return _under_names(model, y, output_names(model), "_nested_outputs", "targets")
+
+
+def _under_names(model: Any, arrays: Arrays, names: list[str], nested: str, what: str) -> Arrays:
+    found = in_order(by_name(arrays), names, "the data", what, model)
+    return found[names[0]] if is_alone(model, nested) else found
+
+
+def is_alone(model: Any, nested: str = "_nested_outputs") -> bool:
+    """Whether the model has one output, and not in a dictionary."""
+    named = getattr(model, nested, None)
+    return not isinstance(named, Mapping) and len(tf.nest.flatten(named)) == 1

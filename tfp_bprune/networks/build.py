@@ -1,0 +1,74 @@
+"""Networks by name, fitted to the data they will see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tfp_bprune._keras import keras
+from tfp_bprune.data.splits import Info
+from tfp_bprune.graphs.heads import heads_for, note_heads
+from tfp_bprune.layers import GaussianOutput
+from tfp_bprune.networks.lenet import convnet, lenet5, lenet300
+from tfp_bprune.networks.mlp import mlp
+from tfp_bprune.networks.resnet import resnet18
+from tfp_bprune.networks.twins import Twins
+from tfp_bprune.networks.vgg import vgg16
+from tfp_bprune.types import BpruneError, Twin
+
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "mlp": mlp,
+    "lenet300": lenet300,
+    "lenet5": lenet5,
+    "convnet": convnet,
+    "vgg16": vgg16,
+    "resnet18": resnet18,
+}
+
+
+def build(
+    name: str,
+    twin: Twin,
+    info: Info,
+    *,
+    noise: float | None = None,
+    options: dict[str, Any] | None = None,
+    **twins: Any,
+) -> Any:
+    """Builds a network for a dataset.
+
+    Args:
+      name: one of `NETWORKS`.
+      twin: "flipout", "reparameterization", "local" (local reparameterization in dense layers, Flipout in
+        convolutions), "deterministic" or "dropout".
+      info: what the network needs to know of the data; `load(...).info`.
+      noise: fixed noise standard deviation of a regression, in target units; None learns it.
+      options: arguments of the architecture, such as `{"hidden": (500, 500)}`.
+      **twins: arguments of `Twins`: prior, rho_init, bayesian_bias, train_size, dropout_rate, seed.
+
+    Returns:
+      A functional Keras model, not compiled. It takes examples in their raw units [batch, ...] and gives logits
+      [batch, classes], of a binary task [batch, 1], or for a regression means and noise standard deviations
+      [batch, 2 targets].
+
+    Raises:
+      BpruneError: unknown name, twin or option, or data of several inputs or outputs.
+    """
+    if name not in NETWORKS:
+        raise BpruneError(f"unknown network {name!r}: expected one of {', '.join(NETWORKS)}")
+    if info.inputs is not None or info.outputs is not None or info.positions:
+        raise BpruneError(
+            f"network {name!r} has one input and one answer an example: {info.name} has others, make a Keras model of your own "
+            "and bayesianize it"
+        )
+    inputs = keras.Input(info.input_shape, name="inputs")
+    x = keras.layers.Rescaling(info.scale, info.offset, name="rescaling")(inputs)
+    try:
+        width = 1 if info.task == "binary" else info.classes
+        outputs = NETWORKS[name](x, width, Twins(twin=twin, **twins), **(options or {}))
+    except TypeError as error:
+        raise BpruneError(f"network {name!r} cannot be built with {options or {}}: {error}") from error
+    if info.task == "regression":
+        outputs = GaussianOutput(info.target_loc, info.target_scale, noise, name="likelihood")(outputs)
+    model = keras.Model(inputs, outputs, name=name)
+    return note_heads(model, heads_for(model, info))

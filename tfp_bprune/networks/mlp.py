@@ -1,0 +1,29 @@
+"""Fully connected networks: the 784-500-500-10 of the published comparisons, and any other widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfp_bprune._keras import keras
+from tfp_bprune.networks.twins import Twins
+from tfp_bprune.types import BpruneError
+
+
+def mlp(x: Any, outputs: int, twins: Twins, hidden: Sequence[int] = (500, 500)) -> Any:
+    """ReLU layers of `hidden` units, then `outputs` linear ones.
+
+    Args:
+      x: the rescaled inputs [batch, ...], flattened here.
+
+    Returns:
+      Logits, or standardized predictions, [batch, outputs].
+    """
+    if not hidden or min(hidden) < 1:
+        raise BpruneError(f"hidden must be one or more positive layer widths, got {list(hidden)}")
+    if len(x.shape) > 2:
+        x = keras.layers.Flatten(name="flatten")(x)
+    for i, units in enumerate(hidden, start=1):
+        x = twins.dense(units, f"dense_{i}", activation="relu")(x)
+        x = twins.dropout(f"dropout_{i}")(x)
+    return twins.dense(outputs, "logits")(x)

@@ -1,0 +1,207 @@
+"""What a product with a kernel costs in each form: a model of a few numbers, shipped or measured on the machine.
+
+    dense(batch)  = call + in out (read + batch multiply)
+    sparse(batch) = call + turn batch (in + out) + stored (entry + batch entry_each)
+
+in microseconds. A dense kernel is read once and multiplied once for each example; a sparse one costs a visit for each
+stored entry and a little for each example in it. It takes and gives examples as columns, which only the first and the
+last of a row of sparse layers have to turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tfp_bprune._keras import tf
+from tfp_bprune.files.reading import read_json
+from tfp_bprune.files.schemas import COST, record
+from tfp_bprune.types import ExportError, RunError
+
+Kernels = Literal["auto", "dense", "sparse"]
+BATCHES = tuple(2**i for i in range(14))
+TYPICAL = 64
+_CLEAR, _CLEAR_PART = 8.0, 0.15  # microseconds, and part of the dense product's
+_SHAPES = ((784, 500), (256, 128), (1024, 1024))
+_SPARSITIES = (0.7, 0.9, 0.97)
+_ROUNDS = 15
+_NOISE = 30.0  # microseconds
+_LEAST = 1e-9  # microseconds: a sum of costs that is divided by is never 0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Microseconds; the shipped ones are of two cores of an AMD EPYC server.
+
+    Attributes:
+      dense_call, sparse_call: of a product, whatever its size.
+      read, multiply: for each weight of a dense kernel, once a call and once an example.
+      entry, entry_each: for each stored weight of a sparse kernel, once a call and once an example.
+      turn: for each activation that a sparse product reads or makes.
+    """
+
+    dense_call: float = 10.0
+    read: float = 1.6e-4
+    multiply: float = 7.5e-6
+    sparse_call: float = 9.0
+    entry: float = 3.0e-3
+    entry_each: float = 5.2e-5
+    turn: float = 3.3e-4
+
+    def dense(self, batch: Any, shape: tuple[int, ...]) -> Any:
+        """Microseconds of a dense product with a kernel [in, out]."""
+        return self.dense_call + math.prod(shape) * (self.read + batch * self.multiply)
+
+    def sparse(self, batch: Any, shape: tuple[int, ...], stored: int) -> Any:
+        """Microseconds of a sparse product over `stored` entries."""
+        return self.sparse_call + self.turn * batch * sum(shape) + stored * (self.entry + batch * self.entry_each)
+
+    def break_even(self, shape: tuple[int, ...], batch: int) -> float:
+        """The sparsity from which on the sparse product of a kernel [in, out] is faster; above 1 where it never is."""
+        spare = self.dense(batch, shape) - self.sparse(batch, shape, 0)
+        return 1 - spare / (self.entry + batch * self.entry_each) / math.prod(shape)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Sparse products for batches below, or from, a limit; dense ones for the others.
+
+    Attributes:
+      limit: None where one form serves all batches.
+      sparse: the form below the limit.
+    """
+
+    sparse: bool
+    limit: int | None = None
+
+    @property
+    def both(self) -> bool:
+        """Whether both forms are used."""
+        return self.limit is not None
+
+    @property
+    def form(self) -> str:
+        """For people and manifests: "dense", "sparse", or the first of the two with "below batch N"."""
+        name = "sparse" if self.sparse else "dense"
+        return name if self.limit is None else f"{name} below batch {self.limit}"
+
+
+def choose(kernels: Kernels, shape: tuple[int, ...], stored: int, costs: Costs, by_batch: bool = True) -> Choice:
+    """The form of a dense layer's kernel that has `stored` entries left: the faster one at each batch size.
+
+    Without `by_batch` one form for all, the faster one at a batch of `TYPICAL`. By the shipped costs, which are another
+    machine's, also one form for all, and sparse for a clear saving alone: changing between forms costs more than the
+    small savings that these costs can tell.
+    """
+    if kernels != "auto":
+        return Choice(kernels == "sparse")
+    dense, sparse = costs.dense(TYPICAL, shape), costs.sparse(TYPICAL, shape, stored)
+    if costs == Costs():
+        return Choice(bool(dense - sparse > max(_CLEAR, _CLEAR_PART * dense)))
+    if not by_batch:
+        return Choice(bool(sparse < dense))
+    gain = [costs.dense(batch, shape) - costs.sparse(batch, shape, stored) for batch in BATCHES]
+    faster = [g > 0 for g in gain]
+    if len(set(faster)) == 1:
+        return Choice(faster[0])
+    changes = [i for i in range(1, len(BATCHES)) if faster[i] != faster[i - 1]]
+    return Choice(faster[0], BATCHES[changes[0]])
+
+
+def measure() -> Costs:
+    """The costs of this machine, from products of a few shapes, sparsities and batches; takes some seconds."""
+    dense, sparse = [], []
+    random = np.random.default_rng(0)
+    for shape in _SHAPES:
+        kernel = random.normal(size=shape).astype(np.float32)
+        for batch in (1, 8, 64, 256):
+            x = tf.constant(random.normal(size=(batch, shape[0])), tf.float32)
+            dense.append((*_dense_terms(shape, batch), _beyond_call(_dense_product(kernel), x)))
+            for sparsity in _SPARSITIES:
+                pattern = random.random(shape) > sparsity
+                took = _beyond_call(_sparse_product(kernel * pattern), tf.transpose(x))
+                sparse.append((*_sparse_terms(shape, batch, int(pattern.sum())), took))
+    call, read, multiply = _fitted(dense)
+    sparse_call, turn, entry, each = _fitted(sparse)
+    return Costs(call, read, multiply, sparse_call, entry, each, turn)
+
+
+def _dense_terms(shape: tuple[int, ...], batch: int) -> tuple[float, ...]:
+    return 1.0, math.prod(shape), math.prod(shape) * batch
+
+
+def _sparse_terms(shape: tuple[int, ...], batch: int, stored: int) -> tuple[float, ...]:
+    return 1.0, batch * sum(shape), stored, stored * batch
+
+
+def _fitted(rows: list[tuple[float, ...]]) -> list[float]:
+    """Coefficients, none below `_LEAST`, of the least squared error relative to the time, or to what is noise in short ones."""
+    from scipy.optimize import nnls
+
+    table = np.array(rows)
+    terms, took = table[:, :-1], table[:, -1]
+    weights = 1 / np.maximum(took, _NOISE)
+    scale = np.linalg.norm(terms * weights[:, None], axis=0)
+    found, _ = nnls(terms * weights[:, None] / scale, took * weights)
+    return [max(_LEAST, float(value)) for value in found / scale]
+
+
+def _dense_product(kernel: np.ndarray) -> Callable[[Any], Any]:
+    held = tf.constant(kernel)
+    return tf.function(lambda x: tf.matmul(x, held))
+
+
+def _sparse_product(kernel: np.ndarray) -> Callable[[Any], Any]:
+    turned = np.ascontiguousarray(kernel.T)
+    held = tf.SparseTensor(np.argwhere(turned), turned[turned != 0], turned.shape)
+    return tf.function(lambda columns: tf.sparse.sparse_dense_matmul(held, columns))
+
+
+def _beyond_call(product: Callable[[Any], Any], x: Any) -> float:
+    """Microseconds of a product by itself, without those of calling any function from Python; at least 1."""
+    return max(1.0, _microseconds(product, x) - _microseconds(tf.function(lambda inputs: inputs[:1, :1] + 1.0), x))
+
+
+def _microseconds(call: Callable[[Any], Any], x: Any) -> float:
+    call(x)
+    begin = time.perf_counter()
+    call(x).numpy()
+    times = max(3, min(50, round(3e-3 / (time.perf_counter() - begin))))
+    rounds = []
+    for _ in range(_ROUNDS):
+        begin = time.perf_counter()
+        for _ in range(times):
+            call(x).numpy()
+        rounds.append((time.perf_counter() - begin) / times * 1e6)
+    return float(np.median(rounds))
+
+
+def save(costs: Costs, path: Path) -> None:
+    """Writes costs as JSON."""
+    from tfp_bprune.files.runs import write_json
+
+    write_json(path, dataclasses.asdict(costs))
+
+
+def read(path: Path) -> Costs:
+    """Costs written by `save`.
+
+    Raises:
+      ExportError: there is no such file, or it holds something else.
+    """
+    names = [field.name for field in dataclasses.fields(Costs)]
+    try:
+        found = read_json(path, record(tuple(names), **dict.fromkeys(names, COST)))
+    except RunError as error:
+        what = error if error.__cause__ is None else type(error.__cause__).__name__
+        raise ExportError(
+            f"{path} holds no costs of products ({what}): expected a file that --calibrate wrote, with {', '.join(names)}"
+        ) from error
+    return Costs(**{name: float(found[name]) for name in names})

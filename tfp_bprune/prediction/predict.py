@@ -1,0 +1,189 @@
+"""What an export computes: named outputs for a batch, from plain TensorFlow operations; see `export.answers` for their names.
+
+Of several outputs, each name begins with that of its output. A prediction that is sampled until settled also gives `draws`,
+their number for each example [batch].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tfp_bprune._keras import tf
+from tfp_bprune.graphs.compact import compact
+from tfp_bprune.graphs.convert import adopt, refuse_distributions, refuse_equal_names, strip
+from tfp_bprune.graphs.heads import Head, Said, heads_of, input_names
+from tfp_bprune.graphs.rebuild import calls_of, check_graph
+from tfp_bprune.prediction.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
+from tfp_bprune.prediction.checks import explained, refuse_hidden, refuse_ragged, refuse_shared, tables_of
+from tfp_bprune.prediction.dropped import drawn_layers
+from tfp_bprune.prediction.ends import without_ends
+from tfp_bprune.prediction.kernels import Lowering
+from tfp_bprune.prediction.lower import LoweredDense, lowered, variables_of
+from tfp_bprune.prediction.precision import in_float32, policy_of
+from tfp_bprune.prediction.program import Program
+from tfp_bprune.types import ExportError, Json, Predictive
+
+__all__ = ["DEFAULT_SAMPLES", "PREDICTIVES", "Predictor", "entropy"]
+
+DEFAULT_SAMPLES = 30
+PREDICTIVES = ("mean", "sampled", "moments")
+BREAK_EVEN_BATCHES = (1, 256)
+
+
+class Predictor(tf.Module):
+    """One exported network: a batch-polymorphic `predict` and what it reads.
+
+    Args:
+      model: Bayesian or plain, functional or sequential.
+      predictive: "mean" for the network at its posterior mean, "sampled" for the mean over draws of its weights,
+        "moments" for means and variances carried through it and draws of its logits alone.
+      samples: draws of "sampled".
+      seed: of the draws; the same batch always gets the same answer.
+      lowering: how kernels are stored and multiplied.
+      error_rate: of "sampled" classes, binary or more: an example gets no further draws once its class is settled, which is wrong
+        with this probability at most (`export.draws`); None for all draws for all. Where an output gives classes of many
+        positions, all of them have to be settled.
+      task, from_logits: what the outputs mean, where the model does not say it (`models.heads`).
+
+    Attributes:
+      heads: what each output means, by its name.
+      inputs: `tf.TensorSpec` [batch, ...] of each input, by its name in the signature, in the order of `predict`'s
+        arguments.
+      dropout: names of the layers of which Monte-Carlo dropout was asked, by a call with training=True: drawn by
+        "sampled", carried as variances by "moments", off in "mean".
+      policy: what the network computed in, if not float32, as the export does.
+
+    Raises:
+      BpruneError: what an output means is not certain, or the model is none whose graph is known.
+      ExportError: the request is none that can be served.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        predictive: Predictive,
+        samples: int = DEFAULT_SAMPLES,
+        seed: int = 0,
+        lowering: Lowering | None = None,
+        error_rate: float | None = None,
+        *,
+        task: Said = None,
+        from_logits: bool | None = None,
+    ) -> None:
+        super().__init__(name="predictor")
+        _check(model, predictive, samples)
+        heads = heads_of(model, task, from_logits)
+        self.heads, self.inputs, self.predictive = heads, _inputs_of(model), predictive
+        _check_error_rate(error_rate, predictive, heads)
+        with explained(model.name):
+            network = in_float32(strip(model) if predictive == "mean" else adopt(model))
+            self.policy, self.dropout = policy_of(model), drawn_layers(network)
+            if predictive == "mean" or not self.dropout:  # what is constant is not, behind dropout
+                network = compact(network)
+        lowering = lowering or Lowering()
+        if predictive == "moments":  # both forms and their slopes would be more graph than they save time
+            lowering = replace(lowering, by_batch=False)
+            network, heads = without_ends(network, heads)
+        linears = lowered(network, lowering)
+        refuse_hidden(network, linears)
+        if predictive == "moments":
+            refuse_shared(linears)
+        # All that a file has to hold of the network; the network itself is not among it.
+        self._linears = list(dict.fromkeys(linears.values()))
+        self._costs = lowering.costs
+        self._read = [*variables_of(network, linears), *tables_of(network)]
+        program = Program(network, linears, answers_for(heads), samples, seed, error_rate, has_erf=lowering.at_load)
+        bodies: dict[Predictive, Callable[..., Outputs]] = {
+            "mean": program.mean, "sampled": program.sampled, "moments": program.moments,
+        }  # fmt: skip
+        body, specs = bodies[predictive], list(self.inputs.values())
+        if lowering.at_load and any(hasattr(layer, "kernel_size") for layer in calls_of(network)):
+            body = never_empty(body)
+        if lowering.at_load:
+            body = shape_held(body, [spec.shape for spec in specs])
+        self.predict = tf.function(body, input_signature=specs)
+        self._read.extend(self._traced(model.name))
+
+    def _traced(self, name: str) -> list[Any]:
+        """Traces `predict`, and gives the variables that it reads and that no layer was known to have."""
+        with explained(name):
+            variables = self.predict.get_concrete_function().variables
+        known = {id(variable) for variable in self.variables}
+        return [variable for variable in variables if id(variable) not in known]
+
+    def products(self) -> dict[str, Json]:
+        """How each dense layer on vectors is multiplied, by the layer's name.
+
+        Returns:
+          `form`: "dense", "sparse", or "sparse below batch N" or "dense below batch N", where the batch counts the examples
+          of all draws that are computed together; `shape` [in, out] of the kernel without dead units; `stored`: its entries
+          that are left; `break_even`: by batch, the sparsity from which on sparse is faster, above 1 where it never is.
+        """
+        kernels = {linear.stream: linear.kernel for linear in self._linears if isinstance(linear, LoweredDense)}
+        return {
+            name: {
+                "form": kernel.choice.form,
+                "shape": list(kernel.shape),
+                "stored": kernel.stored,
+                "break_even": {str(batch): self._costs.break_even(kernel.shape, batch) for batch in BREAK_EVEN_BATCHES},
+            }
+            for name, kernel in kernels.items()
+        }
+
+
+def shape_held(body: Callable[..., Outputs], shapes: list[Any]) -> Callable[..., Outputs]:
+    """`body`, which refuses inputs of another shape: a loaded signature would let a Flatten cut them into other rows."""
+    return lambda *inputs: body(*(tf.ensure_shape(one, shape) for one, shape in zip(inputs, shapes, strict=True)))
+
+
+def never_empty(body: Callable[..., Outputs]) -> Callable[..., Outputs]:
+    """`body`, which is given one row of zeros in the place of no rows at all, and whose answer to it is dropped.
+
+    TensorFlow's convolutions by oneDNN give outputs of the wrong shape for an empty batch, and the next layer fails.
+    """
+
+    def filled(inputs: Any, batch: Any) -> Any:
+        paddings = [[0, tf.cast(batch < 1, tf.int32)], *[[0, 0]] * (len(inputs.shape) - 1)]
+        return tf.ensure_shape(tf.pad(inputs, paddings), inputs.shape)
+
+    def served(*inputs: Any) -> Outputs:
+        batch = tf.shape(inputs[0])[0]
+        outputs = body(*(filled(one, batch) if one.dtype != tf.string else one for one in inputs))
+        return {name: value[:batch] for name, value in outputs.items()}
+
+    return served
+
+
+def _inputs_of(model: Any) -> dict[str, Any]:
+    names = [plain_name(name) for name in input_names(model)]
+    refuse_repeated(names, "inputs")
+    return {
+        name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=name)
+        for name, tensor in zip(names, model.inputs, strict=True)
+    }
+
+
+def _check(model: Any, predictive: Predictive, samples: int) -> None:
+    check_graph(model)
+    refuse_distributions(model)
+    refuse_equal_names(model)
+    refuse_ragged(model)
+    if predictive not in PREDICTIVES:
+        raise ExportError(f"unknown predictive {predictive!r}: expected one of {', '.join(map(repr, PREDICTIVES))}")
+    if predictive == "sampled" and samples < 2:
+        raise ExportError(f"samples must be at least 2 for a sampled prediction, got {samples}")
+
+
+def _check_error_rate(error_rate: float | None, predictive: Predictive, heads: Mapping[str, Head]) -> None:
+    if error_rate is None:
+        return
+    others = [head.task for head in heads.values() if head.task not in ("classification", "binary")]
+    if predictive != "sampled" or others:
+        raise ExportError(
+            f"error_rate is for sampled classification, got it for {predictive} {(others or ['classification'])[0]}: "
+            "leave it out"
+        )
+    if not 0 < error_rate < 1:
+        raise ExportError(f"error_rate must be in (0, 1), got {error_rate}")

@@ -1,0 +1,21 @@
+"""Removal of weights that carry no signal: scores, masks, and a pruned model with a counted report."""
+
+from tfp_bprune.pruning.callback import GradualPruning, KeepPruned
+from tfp_bprune.pruning.dead import remove_dead
+from tfp_bprune.pruning.prune import prune
+from tfp_bprune.pruning.report import LayerSparsity, Report
+from tfp_bprune.pruning.schedule import polynomial
+from tfp_bprune.pruning.scores import decibel
+from tfp_bprune.pruning.select import scores_of
+
+__all__ = [
+    "GradualPruning",
+    "KeepPruned",
+    "LayerSparsity",
+    "Report",
+    "decibel",
+    "polynomial",
+    "prune",
+    "remove_dead",
+    "scores_of",
+]

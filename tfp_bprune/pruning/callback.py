@@ -1,0 +1,228 @@
+"""Pruning while `model.fit` runs: gradual sparsity, and pruned weights of plain layers kept at 0.
+
+Keras calls a callback once an execution, of one batch or of `steps_per_execution`: what is said of steps holds for those
+that an execution ends with.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._keras import keras
+from tfp_bprune.graphs.convert import is_raw, kind_of
+from tfp_bprune.layers import Variational
+from tfp_bprune.pruning.dead import remove_dead
+from tfp_bprune.pruning.masks import check_scope, check_sparsity, sparsity_of
+from tfp_bprune.pruning.paths import live_masks
+from tfp_bprune.pruning.prune import apply_masks
+from tfp_bprune.pruning.schedule import SparsitySchedule, polynomial
+from tfp_bprune.pruning.select import check_criterion, default_criterion, prunable_weights
+from tfp_bprune.types import Criterion, Granularity, Json, PruneError, Scope
+
+
+class KeepPruned(keras.callbacks.Callback):
+    """Sets the kernel entries of plain Keras layers that are 0 when training begins back to 0 after every execution.
+
+    For retraining a network pruned by magnitude (Han et al. 2015): an optimizer with momentum moves a weight whose
+    gradient is 0. With `steps_per_execution` it may do so within an execution; at its end, and so at the end of an epoch,
+    the weight is 0. Bayesian layers need no such help, their masks are part of them.
+    """
+
+    runs_last = True  # `fit` calls it after callbacks that change weights
+
+    def on_train_begin(self, logs: Json | None = None) -> None:
+        """Notes what is gone."""
+        self._held = [(layer.kernel, layer.kernel.numpy() != 0) for layer in _plain_layers(self.model)]
+
+    def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
+        """Removes it again."""
+        for kernel, mask in self._held:
+            if not mask.all():
+                kernel.assign(np.where(mask, kernel.numpy(), 0))
+
+    def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
+        """Removes it again, where another callback has put weights back."""
+        self.on_train_batch_end(0)
+
+    def on_train_end(self, logs: Json | None = None) -> None:
+        """As at the end of an epoch."""
+        self.on_train_batch_end(0)
+
+
+_UNTIL = 0.75  # part of the training at which a schedule over all of it has reached its sparsity
+_FROM = 0.25  # part of that at which it begins
+_EVERY = 100
+_NEAR = 0.005  # of the sparsity asked for; farther from it a warning says so
+
+
+class GradualPruning(keras.callbacks.Callback):
+    """Removes weights or units while training, as a schedule says; what is gone stays gone.
+
+    Weights that carry nothing once others are gone go too (`remove_dead`), and count: what the schedule leaves is left to
+    weights that do something. When training ends, also before the schedule does, the final sparsity is reached; a warning
+    says where that took much at once, or where the network's paths or units allow none so near.
+
+    The masks are weights of the model, so a checkpoint holds them, and a resumed run goes on with them. Among other
+    callbacks of `model.fit` give it last, so that none puts weights back after it; `fit` sees to that.
+
+    Args:
+      schedule: the final sparsity, in [0, 1), reached by a cubic schedule over the whole training, whose first fifth and
+        last quarter prune nothing; or the sparsity by step, as `prune.polynomial` gives it, of which the final one is
+        that of the last step.
+      steps_per_epoch: batches an epoch; by default as many as Keras says, or as the first epoch had, which then prunes
+        nothing of a sparsity alone.
+      every: steps between two prunings, fewer where a schedule over the whole training is short; with
+        `steps_per_execution` at the end of the execution that reaches them.
+      criterion, scope, granularity: as in `prune`.
+
+    Attributes:
+      sparsity: counted after the last pruning; None before the first.
+
+    Raises:
+      PruneError: a sparsity outside [0, 1), or `every` below 1; when training begins nothing to prune, or a number of
+        batches that is needed and not known.
+    """
+
+    runs_last = True
+
+    def __init__(
+        self,
+        schedule: SparsitySchedule | float,
+        steps_per_epoch: int | None = None,
+        every: int = _EVERY,
+        criterion: Criterion | None = None,
+        scope: Scope = "global",
+        granularity: Granularity = "weight",
+    ) -> None:
+        super().__init__()
+        if not callable(schedule):
+            check_sparsity(schedule)
+        check_scope(scope)
+        if criterion is not None:
+            check_criterion(criterion)
+        if granularity not in ("weight", "unit"):
+            raise PruneError(f"granularity must be 'weight' or 'unit', got {granularity!r}")
+        for name, value in (("every", every), ("steps_per_epoch", steps_per_epoch)):
+            if value is not None and value < 1:
+                raise PruneError(f"{name} must be at least 1, got {value}")
+        self.schedule, self.steps_per_epoch, self.every = schedule, steps_per_epoch, every
+        self.sparsity: float | None = None
+        self._ranking: Json = {"criterion": criterion, "scope": scope, "granularity": granularity}
+        self._keep = KeepPruned()
+
+    def set_model(self, model: Any) -> None:
+        """Keras's hook."""
+        super().set_model(model)
+        self._keep.set_model(model)
+
+    def on_train_begin(self, logs: Json | None = None) -> None:
+        """Notes what is gone already, and how long the training is."""
+        _check_prunable(self.model, self._ranking["criterion"])
+        self._keep.on_train_begin()
+        self._steps: int | None = self.steps_per_epoch or self.params.get("steps")
+        self._begun = 0
+        self._step: int | None = None
+        self._planned: SparsitySchedule | None = self.schedule if callable(self.schedule) else None
+        self._every = self.every
+        if self._steps is not None:
+            self._plan(self._steps)
+        elif self._planned is None and self.params["epochs"] == 1:
+            raise PruneError(_UNKNOWN_LENGTH)
+
+    def _plan(self, steps: int, not_before: int = 0) -> None:
+        """Lays the schedule to a sparsity alone over the training."""
+        if callable(self.schedule):
+            return
+        end = max(2, not_before + 1, round(_UNTIL * self.params["epochs"] * steps))
+        self._planned = polynomial(self.schedule, max(not_before, round(_FROM * end)), end)
+        self._every = min(self.every, max(1, end // 10))  # so that some pruning falls on the end or after it
+
+    def on_epoch_begin(self, epoch: int, logs: Json | None = None) -> None:
+        """Notes how many steps were taken before; Keras counts batches within an epoch."""
+        if self._step is not None or epoch == 0:
+            self._begun = self._step or 0
+        elif self._steps is None:
+            raise PruneError(_UNKNOWN_LENGTH)
+        else:  # a training that goes on
+            self._begun = epoch * self._steps
+        self._step = self._begun
+
+    def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
+        """Prunes, where the steps since the last call reach or pass the next multiple of `every`."""
+        before, step = self._step or 0, self._begun + batch + 1
+        self._step = step
+        if self._planned is not None and step // self._every > before // self._every:
+            self._prune(self._planned(step))
+        self._keep.on_train_batch_end(batch)
+
+    def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
+        """Learns the length of an epoch that nobody said."""
+        if self._steps is None and self._step:
+            self._steps = self._step
+            self._plan(self._steps, not_before=self._step)
+
+    def on_train_end(self, logs: Json | None = None) -> None:
+        """Prunes to the final sparsity, and warns where that was far or is not reached."""
+        final = self._final()
+        before = self._counted()
+        self._prune(final)
+        self.sparsity = self._counted()
+        if self.sparsity - before > _NEAR and self._step:
+            warnings.warn(
+                f"training ended at step {self._step} with a sparsity of {before:.4f}: {self.sparsity:.4f} was reached by "
+                "removing the rest without training after it; train longer, or let the schedule end sooner",
+                stacklevel=2,
+            )
+        off = final - self.sparsity
+        if off > _NEAR or (off < -_NEAR and self._ranking["granularity"] == "weight" and final > 0):
+            warnings.warn(
+                f"GradualPruning ended at a sparsity of {self.sparsity:.4f}, asked for {final:.4f}: what is gone already and "
+                "what every layer must keep allow none nearer",
+                stacklevel=2,
+            )
+
+    def _final(self) -> float:
+        """The sparsity to end with."""
+        if not callable(self.schedule):
+            return self.schedule
+        known = getattr(self.schedule, "final", None)
+        if known is not None:
+            return float(known)
+        steps = self._step if self._step is not None else self.params["epochs"] * (self._steps or 0)
+        return self.schedule(steps)
+
+    def _prune(self, sparsity: float) -> None:
+        if sparsity <= 0:
+            return
+        apply_masks(self.model, live_masks(self.model, sparsity, **self._ranking))
+        remove_dead(self.model)
+        self._keep.on_train_begin()
+        self.sparsity = self._counted()
+
+    def _counted(self) -> float:
+        criterion = self._ranking["criterion"] or default_criterion(self.model)
+        return sparsity_of({name: w.mask for name, w in prunable_weights(self.model, criterion).items()})
+
+
+_UNKNOWN_LENGTH = (
+    "GradualPruning cannot tell how many batches an epoch has, for the data does not say so: give steps_per_epoch, to it "
+    "or to `model.fit`"
+)
+
+
+def _check_prunable(model: Any, criterion: Criterion | None) -> None:
+    for layer in model._flatten_layers(include_self=False):
+        if is_raw(layer):
+            raise PruneError(
+                f"layer {layer.name!r} is of raw tfp.layers, which have no masks to prune while they train: expected this "
+                "package's layers, train what `tfp_bprune.adopt(model)` gives"
+            )
+    prunable_weights(model, criterion or default_criterion(model))
+
+
+def _plain_layers(model: Any) -> list[Any]:
+    layers = model._flatten_layers(include_self=False)
+    return [layer for layer in layers if kind_of(layer) and not isinstance(layer, Variational)]

@@ -1,0 +1,192 @@
+"""What to remove from a model: its prunable weights, their scores, and the masks that follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune.graphs.convert import adopt, is_raw, kind_of, refuse_equal_names
+from tfp_bprune.layers import Variational
+from tfp_bprune.pruning import groups, masks
+from tfp_bprune.pruning.report import LayerSparsity, Report
+from tfp_bprune.pruning.scores import CRITERIA
+from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One prunable tensor as arrays; plain Keras layers have no scale."""
+
+    loc: np.ndarray
+    scale: np.ndarray | None
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Masks by tensor name, True for what stays, and the report on them."""
+
+    masks: dict[str, np.ndarray]
+    report: Report
+
+
+def choose_masks(
+    model: Any,
+    sparsity: float | None = None,
+    threshold: float | None = None,
+    criterion: Criterion | None = None,
+    scope: Scope = "global",
+    granularity: Granularity = "weight",
+    include_bias: bool = False,
+    aggregate: Aggregate = "max",
+) -> Selection:
+    """Decides what to remove; arguments and errors as in `prune`."""
+    if (sparsity is None) == (threshold is None):
+        raise PruneError(f"give either sparsity or threshold, got sparsity={sparsity} and threshold={threshold}")
+    criterion = criterion or default_criterion(model)
+    check_criterion(criterion)
+    weights = prunable_weights(model, criterion, include_bias)
+    scores = {name: scored(name, w, criterion) for name, w in weights.items()}
+    before = {name: w.mask for name, w in weights.items()}
+    pinned: list[str] = []
+    if granularity == "unit":
+        pinned = groups.pinned(groups.units_of(model, {name: w.loc for name, w in weights.items()}))
+        chosen, lowest, ties = _choose_units(model, weights, sparsity, threshold, criterion, scope, aggregate)
+    elif granularity == "weight":
+        chosen = _choose_weights(scores, before, sparsity, threshold, scope)
+        kept = np.concatenate([scores[name][chosen[name]] for name in chosen])
+        lowest, ties = float(kept.min()) if kept.size else float("inf"), masks.ties(scores, chosen, before, scope)
+    else:
+        raise PruneError(f"granularity must be 'weight' or 'unit', got {granularity!r}")
+    layers = [LayerSparsity(name, m.size, m.size - int(np.count_nonzero(m))) for name, m in chosen.items()]
+    requested = {"sparsity": sparsity} if sparsity is not None else {"threshold": threshold}
+    return Selection(chosen, Report(criterion, scope, granularity, requested, lowest, ties, layers, pinned))
+
+
+def check_criterion(criterion: str) -> None:
+    """Refuses an unknown criterion.
+
+    Raises:
+      PruneError: naming those that there are.
+    """
+    if criterion not in CRITERIA:
+        raise PruneError(f"unknown criterion {criterion!r}: expected one of {', '.join(CRITERIA)}")
+
+
+def _choose_weights(
+    scores: masks.Arrays, before: masks.Arrays, sparsity: float | None, threshold: float | None, scope: Scope
+) -> dict[str, np.ndarray]:
+    if sparsity is not None:
+        return masks.masks_at_sparsity(scores, sparsity, scope, before)
+    return masks.masks_at_threshold(scores, threshold or 0.0, before)
+
+
+def _choose_units(
+    model: Any,
+    weights: dict[str, Weights],
+    sparsity: float | None,
+    threshold: float | None,
+    criterion: Criterion,
+    scope: Scope,
+    aggregate: Aggregate,
+) -> tuple[dict[str, np.ndarray], float, int]:
+    """Masks, the lowest score of a unit that stays, and how many that stay have the highest that went (0 by layer)."""
+    if sparsity is not None:
+        masks.check_sparsity(sparsity)
+    ranking, before = unit_ranking(model, weights, criterion, scope, aggregate), {n: w.mask for n, w in weights.items()}
+    units, scores = ranking.units, ranking.scores
+    if sparsity is not None:
+        chosen = groups.unit_masks(units, ranking.ranks, sparsity, before)
+    else:
+        chosen = groups.masks_without_units_below(units, scores, threshold or 0.0, before)
+    stays = np.zeros(units.count, bool)
+    for name, label in units.made.items():
+        stays[label[chosen[name].reshape(-1, len(label)).any(0)]] = True
+    kept, gone = scores[stays & units.removable], scores[~stays & units.removable]
+    tied = int(np.count_nonzero(kept == gone.max())) if gone.size and scope == "global" else 0
+    return chosen, float(kept.min()) if kept.size else float("inf"), tied
+
+
+@dataclass(frozen=True)
+class UnitRanking:
+    """The units of a model, their scores, and what they go by: these, or their ranks in each layer; both [labels]."""
+
+    units: groups.Units
+    scores: np.ndarray
+    ranks: np.ndarray
+
+
+def unit_ranking(
+    model: Any, weights: dict[str, Weights], criterion: Criterion, scope: Scope, aggregate: Aggregate = "max"
+) -> UnitRanking:
+    """Ranks the units that the tensors `weights` make; arguments and errors as in `prune`."""
+    masks.check_scope(scope)
+    locs, left = {n: w.loc for n, w in weights.items()}, {n: w.mask for n, w in weights.items()}
+    units = groups.units_of(model, locs)
+    scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if criterion == "snr" else None
+    scores = groups.unit_scores(units, locs, scales, left, aggregate)
+    return UnitRanking(units, scores, scores if scope == "global" else groups.ranks_by_layer(units, scores))
+
+
+def default_criterion(model: Any) -> Criterion:
+    """ "snr" where some weight has a distribution, else "magnitude"."""
+    layers = model._flatten_layers(include_self=False)
+    return "snr" if any(isinstance(layer, Variational) or is_raw(layer) for layer in layers) else "magnitude"
+
+
+def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: bool = False) -> dict[str, Weights]:
+    """The tensors of `model` that `prune` ranks, by name (`layer/kernel`, `layer/bias`).
+
+    Raises:
+      PruneError: there are none.
+      BpruneError: several layers have one name.
+    """
+    refuse_equal_names(model)
+    found: dict[str, Weights] = {}
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, Variational):
+            for name, q in layer.posteriors.items():
+                if name == "kernel" or include_bias:
+                    found[f"{layer.name}/{name}"] = Weights(q.loc.numpy(), q.scale.numpy(), q.mask.numpy())
+        elif criterion == "magnitude" and kind_of(layer):
+            kernel = layer.kernel.numpy()
+            found[f"{layer.name}/kernel"] = Weights(kernel, None, kernel != 0)
+    if not found:
+        hint = "; plain Keras layers have no sigma, use criterion='magnitude'" if criterion == "snr" else ""
+        raise PruneError(f"model {model.name!r} has nothing to prune: expected Bayesian Dense or Conv layers{hint}")
+    return found
+
+
+def scores_of(model: Any, criterion: Criterion | None = None, include_bias: bool = False) -> dict[str, np.ndarray]:
+    """What `prune` ranks by: the score of every prunable weight, by tensor name; 0 for weights that are gone.
+
+    Args:
+      model: as for `prune`; raw tfp.layers are scored as this package's would be.
+      criterion: "snr" or "magnitude", as in `prune`.
+      include_bias: whether Bayesian biases are prunable too.
+
+    Raises:
+      PruneError: unknown criterion, nothing to prune, or a weight is NaN or infinite.
+    """
+    model = adopt(model)
+    criterion = criterion or default_criterion(model)
+    check_criterion(criterion)
+    weights = prunable_weights(model, criterion, include_bias)
+    return {name: np.where(w.mask, scored(name, w, criterion), 0.0) for name, w in weights.items()}
+
+
+def scored(name: str, weights: Weights, criterion: Criterion) -> np.ndarray:
+    """The scores of one tensor.
+
+    Raises:
+      PruneError: a weight is NaN or infinite.
+    """
+    for part in (weights.loc, weights.scale):
+        if part is not None and not np.isfinite(part).all():
+            count = np.count_nonzero(~np.isfinite(part))
+            raise PruneError(
+                f"{name} has {count} weights of {part.size} that are NaN or infinite: expected a trained model; train it anew"
+            )
+    return CRITERIA[criterion](weights.loc, weights.scale)

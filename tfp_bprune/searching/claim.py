@@ -1,0 +1,131 @@
+"""What may be promised: fixed sequences of ever smaller networks, each tested on examples that no search has seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tfp_bprune.claims import bounds
+from tfp_bprune.claims.budget import Budget, NumberPair, Pair
+from tfp_bprune.searching.session import Sample
+from tfp_bprune.searching.threshold import scaled
+from tfp_bprune.trials.ranking import Counts, Ranking
+from tfp_bprune.types import Json
+
+FACTORS = (
+    16.0, 8.0, 4.0, 2.8, 2.0, 1.7, 1.5, 1.4, 1.3, 1.22, 1.15, 1.1, 1.05, 1.0, 0.95, 0.9, 0.86, 0.82, 0.78, 0.74, 0.7, 0.65,
+    0.6,
+)  # fmt: skip
+_SECOND_START = 2.2  # times the best
+_PARTS = (0.1, 0.9)  # of the error: for the sequence from all weights on, and for that near the best
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A network for which the budget was shown to hold, or all weights where it was for none.
+
+    Attributes:
+      counts: weights kept of each kernel.
+      holds: whether it was shown.
+      evidence: see `Budget.evidence`; its bounds are at `level`, which is above the budget's where two sequences share the
+        error.
+      looks: networks tested, the one that failed among them.
+    """
+
+    counts: Counts
+    ranking: str
+    holds: bool
+    evidence: Json
+    looks: int
+
+
+def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Counts) -> Claim:
+    """Tests all weights, then multiples of `best` from large to small, and keeps the last before the first that fails.
+
+    Near `best` a second sequence begins, so that one unlucky network among the large ones does not end it all. Both are
+    settled before the sample is looked at, each ends at its first failure, and each is tested at its part of the level's
+    error, the second at most of it; so the chance that what is kept breaks the budget is at most 1 - level, however many
+    were tested (fixed sequence testing with several starts: Angelopoulos et al. 2021, "Learn then test", arXiv 2110.01052,
+    algorithm 1).
+
+    Args:
+      sample: not searched on.
+      best: what the search found.
+    """
+    networks = _sequence(best, ranking.left)
+    most = _SECOND_START * sum(best.values())
+    near = next(place for place, counts in enumerate(networks) if sum(counts.values()) <= most)
+    pairs: dict[int, Pair | NumberPair] = {}
+    kept, at = 0, replace(budget, level=1 - max(_PARTS) * (1 - budget.level))
+    holds = False
+    for begin, part in zip((0, near), _PARTS, strict=True):
+        strict = replace(budget, level=1 - part * (1 - budget.level))
+        for place in range(begin, len(networks)):
+            if place not in pairs:
+                pairs[place] = sample.pair(ranking.masks(networks[place]))
+            if not strict.shown(pairs[place]):
+                break
+            kept, at, holds = place, strict, True
+    evidence = at.evidence(pairs[kept]) | {"level": at.level}
+    return Claim(networks[kept], name, holds, evidence, len(pairs))
+
+
+def _sequence(best: Counts, left: Counts) -> list[Counts]:
+    """All weights, then multiples of `best` from large to small, each once."""
+    networks = [left]
+    for counts in (scaled(best, factor, left) for factor in FACTORS):
+        if counts != networks[-1]:
+            networks.append(counts)
+    return networks
+
+
+def on_test(pair: Pair | NumberPair, budget: Budget) -> Json:
+    """What the test split says of a claim: the drop in accuracy with its 95 % interval, and the budget's other conditions.
+
+    Returns:
+      `unpruned_accuracy`, `accuracy_drop`, `interval`, `lost`, `gained`, `examples`, `method`; `conditions`, estimate and
+      one-sided 95 % bound of calibration and detection where they are asked for. Of a regression `unpruned_rmse` and
+      `rmse_increase` in the place of the first two, and neither `lost` nor `gained`.
+    """
+    n = len(pair.whole.labels)
+    if isinstance(pair, NumberPair):
+        return _increase_on_test(pair, n)
+    low, high = bounds.interval(pair.lost, pair.gained, n) if pair.single else _normal(pair.drop, pair.drops)
+    others = budget.others
+    conditions = replace(others, level=0.95).evidence(pair)["conditions"] if others else {}
+    return {
+        "unpruned_accuracy": float(pair.whole.right.mean()),
+        "accuracy_drop": pair.drop,
+        "interval": [low, high],
+        "lost": pair.lost,
+        "gained": pair.gained,
+        "examples": n,
+        "method": "paired, score interval (Tango 1998), 95 %" if pair.single else "paired by example, normal, 95 %",
+        "conditions": {name: _reported(condition) for name, condition in conditions.items()},
+    }
+
+
+def _increase_on_test(pair: NumberPair, n: int) -> Json:
+    # The delta method: log RMSE is half the logarithm of a mean.
+    whole, pruned = (one.squares / max(one.squares.mean(), 1e-300) for one in (pair.whole, pair.pruned))
+    low, high = _normal(float(np.log1p(pair.increase)), (pruned - whole) / 2)
+    return {
+        "unpruned_rmse": pair.whole.rmse,
+        "rmse_increase": pair.increase,
+        "interval": [float(np.expm1(low)), float(np.expm1(high))],
+        "examples": n,
+        "method": "paired, normal for the logarithm of the ratio, 95 %",
+        "conditions": {},
+    }
+
+
+def _normal(estimate: float, values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval around an estimate that is a mean of values [n], up to a constant."""
+    half = 1.959963984540054 * float(values.std()) / math.sqrt(len(values))
+    return estimate - half, estimate + half
+
+
+def _reported(condition: Json) -> Json:
+    return {key: condition[key] for key in ("estimate", "bound", "examples", "method")}

@@ -1,0 +1,229 @@
+"""What a stored architecture may say: classes by exact name from a list, arguments of their kind, a graph that has an end.
+
+Keras reads such a description by importing modules, looking classes up and calling them with what it finds. Whoever wrote
+it must not choose more than which of the known layers are joined, and how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.files.reading import check
+from tfp_bprune.files.schemas import TEXT, listing, optional
+from tfp_bprune.types import Json, RunError
+
+_WHERE = "the stored architecture"
+_OURS = "tfp_bprune"
+# Of no module: what Keras writes for plain values.
+_VALUES = ("TensorShape", "__tuple__", "__ellipsis__", "__numpy__", "__tensor__", "__slice__")
+_BY_NAME = {
+    "keras": {"Sequential", "Model"},
+    "keras.models": {"Sequential", "Model"},
+    "keras.mixed_precision": {"Policy"},
+    "tf_keras.src.engine.functional": {"Functional"},
+    "tf_keras.src.engine.sequential": {"Sequential"},
+    "tf_keras.src.layers.core.tf_op_layer": {"TFOpLambda", "SlicingOpLambda"},
+}
+_RUN_CODE = {"Lambda", "AbstractRNNCell", "DenseFeatures"}
+_MOST_INPUTS = 2**27  # numbers in one example
+_SLACK = 2**24  # bytes of variables that no file holds, such as generators of noise
+
+_SIZE = optional({"type": "integer", "minimum": 1, "maximum": 2**31})
+_SWITCH = optional({"type": "boolean"})
+_ARGUMENTS: Json = {
+    **dict.fromkeys(("units", "filters", "input_dim", "output_dim", "num_heads", "key_dim", "value_dim", "groups"), _SIZE),
+    **dict.fromkeys(("depth_multiplier", "n", "max_tokens", "output_sequence_length", "num_tokens", "num_bins"), _SIZE),
+    **dict.fromkeys(("use_bias", "return_sequences", "return_state", "go_backwards", "stateful", "unroll"), _SWITCH),
+    "rho_init": {"type": "number", "minimum": -1e4, "maximum": 1e4},
+    "train_size": optional({"type": "integer", "minimum": 1, "maximum": 2**53}),
+    "name": optional(TEXT),
+    "rate": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+    "vocabulary": optional(listing({"type": ["string", "integer", "number"]}, 2**20)),  # a string would be a file to read
+    "idf_weights": optional(listing({"type": "number"}, 2**20)),
+    "standardize": {"enum": [None, "lower_and_strip_punctuation", "lower", "strip_punctuation"]},
+    "split": {"enum": [None, "whitespace", "character"]},
+}  # fmt: skip
+_SHAPES = ("batch_input_shape", "batch_shape", "target_shape")
+
+
+def check_known(config: Any) -> None:
+    """Refuses a description with anything in it that is not on the list.
+
+    Raises:
+      RunError: naming what was found.
+    """
+    if not isinstance(config, dict) or set(config) & {"module", "registered_name"}:
+        raise RunError(f"{_WHERE} cannot be rebuilt: it is no model as Keras writes it")
+    if config.get("class_name") in ("Functional", "Sequential", "Model"):
+        for value in config.values():
+            _check(value)
+        _check_model(config)
+
+
+def _check(node: Any) -> None:
+    if isinstance(node, list):
+        for item in node:
+            _check(item)
+    if not isinstance(node, dict):
+        return
+    if "class_name" in node:
+        _check_class(node)
+    for value in node.values():
+        _check(value)
+
+
+def _check_class(node: Json) -> None:
+    name, module, registered = node["class_name"], node.get("module"), node.get("registered_name")
+    if module is None and name in _VALUES:
+        return
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z_]\\w{0,99}", name) or not isinstance(module, str):
+        raise RunError(
+            f"{_WHERE} names the class {str(name)[:99]!r} of the module {module!r}: expected a layer of a known one"
+        )
+    if not _is_known(module, name) or registered not in (None, name, f"{_OURS}>{name}"):
+        raise RunError(f"{_WHERE} names {module}.{name}: expected layers of Keras or of this package that run no code")
+    config = node.get("config")
+    if isinstance(config, dict):
+        _check_arguments(config, name)
+        _check_model(node)
+    elif not (config is None or name == "Policy"):
+        raise RunError(f"{_WHERE} gives {name} no arguments but {str(config)[:99]!r}")
+
+
+def _is_known(module: str, name: str) -> bool:
+    if module.partition(".")[0] == _OURS:
+        found = keras.utils.get_custom_objects().get(f"{_OURS}>{name}")
+        return found is not None and found.__module__ == module
+    bases = {
+        "keras.layers": keras.layers.Layer,
+        "keras.initializers": keras.initializers.Initializer,
+        "keras.regularizers": keras.regularizers.Regularizer,
+        "keras.constraints": keras.constraints.Constraint,
+    }
+    if module in bases:
+        found = vars(getattr(keras, module.partition(".")[2])).get(name)
+        return isinstance(found, type) and issubclass(found, bases[module]) and name not in _RUN_CODE
+    return name in _BY_NAME.get(module, ())
+
+
+def _check_arguments(config: Json, name: str) -> None:
+    for key, value in config.items():
+        if key in _ARGUMENTS and not (key == "split" and name != "TextVectorization"):
+            check(value, f"{_WHERE}, {name}, {key}", _ARGUMENTS[key])
+        if key in _SHAPES:
+            _check_shape(value, name)
+
+
+def _check_shape(shape: Any, name: str) -> None:
+    sides = shape.get("items") if isinstance(shape, dict) else shape
+    if sides is None:
+        return
+    fits = isinstance(sides, list) and len(sides) <= 16
+    fits = fits and all(side is None or (type(side) is int and side >= -1) for side in sides)
+    if not fits or math.prod(side for side in sides if side and side > 0) > _MOST_INPUTS:
+        raise RunError(
+            f"{_WHERE} gives {name} the shape {str(shape)[:99]}: expected sizes of {_MOST_INPUTS} numbers at most"
+        )
+
+
+def _check_model(node: Json) -> None:
+    """Of a functional model: every call's inputs come before it, whatever the order, and constants are numbers."""
+    config = node.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("layers"), list):
+        return
+    if node["class_name"] == "Functional" and not config.get("output_layers"):
+        raise RunError(f"{_WHERE} has no outputs: expected one at least")
+    waiting: list[tuple[str, list[tuple[str, int]]]] = []
+    made: dict[str, int] = {}
+    for layer in config["layers"]:
+        if not isinstance(layer, dict) or "class_name" not in layer:
+            raise RunError(f"{_WHERE} holds a layer that is none: {str(layer)[:99]}")
+        name, nodes = str(layer.get("name") or _name_in(layer)), layer.get("inbound_nodes") or []
+        if name in made:
+            raise RunError(f"{_WHERE} has two layers {name!r}: expected a name for each")
+        made[name] = int(_begins_called(layer))
+        waiting += [(name, list(_references(call))) for call in nodes]
+    while waiting:
+        left = []
+        for name, needed in waiting:
+            if all(made.get(other, 0) > number for other, number in needed):
+                made[name] += 1
+            else:
+                left.append((name, needed))
+        if len(left) == len(waiting):
+            raise RunError(
+                f"{_WHERE} has no order: layer {left[0][0]!r} waits for one that is not there or waits for it"
+            )
+        waiting = left
+
+
+def _name_in(layer: Json) -> Any:
+    config = layer.get("config")
+    return config.get("name") if isinstance(config, dict) else None
+
+
+def _begins_called(layer: Json) -> bool:
+    """Whether a layer has outputs before anything calls it: an input, or a model with inputs of its own."""
+    config = layer.get("config")
+    first = config.get("layers") if isinstance(config, dict) else None
+    nested = (
+        isinstance(first, list) and first and isinstance(first[0], dict) and first[0].get("class_name") == "InputLayer"
+    )
+    return layer["class_name"] in ("InputLayer", "Functional", "Model") or bool(nested)
+
+
+def _references(node: Any) -> Iterator[tuple[str, int]]:
+    """The calls (layer, number) whose outputs a call takes."""
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from _references(value)
+    if not isinstance(node, list):
+        return
+    if len(node) >= 3 and node[0] == "_CONSTANT_VALUE":
+        if not _is_number(node[2]):
+            raise RunError(f"{_WHERE} hands the constant {str(node[2])[:99]!r} to a layer: expected numbers")
+        node = node[3:]
+    elif len(node) in (3, 4) and isinstance(node[0], str) and type(node[1]) is int and type(node[2]) is int:
+        yield node[0], node[1]
+        node = node[3:]
+    for item in node:
+        yield from _references(item)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_number, value))
+    if isinstance(value, dict):
+        return value.get("class_name") in _VALUES
+    if isinstance(value, str):
+        return re.fullmatch(r"[\w ,.>-]{0,99}", value) is not None  # an equation of einsum, and no path
+    return value is None or isinstance(value, bool | int | float)
+
+
+@contextlib.contextmanager
+def bounded(most: int | None) -> Iterator[None]:
+    """Within it variables of `most` bytes in all can be made; None for any number.
+
+    Raises:
+      RunError: before memory is taken for more.
+    """
+    made = 0
+
+    def create(following: Any, **options: Any) -> Any:
+        nonlocal made
+        shape, dtype = options.get("shape"), options.get("dtype")
+        if most is not None and shape is not None:
+            made += math.prod(tf.TensorShape(shape).as_list()) * (tf.as_dtype(dtype).size if dtype else 4)
+            if made > most + _SLACK:
+                raise RunError(
+                    f"{_WHERE} takes more than the {most} bytes of the stored weights: they belong to another one"
+                )
+        return following(**options)
+
+    with tf.variable_creator_scope(create):
+        yield

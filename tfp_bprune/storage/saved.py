@@ -1,0 +1,102 @@
+"""A model and what it was trained on, from and to a run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from tfp_bprune.data.info import Info
+from tfp_bprune.files.runs import CONFIG, WEIGHTS, Run, finite, tensors_to_bytes
+from tfp_bprune.graphs.heads import Head, heads_for, note_heads, noted_heads
+from tfp_bprune.storage import compress, store
+from tfp_bprune.types import Json, RunError
+
+_WEIGHTS_FILE = f"{WEIGHTS}/model.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model read from a run directory: the Keras model, the run's config, its manifest."""
+
+    model: Any
+    config: Json
+    manifest: Json
+
+
+def load_model(path: str | os.PathLike[str]) -> SavedModel:
+    """Reads the model of a run written by `fit(..., out=path)` or `save_model`; every file is checked.
+
+    Raises:
+      RunError: there is no run, it has no finished epoch, or a file is missing, truncated or changed.
+    """
+    run = Run.open(path)
+    manifest = run.manifest
+    if manifest.get("kind") not in ("run", "model"):
+        raise RunError(
+            f"{run.path} is an {manifest.get('kind')}: expected a run directory written by `tfp-bprune train` or `prune`"
+        )
+    name = manifest.get("checkpoint")
+    if name is None:
+        raise RunError(
+            f"{run.path} has no checkpoint yet: expected a run with at least one finished epoch; continue it with --resume"
+        )
+    config = run.config
+    if "architecture" not in config:
+        raise RunError(f"{run.path / CONFIG} has no `architecture`: expected what `tfp-bprune train` or `prune` wrote")
+    arrays = compress.decode(run.read_tensors(name))
+    model = store.from_architecture(config["architecture"], sum(array.nbytes for array in arrays.values()))
+    store.set_weights(model, arrays)
+    note_heads(model, _stored_heads(model, config))
+    return SavedModel(model, config, manifest)
+
+
+def heads_config(model: Any) -> Json:
+    """The entry of a run's config that says what the outputs of `model` mean; empty where that is not known."""
+    known = noted_heads(model)
+    return {"heads": {name: head.to_json() for name, head in known.items()}} if known else {}
+
+
+def _stored_heads(model: Any, config: Json) -> dict[str, Head] | None:
+    """What a run's config says of the outputs; of a run from before there was such an entry, what its data says."""
+    stored, data = config.get("heads"), config.get("data") or {}
+    try:
+        if stored is not None:
+            return {name: Head(**entry) for name, entry in stored.items()}
+        if "task" in data:
+            return heads_for(model, Info(data["name"], data["task"], tuple(data["input_shape"]), data["classes"]))
+    except (TypeError, AttributeError, KeyError) as error:
+        raise RunError(f"the run's config says what outputs mean in a form that is not known: {error}") from error
+    return None
+
+
+def save_model(model: Any, path: str | os.PathLike[str], config: Json | None = None, **facts: Any) -> Run:
+    """Writes `model` as a new run directory, its pruned weights in a bit each or less; see `compress`.
+
+    What the raw variables hold under a mask is not stored. `load_model` puts there what pruning does (`posterior.resting`:
+    loc 0, rho `DEFAULT_RHO`, prior centre 0), so a model that was pruned comes back to the last bit. What the moments of
+    an optimizer made of it since is lost: outputs, masks, scores and gradients do not depend on it. Checkpoints of `fit`
+    hold everything. The manifest's `bytes` are those of the weights as stored, `dense_bytes` those of all arrays in full.
+
+    Args:
+      config: what else `config.json` should hold, such as `request` and `data` of a run, by which commands load the data;
+        nothing by default.
+      **facts: further entries of the manifest.
+
+    Raises:
+      RunError: `path` is not new or empty, or the model cannot be stored without code.
+      BpruneError: the model is subclassed, not built, or of another Keras.
+    """
+    content = finite((config or {}) | heads_config(model) | {"architecture": store.architecture(model)})
+    run = Run.create(path)
+    arrays = store.rested_weights_of(model)
+    stored = tensors_to_bytes(compress.encode(arrays))
+    sizes: Json = {"bytes": len(stored), "dense_bytes": sum(array.nbytes for array in arrays.values())}
+    with run.locked():
+        files = {
+            CONFIG: (json.dumps(content, indent=2) + "\n").encode(),
+            _WEIGHTS_FILE: stored,
+        }
+        run.commit(files, kind="model", checkpoint=_WEIGHTS_FILE, **sizes, **facts)
+    return run

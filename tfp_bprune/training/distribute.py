@@ -1,0 +1,264 @@
+"""One process or many behind one small protocol; many means Horovod, through its Keras callbacks."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.data.splits import Splits
+from tfp_bprune.layers import noise
+from tfp_bprune.training.callbacks import optimizer_variables
+from tfp_bprune.training.workers import AverageMetrics, SameMasks
+from tfp_bprune.types import Json, TrainingError
+
+Compression = Literal["none", "fp16"]
+Result = TypeVar("Result")
+
+
+@dataclass
+class Committed:
+    """Where an attempt at training starts from.
+
+    Attributes:
+      arrays: weights and optimizer state as `callbacks.checkpoint` gives them; None at the beginning.
+      rows: the history up to there.
+    """
+
+    arrays: dict[str, np.ndarray] | None = None
+    rows: list[Json] = field(default_factory=list)
+
+    def commit(self, arrays: dict[str, np.ndarray], rows: list[Json]) -> None:
+        """Makes this the place to go back to."""
+        self.arrays, self.rows = arrays, list(rows)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where a training begins: the history so far, and the states of callbacks as `train.states` names them."""
+
+    rows: list[Json]
+    states: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Distributor(Protocol):
+    """What training asks of the way it is spread over processes."""
+
+    rank: int
+    size: int
+    attempts_again: bool
+    """Whether training is attempted again from the last commit when workers change."""
+
+    def shard(self, data: Splits) -> Splits:
+        """The data as this worker sees it."""
+
+    def wrap(self, optimizer: Any) -> Any:
+        """The optimizer with gradients averaged over workers."""
+
+    def start(self, model: Any, begun: Begun) -> Begun:
+        """Gives every worker the state of the first, model and optimizer, and returns where the first begins."""
+
+    def callbacks(self, data: Splits) -> list[Any]:
+        """Keras callbacks that keep workers in step; `data` is this worker's."""
+
+    def launch(self, attempt: Callable[[Committed], Result]) -> Result:
+        """Calls `attempt` until it returns: once, unless workers may come and go."""
+
+
+class OneProcess:
+    """Training in this process alone."""
+
+    rank, size, attempts_again = 0, 1, False
+
+    def shard(self, data: Splits) -> Splits:
+        """The data, whole."""
+        return data
+
+    def wrap(self, optimizer: Any) -> Any:
+        """The optimizer as it is."""
+        return optimizer
+
+    def start(self, model: Any, begun: Begun) -> Begun:
+        """Where it begins, as it is."""
+        return begun
+
+    def callbacks(self, data: Splits) -> list[Any]:
+        """None are needed."""
+        return []
+
+    def launch(self, attempt: Callable[[Committed], Result]) -> Result:
+        """Calls `attempt` once."""
+        return attempt(Committed())
+
+
+class Horovod:
+    """Training on all workers that `horovodrun` started (Sergeev and Del Balso 2018, arXiv 1802.05799).
+
+    Gradients and metrics are averaged; the initial state is rank 0's; each worker draws noise of its own.
+
+    Args:
+      compression: "fp16" sends gradients as half-precision numbers.
+
+    Raises:
+      TrainingError: Horovod is not installed, the compression is unknown, or there are GPUs and TensorFlow uses them
+        already.
+    """
+
+    attempts_again = False
+
+    def __init__(self, compression: Compression = "none") -> None:
+        if compression not in ("none", "fp16"):
+            raise TrainingError(f"compression must be 'none' or 'fp16', got {compression!r}")
+        try:
+            self._keras = importlib.import_module("horovod.tensorflow.keras")
+            self._hvd = importlib.import_module("horovod.tensorflow")
+        except ImportError as error:
+            raise TrainingError(
+                "several workers need Horovod: install it with the extra, tfp-bprune[horovod], on Python 3.11"
+            ) from error
+        self._compression = getattr(self._hvd.Compression, compression)
+        self._use_keras_2()
+        self._hvd.init()
+        self._take_one_gpu()
+        self._join()
+
+    def _take_one_gpu(self) -> None:
+        """Of several GPUs of a host each worker sees the one of its local rank."""
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            return
+        try:
+            tf.config.set_visible_devices(gpus[self._hvd.local_rank() % len(gpus)], "GPU")
+        except RuntimeError as error:
+            raise TrainingError(
+                "TensorFlow has started already: make Horovod() before anything else of it runs"
+            ) from error
+
+    def _join(self) -> None:
+        self.rank, self.size = self._hvd.rank(), self._hvd.size()
+        noise.set_rank(self.rank)
+
+    @staticmethod
+    def _use_keras_2() -> None:
+        """Horovod takes Keras 3's backend by default, which lacks what its callbacks call."""
+        for name in ("horovod.tensorflow.keras", "horovod.tensorflow.keras.callbacks"):
+            importlib.import_module(name).K = keras.backend  # type: ignore[attr-defined]
+
+    def shard(self, data: Splits) -> Splits:
+        """This worker's part of every global batch."""
+        return data.shard(self.rank, self.size)
+
+    def wrap(self, optimizer: Any) -> Any:
+        """The optimizer behind a ring all-reduce of the gradients, which averages them."""
+        # On CPUs nothing is free to exchange the first gradients while the last are computed: all go together.
+        groups = 0 if tf.config.list_physical_devices("GPU") else 1
+        return self._keras.DistributedOptimizer(optimizer, compression=self._compression, num_groups=groups)
+
+    def start(self, model: Any, begun: Begun) -> Begun:
+        """The first worker's state and history: it alone reads the run that is resumed.
+
+        Horovod's callback broadcasts after the first batch, too late for a resumed run: the others would have taken
+        that batch with fresh weights, and begun at the first epoch again.
+        """
+        rate = getattr(model.optimizer, "rate_state", [])
+        self._hvd.broadcast_variables([*model.weights, *optimizer_variables(model), *rate], root_rank=0)
+        return Begun(*self._hvd.broadcast_object((begun.rows, begun.states), root_rank=0))
+
+    def callbacks(self, data: Splits) -> list[Any]:
+        """Metrics averaged over examples, masks compared."""
+        return [AverageMetrics(self._sum, data), SameMasks(self._hvd.allgather_object)]
+
+    def launch(self, attempt: Callable[[Committed], Result]) -> Result:
+        """Calls `attempt` once."""
+        return attempt(Committed())
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        """Elementwise sum over workers."""
+        return np.asarray(self._hvd.allreduce(values, op=self._hvd.Sum))
+
+
+class ElasticHorovod(Horovod):
+    """`Horovod` whose workers may be killed and may join while training goes on.
+
+    Under `horovodrun --min-np ...`. The state is committed in each worker's memory at the end of every epoch. When one
+    is lost, the others go back to the last commit, share the data anew and go on.
+    """
+
+    attempts_again = True
+
+    def launch(self, attempt: Callable[[Committed], Result]) -> Result:
+        """Calls `attempt` again, from the last commit, each time the workers have changed."""
+        elastic = importlib.import_module("horovod.tensorflow.elastic")
+        common = importlib.import_module("horovod.common.elastic")
+        exceptions = importlib.import_module("horovod.common.exceptions")
+        state = common.ObjectState(bcast_object=self._hvd.broadcast_object, get_rank=self._hvd.rank, rows=[])
+        committed = _ElasticallyCommitted(state)
+
+        def entered(state: Any) -> Result:
+            self._join()
+            committed.rows = list(state.rows)
+            try:
+                return attempt(committed)
+            except tf.errors.UnknownError as error:
+                # Horovod's own wrapper knows only some of its operations, and takes an error of others for the end.
+                if "Horovod" in str(error):
+                    raise exceptions.HorovodInternalError(str(error)) from error
+                raise
+
+        return elastic.run(entered)(state)
+
+
+class _ElasticallyCommitted(Committed):
+    """Arrays in this worker's memory, rows in Horovod's state, which new workers receive."""
+
+    def __init__(self, state: Any) -> None:
+        super().__init__()
+        self._state = state
+
+    def commit(self, arrays: dict[str, np.ndarray], rows: list[Json]) -> None:
+        """As of any; and raises Horovod's interrupt, on all workers, where hosts were added or removed."""
+        super().commit(arrays, rows)
+        self._state.rows = list(rows)
+        self._state.commit()
+
+
+def detect(compression: Compression = "none") -> Distributor:
+    """`ElasticHorovod` or `Horovod` under `horovodrun`, else `OneProcess`."""
+    if os.environ.get("HOROVOD_ELASTIC") == "1":
+        return ElasticHorovod(compression)
+    return Horovod(compression) if "HOROVOD_RANK" in os.environ else OneProcess()
+
+
+def distribute(optimizer: Any, compression: Compression = "none") -> Any:
+    """`optimizer` for `model.compile`, its gradients averaged over the workers that `horovodrun` started.
+
+    Raises:
+      TrainingError: as in `Horovod`.
+    """
+    return Horovod(compression).wrap(optimizer)
+
+
+def distributed_callbacks(data: Splits, learning_rate: float | None = None, warmup_epochs: int = 5) -> list[Any]:
+    """What `model.fit(data.train, callbacks=...)` needs besides `distribute`.
+
+    Rank 0's initial state for all, metrics averaged over examples, masks compared. With `learning_rate`, the one that the
+    optimizer was given for all workers, a warm-up from that of one (Goyal et al. 2017, arXiv 1706.02677).
+
+    Args:
+      data: this worker's, `Horovod().shard(data)`.
+      warmup_epochs: epochs that the warm-up lasts.
+
+    Raises:
+      TrainingError: as in `Horovod`.
+    """
+    workers = Horovod()
+    theirs = workers._keras.callbacks
+    callbacks = [theirs.BroadcastGlobalVariablesCallback(0), *workers.callbacks(data)]
+    if learning_rate is not None:
+        callbacks.append(theirs.LearningRateWarmupCallback(learning_rate, warmup_epochs=warmup_epochs))
+    return callbacks

@@ -1,0 +1,316 @@
+"""Training through `model.fit`, into a run directory from which a killed run continues to the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tfp_bprune._keras import keras
+from tfp_bprune.data.splits import Splits
+from tfp_bprune.files.runs import CONFIG, Run, finite
+from tfp_bprune.graphs.heads import heads_for, note_heads
+from tfp_bprune.graphs.match import check_shapes, is_alone, matched
+from tfp_bprune.graphs.names import targets_of
+from tfp_bprune.layers import set_train_size
+from tfp_bprune.storage import compress, store
+from tfp_bprune.storage.saved import heads_config
+from tfp_bprune.training.callbacks import (
+    STOPPED,
+    History,
+    KLSchedule,
+    RunWriter,
+    StopAtNonFinite,
+    checkpoint,
+    checkpoint_name,
+    restore,
+)
+from tfp_bprune.training.distribute import Begun, Committed, Distributor, OneProcess
+from tfp_bprune.training.loss import loss_of, metrics_of
+from tfp_bprune.training.progress import ProgressBar
+from tfp_bprune.training.rate import SettableAdam
+from tfp_bprune.training.schedules import WARMUP_PART, ScaledCosine, Scaling, kl_schedule, scale_for
+from tfp_bprune.training.states import PREFIX, SetStates, states_of
+from tfp_bprune.types import Json, RunError, TrainingError
+
+_SET_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained.
+
+    Attributes:
+      epochs: passes over the training split.
+      learning_rate: Adam's, at the start; a cosine takes it to 0 at the end.
+      kl: how much the KL counts at each step: "warmup" (linearly up to 1/M a batch over the first `warmup_part` of all
+        epochs, 1/M from then on), "constant" (1/M throughout) or "blundell".
+      warmup_part: for "warmup" alone, in [0, 1].
+      scaling: what the learning rate is multiplied by with W workers: W ("linear", Goyal et al. 2017, arXiv 1706.02677,
+        found for SGD), its root ("root", Malladi et al. 2022, arXiv 2205.10287, derived for Adam) or 1 ("none").
+      scaling_warmup: epochs over which that factor rises from 1.
+      kl_weight: a further factor on the KL throughout. 1 is the evidence lower bound; below 1 the posterior is "cold"
+        (Wenzel et al. 2020, arXiv 2002.02405), which large convolutional networks need to fit small datasets.
+    """
+
+    epochs: int = 20
+    learning_rate: float = 1e-3
+    kl: str = "warmup"
+    warmup_part: float = WARMUP_PART
+    kl_weight: float = 1.0
+    scaling: Scaling = "root"
+    scaling_warmup: int = 5
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or not 0 < self.learning_rate < float("inf"):
+            raise TrainingError(
+                f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}"
+            )
+        if not 0 <= self.warmup_part <= 1:
+            raise TrainingError(f"warmup_part must be in [0, 1], got {self.warmup_part}")
+        if not 0 <= self.kl_weight < float("inf"):
+            raise TrainingError(f"kl_weight must be at least 0, got {self.kl_weight}")
+        if self.scaling_warmup < 0:
+            raise TrainingError(f"scaling_warmup must be at least 0, got {self.scaling_warmup}")
+
+
+def compile_model(
+    model: Any,
+    data: Splits,
+    settings: Settings,
+    distributor: Distributor | None = None,
+    from_logits: bool | None = None,
+) -> Any:
+    """Compiles `model` for the evidence lower bound on `data`: likelihood, metrics, Adam with cosine decay, and N.
+
+    What its outputs mean is noted on it; exports go by that. The losses of several outputs are added.
+
+    Raises:
+      DataError: its outputs do not suit the data.
+      BpruneError: whether its outputs are logits or probabilities is not certain, and `from_logits` does not say it.
+    """
+    heads, targets = heads_for(model, data.info, from_logits), targets_of(model, data.info)
+    set_train_size(model, data.train_size)
+    distributor = distributor or OneProcess()
+    rate = ScaledCosine(
+        settings.learning_rate,
+        settings.epochs * data.steps,
+        scale_for(settings.scaling, distributor.size),
+        settings.scaling_warmup * data.steps,
+    )
+    # The older Adam does the same in less than half the time on a CPU.
+    optimizer = distributor.wrap(SettableAdam(rate))
+    losses = {name: loss_of(head, targets[name]) for name, head in heads.items()}
+    metrics = {name: metrics_of(head, targets[name]) for name, head in heads.items()}
+    if is_alone(model):
+        model.compile(optimizer, *losses.values(), metrics=[one for several in metrics.values() for one in several])
+    else:
+        model.compile(optimizer, losses, metrics=metrics)
+    return note_heads(model, heads)
+
+
+def fit(
+    model: Any,
+    data: Splits,
+    settings: Settings | None = None,
+    *,
+    out: Any = None,
+    resume: bool = False,
+    request: Json | None = None,
+    callbacks: Sequence[Any] = (),
+    distributor: Distributor | None = None,
+    progress: bool = True,
+    from_logits: bool | None = None,
+) -> list[Json]:
+    """Trains `model` on `data` with `model.fit`; with `out`, into a run directory.
+
+    Args:
+      model: from `models.build`, or any functional or sequential Keras model whose outputs suit the targets: logits or
+        probabilities of classes or labels, one output for two classes, numbers for a regression, or (mean, std).
+      data: from `load` or `from_arrays`.
+      settings: how to train.
+      out: the run's folder, new or empty unless `resume`.
+      resume: continue the run in `out` from its last epoch, or start it if it never got that far. The weights end
+        bit-identical to those of a run that was never interrupted.
+      request: what else to keep in the run's `config.json`; by default how to load the data again, which lets the commands
+        evaluate and sweep the run.
+      callbacks: further Keras callbacks, which may change weights, masks and the learning rate, or stop the training: the
+        run holds what they leave. One that sets the learning rate takes it from the cosine; with `LearningRateScheduler`
+        or `ReduceLROnPlateau` there is none from the start. A checkpoint holds the state of Keras's `EarlyStopping`,
+        `ReduceLROnPlateau` and `ModelCheckpoint`, of others none. A run that a callback stopped is finished: resumed, it
+        stays as it is.
+      distributor: `Horovod()` under `horovodrun`.
+      progress: a bar on standard error, from rank 0 alone.
+      from_logits: whether class outputs are logits; by default as the model's end says: a softmax or sigmoid gives
+        probabilities, a linear layer logits.
+
+    Returns:
+      The history, one object an epoch: loss, nll, accuracy or mse, the same on the validation split, KL by layer. Of several
+      outputs the names begin with theirs.
+
+    Raises:
+      RunError: `out` holds something else, is damaged, or is being written by another process.
+      TrainingError: the loss is not finite, or the settings are not.
+      DataError: examples do not have the shape that the model takes, or its outputs do not suit the targets.
+      BpruneError: whether outputs are logits or probabilities is not certain, and `from_logits` does not say it.
+    """
+    settings, distributor = settings or Settings(), distributor or OneProcess()
+    check_shapes(model, data)
+    data = matched(model, data)
+
+    def attempt(committed: Committed) -> list[Json]:
+        mine = distributor.shard(data)
+        compile_model(model, mine, settings, distributor, from_logits)
+        going_on = committed.arrays is not None
+        # Without a run the network need not be storable.
+        config = {} if out is None else _config(model, mine, settings, data.request if request is None else request)
+        ordered = sorted(callbacks, key=lambda one: getattr(one, "runs_last", False))
+        if any(isinstance(one, _SET_RATE) for one in ordered):
+            model.optimizer.leave_schedule()
+        if progress and (distributor.size > 1 or distributor.attempts_again):
+            _announce(distributor, mine)
+        with _open(out if distributor.rank == 0 else None, resume or going_on, config, mine) as run:
+            begun = distributor.start(model, _restart(model, mine, run, committed))
+            rows = begun.rows
+            further = [*distributor.callbacks(mine), History(rows), *ordered, SetStates(ordered, begun.states)]
+            writers: list[Any] = [_Commit(committed, rows, ordered)] if distributor.attempts_again else []
+            writers += [RunWriter(run, rows, ordered)] if run is not None else []
+            epochs = len(rows) if STOPPED in begun.states else settings.epochs
+            shown = progress and distributor.rank == 0
+            _run_epochs(model, mine, settings, (len(rows), epochs), further, writers, shown)
+            return rows
+
+    return distributor.launch(attempt)
+
+
+class _Commit(keras.callbacks.Callback):
+    def __init__(self, committed: Committed, rows: list[Json], callbacks: Sequence[Any]) -> None:
+        super().__init__()
+        self._committed, self._rows, self._callbacks = committed, rows, callbacks
+
+    def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
+        self._committed.commit(checkpoint(self.model) | states_of(self._callbacks), self._rows)
+
+
+def _announce(distributor: Distributor, data: Splits) -> None:
+    """A line on standard error from each worker, so that what a log holds can be told apart."""
+    who = f"rank {distributor.rank} of {distributor.size} workers on {socket.gethostname()}"
+    share = f"{data.seen('train'):,} of {data.train_size:,} training examples an epoch"
+    print(f"{who}: {share}", file=sys.stderr, flush=True)
+
+
+def _run_epochs(
+    model: Any,
+    data: Splits,
+    settings: Settings,
+    span: tuple[int, int],
+    callbacks: list[Any],
+    writers: list[Any],
+    progress: bool,
+) -> None:
+    """Trains from the first to the last epoch of `span`; `writers` come after all that changes anything."""
+    start, epochs = span
+    if settings.kl != "constant" or settings.kl_weight != 1:
+        schedule = kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part)
+        callbacks.append(KLSchedule(lambda step: settings.kl_weight * schedule(step), data.steps))
+    callbacks.append(StopAtNonFinite())
+    bar = ProgressBar(settings.epochs, start) if progress else None
+    try:
+        model.fit(
+            data.epochs(start),
+            epochs=epochs,
+            initial_epoch=start,
+            steps_per_epoch=data.steps,
+            validation_data=data.valid if len(data.examples("valid")) else None,
+            callbacks=[*callbacks, *writers, *([bar] if bar else [])],
+            verbose=0,
+        )
+    finally:
+        if bar:
+            bar.close()
+
+
+def _config(model: Any, data: Splits, settings: Settings, request: Json) -> Json:
+    config = heads_config(model) | {
+        "request": request,
+        "data": data.info.to_json()
+        | {key: getattr(data, key) for key in ("batch_size", "seed", "train_size", "augmentation")},
+    }
+    return finite(json.loads(json.dumps(config | {"settings": asdict(settings), "architecture": _architecture(model)})))
+
+
+def _architecture(model: Any) -> Json:
+    """That of `model`.
+
+    Raises:
+      RunError: naming the layer that cannot be stored.
+    """
+    try:
+        return store.architecture(model)
+    except RunError as error:
+        for layer in model._flatten_layers(include_self=False):
+            try:
+                store.check_harmless(json.loads(json.dumps(keras.layers.serialize(layer), default=str)))
+            except (RunError, NotImplementedError) as cause:
+                raise RunError(
+                    f"layer {layer.name!r} cannot be kept in a run: {cause}; or train without out"
+                ) from error
+        raise
+
+
+@contextlib.contextmanager
+def _open(out: Any, resume: bool, config: Json, data: Splits) -> Iterator[Run | None]:
+    if out is None:
+        yield None
+        return
+    run = Run(out) if resume and Run(out).exists else Run.create(out)
+    with run.locked():
+        if run.exists:
+            _check_same(run, config)
+        else:
+            content = (json.dumps(config, indent=2) + "\n").encode()
+            run.commit(
+                {CONFIG: content}, kind="run", seed=data.seed, data=data.info.fingerprint, epoch=0, checkpoint=None
+            )
+        yield run
+
+
+def _check_same(run: Run, config: Json) -> None:
+    stored = run.config
+    for part in ("data", "settings", "architecture"):
+        if stored.get(part) != config[part]:
+            differing = sorted(k for k in config[part] if (stored.get(part) or {}).get(k) != config[part][k])
+            raise RunError(
+                f"{run.path} was started with another {part} ({', '.join(differing)}): resume it as it was started, or choose another folder"
+            )
+
+
+def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) -> Begun:
+    """Puts the model where the last commit, or else the run's last checkpoint, left it; where that is."""
+    arrays, rows = committed.arrays, list(committed.rows)
+    if arrays is None and run is not None and run.manifest.get("checkpoint") is not None:
+        arrays, rows = compress.decode(run.read_tensors(run.manifest["checkpoint"])), run.read_rows()
+        _check_rows(run, rows)
+    if arrays is not None:
+        store.set_weights(model, {name: array for name, array in arrays.items() if not name.startswith(PREFIX)})
+        restore(model, arrays)
+        # The learning rate follows the part of the training that is done, also where other workers took other steps.
+        model.optimizer.iterations.assign(len(rows) * data.steps)
+    return Begun(rows, {name: array for name, array in (arrays or {}).items() if name.startswith(PREFIX)})
+
+
+def _check_rows(run: Run, rows: list[Json]) -> None:
+    """Refuses a history that is not of the checkpoint's epoch: training would go on from the wrong one."""
+    epoch, name = run.manifest.get("epoch", 0), run.manifest["checkpoint"]
+    if [row.get("epoch") for row in rows] != list(range(1, epoch + 1)) or name not in (
+        checkpoint_name(epoch),
+        checkpoint_name(epoch, end=True),
+    ):
+        raise RunError(
+            f"{run.path} has a history of {len(rows)} epochs and the checkpoint {name} of epoch {epoch}: "
+            "expected a row for each epoch; restore the run from a copy"
+        )

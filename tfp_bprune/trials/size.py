@@ -1,0 +1,63 @@
+"""How small or fast a network with so many weights left in each kernel would be, without exporting it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from tfp_bprune.prediction.cost import TYPICAL, Costs, choose
+from tfp_bprune.trials.trial import Evaluator
+from tfp_bprune.types import BpruneError
+
+Target = Literal["nonzeros", "bytes", "latency"]
+TARGETS = ("nonzeros", "bytes", "latency")
+_FLOAT = 4
+_SKIP_EVERY = 255
+
+
+class Sizes:
+    """The three sizes of a network by its counts.
+
+    `nonzeros`: weights left. `bytes`: what its kernels and everything else take in a SavedModel's files, by the rule of
+    `export.stored`: four for each value and one for its gap, or dense. `latency`: microseconds at a batch of 64 by the
+    costs of `export.cost`; convolutions run dense however many of their weights are gone.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.shapes = {name: loc.shape for name, loc in evaluator.locs.items()}
+        held = sum(math.prod(w.shape) for w in evaluator.network.weights)
+        self._rest = _FLOAT * (held - sum(math.prod(shape) for shape in self.shapes.values()))
+
+    def of(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """All of them by name."""
+        found: dict[str, Callable[[tuple[int, ...], int], Any]] = {
+            "nonzeros": lambda shape, n: n,
+            "bytes": _bytes,
+            "latency": _latency,
+        }
+        sizes = {key: float(sum(by(self.shapes[name], n) for name, n in counts.items())) for key, by in found.items()}
+        return sizes | {"bytes": sizes["bytes"] + self._rest}
+
+
+def _bytes(shape: tuple[int, ...], count: int) -> float:
+    size = math.prod(shape)
+    return min(_FLOAT * size, (_FLOAT + 1) * count + size / _SKIP_EVERY)
+
+
+def _latency(shape: tuple[int, ...], count: int) -> float:
+    costs = Costs()
+    if len(shape) != 2:
+        return float(costs.dense(TYPICAL, (math.prod(shape), 1)))
+    sparse = choose("auto", shape, count, costs, by_batch=False).sparse
+    return float(costs.sparse(TYPICAL, shape, count) if sparse else costs.dense(TYPICAL, shape))
+
+
+def check_target(target: str) -> None:
+    """Refuses an unknown target.
+
+    Raises:
+      BpruneError: naming those there are.
+    """
+    if target not in TARGETS:
+        raise BpruneError(f"unknown target {target!r}: expected one of {', '.join(TARGETS)}")

@@ -1,0 +1,250 @@
+"""Hyperparameters of the training on Keras Tuner: prior, initial sigma, learning rate, schedule of the KL, width."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from threadpoolctl import threadpool_limits
+
+from tfp_bprune._keras import keras
+from tfp_bprune.data.splits import Splits
+from tfp_bprune.files.runs import finite, write_json
+from tfp_bprune.layers.posterior import rho_of
+from tfp_bprune.networks import build
+from tfp_bprune.networks.build import NETWORKS
+from tfp_bprune.searching.samples import fingerprint_of_splits
+from tfp_bprune.training import Settings, compile_model
+from tfp_bprune.training.callbacks import KLSchedule, StopAtNonFinite
+from tfp_bprune.training.schedules import KL_SCHEDULES, kl_schedule
+from tfp_bprune.trials._keras_tuner import keras_tuner
+from tfp_bprune.trials.log import check_same
+from tfp_bprune.types import BpruneError, Json, RunError, TrainingError, Twin
+
+Method = Literal["random", "hyperband", "bayesian"]
+METHODS = ("random", "hyperband", "bayesian")
+WIDTHS = (0.5, 1.0, 2.0)
+_HIDDEN = (500, 500)
+_NEVER = 10**9  # a candidate that fails is a candidate that is bad
+TUNE_FILE, SETTINGS_FILE = "tune.json", "settings.json"
+
+
+def hyper_model(
+    network: str,
+    data: Splits,
+    *,
+    twin: Twin = "flipout",
+    epochs: int = 20,
+    hidden: tuple[int, ...] = _HIDDEN,
+    seed: int = 0,
+) -> Any:
+    """A `keras_tuner.HyperModel` over how a Bayesian network is trained; give it to any tuner of `keras_tuner()`.
+
+    It looks at `prior_pi`, `prior_scale1` and `prior_scale2` (the ranges of Blundell et al. 2015, section 5.1),
+    `initial_sigma`, `learning_rate`, `kl` and `width`. Data, callbacks and metrics are its own: call `tuner.search(epochs=...)`
+    with nothing else.
+
+    Args:
+      network: one of `models.build.NETWORKS`.
+      data: from `load`.
+      twin: a Bayesian one.
+      epochs: at most, over which the learning rate falls to 0.
+      hidden: widths of an mlp at `width` 1.
+      seed: of the initial weights and the noise.
+
+    Raises:
+      BpruneError: the network is unknown, the twin has no prior, there are no validation examples, `epochs` or a width is
+        below 1, or Keras Tuner was imported for another Keras.
+    """
+    _check_network(network, data, twin, epochs, hidden)
+    rounds = epochs
+
+    class BayesianHyperModel(keras_tuner().HyperModel):  # type: ignore[misc]
+        """Builds and trains one candidate."""
+
+        def build(self, hp: Any) -> Any:
+            """The compiled network."""
+            chosen = _choose(hp)
+            settings = _settings(chosen, rounds)
+            model = build(
+                network, twin, data.info, options=_width(network, chosen["width"], hidden), seed=seed,
+                prior=_prior(chosen), rho_init=float(rho_of(chosen["initial_sigma"])),
+            )  # fmt: skip
+            return compile_model(model, data, settings)
+
+        def fit(
+            self, hp: Any, model: Any, epochs: int = epochs, initial_epoch: int = 0, callbacks: Any = (), **_: Any
+        ) -> Any:
+            """Trains it from `initial_epoch` to `epochs` and returns the history; schedules are over all of the rounds."""
+            settings = _settings(_choose(hp), rounds)
+            model.optimizer.iterations.assign(initial_epoch * data.steps)
+            schedule = kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part)
+            try:
+                return model.fit(
+                    data.epochs(initial_epoch), epochs=epochs, initial_epoch=initial_epoch, steps_per_epoch=data.steps,
+                    validation_data=data.valid, verbose=0,
+                    callbacks=[*callbacks, KLSchedule(schedule, data.steps), StopAtNonFinite()],
+                )  # fmt: skip
+            except TrainingError as error:  # Keras Tuner then goes on with other candidates
+                raise keras_tuner().errors.FailedTrialError(str(error)) from error
+
+    return BayesianHyperModel()
+
+
+def _check_network(network: str, data: Splits, twin: str, epochs: int, hidden: tuple[int, ...]) -> None:
+    if twin in ("deterministic", "dropout"):
+        raise BpruneError(f"twin {twin!r} has no prior to tune: expected flipout, reparameterization or local")
+    if not len(data.examples("valid")):
+        raise BpruneError("there is no validation split to tune on: use a validation fraction above 0")
+    if epochs < 1:
+        raise BpruneError(f"epochs must be at least 1, got {epochs}")
+    if min(hidden, default=1) < 1:
+        raise BpruneError(f"hidden widths must be at least 1, got {' '.join(map(str, hidden))}")
+    if network not in NETWORKS:
+        raise BpruneError(f"unknown network {network!r}: expected one of {', '.join(NETWORKS)}")
+
+
+def _check_objective(objective: str, data: Splits) -> None:
+    names = ["loss", "nll", "mse" if data.info.task == "regression" else "accuracy"]
+    if objective not in (known := [f"val_{name}" for name in names]):
+        raise BpruneError(f"unknown objective {objective!r} of a {data.info.task}: expected one of {', '.join(known)}")
+
+
+def _choose(hp: Any) -> Json:
+    return {
+        "prior_pi": hp.Choice("prior_pi", [0.25, 0.5, 0.75], default=0.5),
+        "prior_scale1": hp.Float("prior_scale1", math.exp(-2), 1.0, sampling="log", default=1.0),
+        "prior_scale2": hp.Float("prior_scale2", math.exp(-8), math.exp(-5), sampling="log", default=math.exp(-6)),
+        "initial_sigma": hp.Float("initial_sigma", 1e-3, 0.05, sampling="log", default=0.0067),
+        "learning_rate": hp.Float("learning_rate", 3e-4, 1e-2, sampling="log", default=1e-3),
+        "kl": hp.Choice("kl", list(KL_SCHEDULES), default="warmup"),
+        "width": hp.Choice("width", list(WIDTHS), default=1.0),
+    }
+
+
+def _settings(chosen: Json, epochs: int) -> Settings:
+    return Settings(epochs=epochs, learning_rate=chosen["learning_rate"], kl=chosen["kl"])
+
+
+def _prior(chosen: Json) -> Json:
+    return {
+        "kind": "scale_mixture",
+        "pi": chosen["prior_pi"],
+        "scale1": chosen["prior_scale1"],
+        "scale2": chosen["prior_scale2"],
+    }
+
+
+def _width(network: str, width: float, hidden: tuple[int, ...]) -> Json:
+    return {"hidden": tuple(max(1, round(width * n)) for n in hidden)} if network == "mlp" else {"width": width}
+
+
+def tune(
+    network: str,
+    data: Splits,
+    out: str | os.PathLike[str],
+    *,
+    method: Method = "bayesian",
+    trials: int = 20,
+    epochs: int = 20,
+    objective: str = "val_nll",
+    twin: Twin = "flipout",
+    hidden: tuple[int, ...] = _HIDDEN,
+    seed: int = 0,
+    on_trial: Callable[[Json], None] = lambda row: None,
+) -> Json:
+    """Searches hyperparameters by validation scores; called again with the same `out` it goes on where it was killed.
+
+    Args:
+      network, twin, hidden, seed: as in `hyper_model`.
+      out: folder for Keras Tuner's trials and `tune.json`.
+      method: "random", "hyperband" (which chooses the number of trials itself, within one of its iterations) or "bayesian".
+      trials: at most.
+      epochs: of each trial, with hyperband at most.
+      objective: "val_nll", "val_loss", "val_mse" of a regression or "val_accuracy" of all else, of a trial's best epoch.
+      on_trial: told the row of each trial when it ends.
+
+    Raises:
+      BpruneError: the method, the objective or the network is unknown, a number is out of range, or no trial ended with a
+        finite objective.
+      RunError: `out` holds another search.
+
+    Returns:
+      `best`, the hyperparameters; `score`, their objective; `rows`, all trials.
+    """
+    if method not in METHODS:
+        raise BpruneError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+    if method != "hyperband" and trials < 1:
+        raise BpruneError(f"trials must be at least 1, got {trials}")
+    _check_network(network, data, twin, epochs, hidden)
+    _check_objective(objective, data)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    asked: Json = {"network": network, "data": fingerprint_of_splits(data), "twin": twin, "method": method}
+    asked |= {"epochs": epochs, "objective": objective, "hidden": list(hidden), "seed": seed}
+    check_same(out / SETTINGS_FILE, asked)
+    kt = keras_tuner()
+    direction = "max" if objective.endswith("accuracy") else "min"
+    shared: Json = {
+        "hypermodel": hyper_model(network, data, twin=twin, epochs=epochs, hidden=hidden, seed=seed),
+        "objective": kt.Objective(objective, direction),
+        "directory": str(out),
+        "project_name": method,
+        "seed": seed + 1,
+        "max_consecutive_failed_trials": _NEVER,
+    }
+    tuner = _begun(kt, method, trials, epochs, shared)
+    ended = tuner.on_trial_end
+
+    def on_trial_end(trial: Any) -> None:
+        ended(trial)
+        on_trial(_row(trial))
+        keras.backend.clear_session()
+
+    tuner.on_trial_end = on_trial_end
+    with threadpool_limits(1, user_api="blas"):
+        tuner.search(epochs=epochs, verbose=0)  # its own tables would stand in the results
+    trials_done = sorted(tuner.oracle.trials.values(), key=lambda trial: (len(trial.trial_id), trial.trial_id))
+    done = [_row(trial) for trial in trials_done if trial.score is not None]
+    if not done:
+        raise BpruneError(f"no trial in {out} ended with a finite {objective}: widen the ranges or train longer")
+    best = min(done, key=lambda row: row["score"] if direction == "min" else -row["score"])
+    result = finite({"network": network, "twin": twin, "dataset": data.info.name, "method": method, "objective": objective,
+                     "seed": seed, "epochs": epochs, "score": best["score"], "best": best["values"], "rows": done})  # fmt: skip
+    write_json(out / TUNE_FILE, result)
+    return result
+
+
+def _begun(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:
+    """The tuner, at the beginning or where its files say that it was."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on, where results are to be
+            return _tuner(kt, method, trials, epochs, shared)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise RunError(
+            f"{shared['directory']} holds trials that are not as Keras Tuner wrote them ({type(error).__name__}: {error}): "
+            "delete the folder to search anew"
+        ) from error
+
+
+def _tuner(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:
+    if method == "hyperband":
+        return kt.Hyperband(max_epochs=epochs, **shared)
+    kind = kt.RandomSearch if method == "random" else kt.BayesianOptimization
+    return kind(max_trials=trials, **shared)
+
+
+def _row(trial: Any) -> Json:
+    values = {key: value for key, value in trial.hyperparameters.values.items() if not key.startswith("tuner/")}
+    return {
+        "trial": trial.trial_id,
+        "status": trial.status,
+        "score": trial.score,
+        "step": trial.best_step,
+        "values": values,
+    }
