@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
@@ -19,6 +18,8 @@ from tfp_bprune.data.splits import Info
 from tfp_bprune.evaluation.sweep import machine
 from tfp_bprune.files.runs import write_atomically, write_json
 from tfp_bprune.layers import set_train_size
+from tfp_bprune.reports.pictures import png
+from tfp_bprune.reports.tables import markdown_table
 
 Step = Callable[[], Any]
 RESULTS = Path(__file__).parent / "results"
@@ -98,9 +99,8 @@ def write(rows: list[dict[str, Any]], target: str) -> None:
 
 def draw(figure: Any, path: Path) -> None:
     """Writes a matplotlib figure, atomically."""
-    content = io.BytesIO()
-    figure.savefig(content, dpi=120, format="png")
-    write_atomically(path, content.getvalue())
+    figure.set_dpi(120)
+    write_atomically(path, png(figure))
 
 
 def with_package() -> dict[str, str]:
@@ -113,9 +113,5 @@ def with_package() -> dict[str, str]:
 
 def markdown(rows: list[dict[str, Any]], columns: Mapping[str, str]) -> str:
     """Rows as a table; `columns` gives the format of each key."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---:|" * len(columns)]
-    for row in rows:
-        lines.append(
-            "| " + " | ".join(format(row.get(k, ""), f if k in row else "") for k, f in columns.items()) + " |"
-        )
-    return "\n".join(lines)
+    cells = [[format(row.get(k, ""), f if k in row else "") for k, f in columns.items()] for row in rows]
+    return markdown_table(list(columns), cells, names=0)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 # Public names by the room that they come from, loaded on first use. No name is that of a room.
 _ROOMS = {
+    "_progress": (),
     "claims": (),
     "data": (),
     "data.info": ("Info", "info_of"),

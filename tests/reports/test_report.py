@@ -6,12 +6,15 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from rich.table import Table
 
-from tfp_bprune.reports import bench_figure, bench_table, history_figure, sweep_figure, sweep_markdown, sweep_table
-from tfp_bprune.reports.tables import products_table
+from tfp_bprune.reports import bench_figure, bench_table, history_figure, pictures, sweep_figure, sweep_table
+from tfp_bprune.reports.tables import markdown_table, products_table
 
 SPEED = {"bytes": 2_560_000, "latency_ms": {"1": 0.25, "256": 3.5}}
 CLASSIFIED = [
@@ -41,52 +44,82 @@ def assert_png(content: bytes) -> None:
     assert len(set(zlib.decompress(pixels))) > 10
 
 
-def test_the_markdown_table_of_a_classification() -> None:
-    lines = sweep_markdown(result(CLASSIFIED)).splitlines()
-    assert lines == [
-        "| sparsity | accuracy | NLL | ECE | accuracy, sampled | bytes | ms, batch 1 | ms, batch 256 |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
-        "| 0.0 % | 0.9000 | 0.1000 | 0.0100 | 0.5000 | 2.6 MB | 0.25 | 3.50 |",
-        "| 95.0 % | 0.8050 | 0.1000 | 0.0100 | 0.5000 | 2.6 MB | 0.25 | 3.50 |",
+def cells(table: Table) -> list[list[str]]:
+    """The header and the rows of a table."""
+    return [[str(c.header) for c in table.columns], *map(list, zip(*(c.cells for c in table.columns), strict=True))]
+
+
+def test_the_table_of_a_classification() -> None:
+    assert cells(sweep_table(result(CLASSIFIED))) == [
+        ["sparsity", "accuracy", "NLL", "ECE", "accuracy, sampled", "bytes", "ms, batch 1", "ms, batch 256"],
+        ["0.0 %", "0.9000", "0.1000", "0.0100", "0.5000", "2.6 MB", "0.25", "3.50"],
+        ["95.0 %", "0.8050", "0.1000", "0.0100", "0.5000", "2.6 MB", "0.25", "3.50"],
     ]
 
 
-def test_the_markdown_table_of_a_regression() -> None:
-    lines = sweep_markdown(result(REGRESSED)).splitlines()
-    assert lines[0] == "| sparsity | RMSE | NLL | 95 % coverage | bytes | ms, batch 1 | ms, batch 256 |"
-    assert lines[2] == "| 50.0 % | 54.300 | 5.1000 | 0.950 | 2.6 MB | 0.25 | 3.50 |"
+def test_the_table_of_a_regression() -> None:
+    assert cells(sweep_table(result(REGRESSED))) == [
+        ["sparsity", "RMSE", "NLL", "95 % coverage", "bytes", "ms, batch 1", "ms, batch 256"],
+        ["50.0 %", "54.300", "5.1000", "0.950", "2.6 MB", "0.25", "3.50"],
+    ]
 
 
 def test_a_figure_that_is_no_number_leaves_its_cell_empty() -> None:
     # NaN and infinity are null in JSON.
     rows = [CLASSIFIED[0], CLASSIFIED[1] | {"nll": None}]
-    assert "| 95.0 % | 0.8050 |  | 0.0100 |" in sweep_markdown(result(rows))
+    assert cells(sweep_table(result(rows)))[2][:4] == ["95.0 %", "0.8050", "", "0.0100"]
 
 
-def test_the_table_for_the_terminal_has_the_same_cells() -> None:
-    table = sweep_table(result(CLASSIFIED))
-    assert table.row_count == 2
-    assert [str(c.header) for c in table.columns] == sweep_markdown(result(CLASSIFIED)).splitlines()[0].strip(
-        "| "
-    ).split(" | ")
+def test_a_table_in_markdown_has_as_many_cells_in_every_line() -> None:
+    assert markdown_table(["method", "by", "accuracy"], [["sgd", "unit", "0.98"]], names=2).splitlines() == [
+        "| method | by | accuracy |",
+        "|:---|:---|---:|",
+        "| sgd | unit | 0.98 |",
+    ]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Figure]:
+    """The figure that was made a PNG last; a blank one would be as good a PNG."""
+    made: list[Figure] = []
+    inner = pictures.png
+    monkeypatch.setattr(pictures, "png", lambda figure: made.append(figure) or inner(figure))  # type: ignore[func-returns-value]
+    return made.pop
+
+
+def lines_of(axes: Any) -> dict[str, list[float]]:
+    """What is drawn by its name in the legend."""
+    return {str(line.get_label()): list(line.get_ydata()) for line in axes.lines}
 
 
 @pytest.mark.parametrize("rows", [CLASSIFIED, REGRESSED, [row | {"nll": None} for row in CLASSIFIED]])
-def test_the_picture_of_a_sweep_is_a_png(rows: list[dict[str, Any]]) -> None:
+def test_the_picture_of_a_sweep_shows_its_rows(rows: list[dict[str, Any]], drawn: Callable[[], Figure]) -> None:
     assert_png(sweep_figure(result(rows), "title"))
+    figure = drawn()
+    quality, histogram, other = figure.axes
+    key, name = ("rmse", "RMSE") if "rmse" in rows[0] else ("accuracy", "accuracy")
+    assert figure.get_suptitle() == "title"
+    assert lines_of(quality)[f"{name}, mean"] == [row[key] for row in rows]
+    assert lines_of(other) == {"NLL, mean": [row["nll"] for row in rows]}
+    [bars] = histogram.patches
+    assert list(bars.get_data().values) == SCORES["counts"]
+    assert [list(line.get_xdata()) for line in histogram.lines] == [[2.0, 2.0]] * (len(rows) - 1)
 
 
-def test_the_picture_of_a_training_is_a_png() -> None:
-    assert_png(
-        history_figure([{"epoch": 1, "nll": 2.0, "accuracy": 0.5}, {"epoch": 2, "nll": None, "accuracy": 0.6}], "x")
-    )
+def test_the_picture_of_a_training_shows_its_epochs(drawn: Callable[[], Figure]) -> None:
+    rows = [{"epoch": 1, "nll": 2.0, "accuracy": 0.5}, {"epoch": 2, "nll": None, "accuracy": 0.6}]
+    assert_png(history_figure(rows, "x"))
+    loss, accuracy = drawn().axes
+    assert lines_of(loss) == {"NLL, training": [2.0, None]}
+    assert lines_of(accuracy) == {"accuracy, training": [0.5, 0.6]}
+    assert_png(history_figure([row | {"val_accuracy": 0.4} for row in rows], "x"))
+    assert lines_of(drawn().axes[1])["accuracy, validation"] == [0.4, 0.4]
 
 
 def test_the_table_of_products_says_where_sparse_begins_to_be_faster() -> None:
     layer = {"form": "sparse below batch 64", "shape": [20, 10], "stored": 20, "break_even": {"1": 0.931, "256": 1.2}}
     table = products_table({"dense_1": layer})
-    cells = [next(iter(column.cells)) for column in table.columns]
-    assert cells == ["dense_1", "20 x 10", "90.0 %", "sparse below batch 64", "from 93.1 %", "never"]
+    assert cells(table)[1] == ["dense_1", "20 x 10", "90.0 %", "sparse below batch 64", "from 93.1 %", "never"]
 
 
 BENCH: dict[str, Any] = {
@@ -110,8 +143,8 @@ BENCH: dict[str, Any] = {
 
 def test_the_table_of_a_bench_says_once_what_is_the_same_for_all_batches() -> None:
     table = bench_table(BENCH)
-    cells = {str(column.header): list(column.cells) for column in table.columns}
-    assert list(cells) == [
+    shown = {str(column.header): list(column.cells) for column in table.columns}
+    assert list(shown) == [
         "export",
         "format",
         "predictive",
@@ -122,14 +155,20 @@ def test_the_table_of_a_bench_says_once_what_is_the_same_for_all_batches() -> No
         "p95 ms",
         "examples / s",
     ]
-    assert cells["export"] == ["a", "", "b", "", "c", "", "d", ""]
-    assert cells["accuracy"][:2] == ["0.9000", ""]
-    assert cells["median ms"][:2] == ["0.500", "16.000"]
+    assert shown["export"] == ["a", "", "b", "", "c", "", "d", ""]
+    assert shown["accuracy"][:2] == ["0.9000", ""]
+    assert shown["median ms"][:2] == ["0.500", "16.000"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_the_picture_of_a_bench_is_a_png(count: int) -> None:
-    assert_png(bench_figure(BENCH | {"rows": BENCH["rows"][:count]}))
+def test_the_picture_of_a_bench_has_a_point_for_each_row(count: int, drawn: Callable[[], Figure]) -> None:
+    rows = BENCH["rows"][:count]
+    assert_png(bench_figure(BENCH | {"rows": rows}))
+    [axes] = drawn().axes
+    points = [median for line in axes.lines if line.get_linestyle() == "None" for median in line.get_ydata()]
+    assert points == [row["latency_ms"] for row in rows]
+    upward = [segment[:, 1].tolist() for many in axes.collections for segment in many.get_segments()]
+    assert upward == [[row["latency_ms"], row["p95_ms"]] for row in rows]
 
 
 def test_reports_need_no_tensorflow() -> None:

@@ -6,10 +6,13 @@ With n examples, of which one network loses `lost` that the other had right and 
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 _SET_ASIDE = 0.001
 _GRID = 64
@@ -74,24 +77,32 @@ def _tails(differing: np.ndarray, limit: np.ndarray, n: int, drop: float, rates:
     return np.sum(stats.binom.pmf(differing, n, rates[:, None]) * stats.binom.cdf(limit, differing, losing), axis=1)
 
 
+@functools.lru_cache(maxsize=64)  # the search for a bound asks for one interval again and again
 def proportion(count: int, n: int, error: float) -> tuple[float, float]:
     """Both ends of the exact interval of a proportion (Clopper and Pearson 1934) that misses it with probability `error`."""
-    low = stats.beta.ppf(error / 2, count, n - count + 1) if count else 0.0
-    high = stats.beta.ppf(1 - error / 2, count + 1, n - count) if count < n else 1.0
-    return float(low), float(high)
+    found = stats.binomtest(count, n).proportion_ci(1 - error, method="exact")
+    return float(found.low), float(found.high)
+
+
+def crossing(beyond: Callable[[float], float], start: float, end: float, precision: float = 1e-9) -> float:
+    """Where a monotone function goes through 0 on the way from `start`, where it is above, to `end`, where it is not.
+
+    Returns:
+      A place by at most `precision` past it, where the function is not above 0 any more.
+    """
+    root = float(optimize.brentq(beyond, start, end, xtol=precision / 2))
+    return float(np.clip(root + math.copysign(precision / 2, end - start), min(start, end), max(start, end)))
 
 
 def most(lost: int, gained: int, n: int, error: float) -> float:
     """The smallest drop, at least 0, that the sample rules out to be reached: an upper bound that fails with at most `error`."""
-    low, high = max(0.0, (lost - gained) / n), 1.0
-    if low == 0.0 and p_value(lost, gained, n, 0.0) <= error:
+    least = max(0.0, (lost - gained) / n)
+    if least == 0.0 and p_value(lost, gained, n, 0.0) <= error:
         return 0.0
-    while high - low > 1e-5:
-        middle = (low + high) / 2
-        low, high = (low, middle) if p_value(lost, gained, n, middle) <= error else (middle, high)
+    high = crossing(lambda drop: p_value(lost, gained, n, drop) - error, least, 1.0, 1e-5)
     # The tail is a sum over whole numbers and has small steps up on its way down: the last crossing is the bound.
     step = max(0.01 * high, 0.02 / n)
-    above = [drop for drop in high + step * np.arange(1, _STEPS + 1) if p_value(lost, gained, n, drop) > error]
+    above = [drop for drop in high + step * np.arange(_STEPS + 1) if p_value(lost, gained, n, drop) > error]
     return float(max(above)) + step if above else high
 
 
@@ -119,11 +130,7 @@ def most_of_mean(values: np.ndarray, error: float) -> float:
     """The smallest mean, at least 0, that the sample rules out to be reached: an upper bound that fails with at most `error`."""
     if mean_p_value(values, 0.0) <= error:
         return 0.0
-    low, high = 0.0, 1.0
-    while high - low > 1e-5:  # the p-value falls with the limit
-        middle = (low + high) / 2
-        low, high = (low, middle) if mean_p_value(values, middle) <= error else (middle, high)
-    return high
+    return crossing(lambda limit: mean_p_value(values, limit) - error, 0.0, 1.0)
 
 
 def skewed_p_value(values: np.ndarray) -> float:
@@ -148,13 +155,10 @@ def enough(drop: float, error: float) -> int | None:
     """How many examples could show at most a drop of `drop` if the networks differed on none of them; None for no number."""
     if drop <= 0:
         return None
-    few, many = 0, 2
+    many = 2
     while p_value(0, 0, many, drop) > error:
-        few, many = many, 2 * many
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if p_value(0, 0, middle, drop) <= error else (middle, many)
-    return many
+        many *= 2
+    return bisect.bisect_left(range(many), True, lo=1, key=lambda n: p_value(0, 0, n, drop) <= error)
 
 
 def area_p_value(area: float, pairs: float, limit: float) -> float:
@@ -169,26 +173,19 @@ def area_p_value(area: float, pairs: float, limit: float) -> float:
 
 def least_area(area: float, pairs: float, error: float) -> float:
     """The largest area that the sample rules out to be the true one: a lower bound that fails with at most `error`."""
-    low, high = 0.0, area
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        low, high = (middle, high) if area_p_value(area, pairs, middle) <= error else (low, middle)
-    return low
+    return crossing(lambda limit: area_p_value(area, pairs, limit) - error, area, 0.0) if area > 0 else 0.0
 
 
 def needed_area(limit: float, pairs: float, error: float) -> float:
     """The smallest area that so many pairs would have to show for `area_p_value` to be at most `error`; 1 if none would."""
-    low, high = limit, 1.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        low, high = (low, middle) if area_p_value(middle, pairs, limit) <= error else (middle, high)
-    return high
+    if area_p_value(1.0, pairs, limit) > error:
+        return 1.0
+    return crossing(lambda area: area_p_value(area, pairs, limit) - error, limit, 1.0)
 
 
 def _divergence(p: float, q: float) -> float:
     """KL(p || q) of two Bernoulli distributions, nats."""
-    parts = [(p, q), (1 - p, 1 - q)]
-    return math.inf if any(a > 0 >= b for a, b in parts) else sum(a * math.log(a / b) for a, b in parts if a > 0)
+    return float(special.rel_entr(p, q) + special.rel_entr(1 - p, 1 - q))
 
 
 def interval(lost: int, gained: int, n: int, error: float = 0.05) -> tuple[float, float]:

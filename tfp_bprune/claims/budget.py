@@ -295,18 +295,17 @@ def _most_lost(pair: Pair, error: float) -> float:
 def most_increase(pair: NumberPair, error: float) -> float:
     """The smallest growth of the RMSE, at least 0, that the sample rules out; infinity where it rules out none below tenfold."""
 
-    def ruled_out(limit: float) -> bool:
-        return bounds.skewed_p_value(pair.beyond(limit)) <= error
+    def beyond(limit: float) -> float:
+        return bounds.skewed_p_value(pair.beyond(limit)) - error
 
+    if beyond(0.0) <= 0:
+        return 0.0
     low, high = 0.0, 1.0
-    while not ruled_out(high):
+    while beyond(high) > 0:
         if high > 10:
             return math.inf
         low, high = high, 2 * high
-    while high - low > 1e-5:
-        middle = (low + high) / 2
-        low, high = (low, middle) if ruled_out(middle) else (middle, high)
-    return high
+    return bounds.crossing(beyond, low, high)
 
 
 def _ece_increase(pair: Pair) -> float:

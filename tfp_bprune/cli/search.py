@@ -110,9 +110,7 @@ def settings_of(arguments: Any) -> Settings:
 
 
 def _search(arguments: Any, out: Path) -> int:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    from tfp_bprune._progress import Bar
     from tfp_bprune.files.runs import Run, write_atomically
     from tfp_bprune.reports.search import search_figure, search_table
     from tfp_bprune.searching import search
@@ -123,20 +121,11 @@ def _search(arguments: Any, out: Path) -> int:
     saved = load_model(arguments.run)
     data, strange = data_of(saved.config, arguments.data_dir), _strange(arguments, saved.config)
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
-    console = Console(stderr=True)
-    columns = [
-        TextColumn("search"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    ]
-    with Run(out).locked(), Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=settings.trials)
+    with Run(out).locked(), Bar("search", settings.trials) as bar:
         found = search(
             saved.model, data, out, settings, strange,
-            on_trial=lambda row: progress.update(task, completed=row["trial"] + 1),
-            on_step=lambda what: progress.update(task, description=what),
+            on_trial=lambda row: bar.to(row["trial"] + 1),
+            on_step=lambda what: bar.to(note=what),
         )  # fmt: skip
         result = write_results(found, saved.model, data, out, settings, strange, facts)
         write_atomically(out / "search.png", search_figure(result, found.rows))

@@ -67,9 +67,7 @@ def name_of(arguments: Any) -> str:
 
 def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
     """Sweeps the run at `path` and adds `sweep.json` and `sweep.png` to it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    from tfp_bprune._progress import Bar
     from tfp_bprune.evaluation import sweep
     from tfp_bprune.files.reading import check_inside
     from tfp_bprune.files.runs import Run, finite
@@ -80,32 +78,21 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
     data = data_of(saved.config, arguments.data_dir)
     split, name = data.examples(arguments.split), name_of(arguments)
     facts = facts_of(saved.config)
-    columns = [
-        TextColumn("sweep"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    ]
     place = check_inside(path, name.replace("sweep", "exports"))
     run_directory, files = Run.open(path), (f"{name}.json", f"{name}.png")
-    console = Console(stderr=True)
-    # Away from a terminal a bar says nothing and would stand before the one line of an error.
-    bar = Progress(*columns, console=console, disable=not console.is_terminal)
-    with run_directory.locked(), bar as progress:
-        task = progress.add_task("", total=len(sparsities))
+    with run_directory.locked(), Bar("sweep", len(sparsities)) as bar:
         started = iter(range(len(sparsities)))
         result = finite(
             sweep(
                 saved.model, split, place, sparsities, arguments.criterion, arguments.scope, arguments.samples,
                 facts | {"data": saved.config.get("data"), "request": saved.config.get("request")},
-                on_step=lambda description: progress.update(task, completed=next(started), description=description),
+                on_step=lambda what: bar.to(next(started), what),
                 on_replace=lambda: run_directory.commit({}, drop=tuple(files)),  # it must not name exports that are gone
                 granularity=arguments.granularity, aggregate=arguments.aggregate,
                 calibration=data.examples("train").batches(100) if arguments.recalibrate else None,
             )
         )  # fmt: skip
-        progress.update(task, completed=len(sparsities), description="")
+        bar.to(len(sparsities), "")
         title = f"{facts.get('network', 'network')} ({facts.get('twin', '')}) on {facts.get('dataset', 'data')}, {arguments.split} split"
         contents = ((json.dumps(result, indent=2) + "\n").encode(), sweep_figure(result, title))
         run_directory.commit(dict(zip(files, contents, strict=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import special
 
 from tfp_bprune.types import DataError
 
@@ -23,7 +24,7 @@ def decompose(draws: np.ndarray) -> dict[str, np.ndarray]:
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
     """Entropy in nats of class probabilities [..., classes], as [...]."""
-    return -np.sum(probabilities * np.log(np.where(probabilities > 0, probabilities, 1.0)), -1)
+    return special.entr(probabilities).sum(-1)
 
 
 def ood_auroc(inside: np.ndarray, outside: np.ndarray) -> float:

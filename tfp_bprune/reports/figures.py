@@ -2,94 +2,91 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from tfp_bprune.reports.pictures import BLUE, GREY, ORANGE, picture, style_of
 from tfp_bprune.types import Json
 
-_BLUE, _ORANGE, _GREY = "#1f5f99", "#d9772b", "#8a8f94"
-# Okabe and Ito's colours, told apart by the colour-blind too; with the markers 56 looks.
-DISTINCT = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#8a8f94")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _HALF_A_LINE = 62  # characters in the legend
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
 
 
 def sweep_figure(result: Json, title: str) -> bytes:
     """A PNG: quality against sparsity on the left, the histogram of scores with the cuts on the right."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
+
+    def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
         _quality(left, result["rows"])
         _histogram(right, result["scores"], result["rows"])
-        figure.suptitle(title, fontsize=12)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+
+    return picture(11, 4.2, title, draw)
 
 
 def history_figure(rows: list[Json], title: str) -> bytes:
     """A PNG of a training: negative log likelihood and, where there is one, accuracy, by epoch."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+
+    def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        epochs = [row["epoch"] for row in rows]
-        for key, label, style in (("nll", "training", "-"), ("val_nll", "validation", "--")):
-            if rows and key in rows[0]:
-                axes.plot(epochs, [row[key] for row in rows], style, color=_BLUE, label=f"NLL, {label}")
+        _by_epoch(axes, rows, "nll", "NLL", BLUE)
         axes.set(xlabel="epoch", ylabel="NLL (nats per example)")
         if rows and "accuracy" in rows[0]:
             other = axes.twinx()
             other.grid(False)
-            for key, label, style in (("accuracy", "training", "-"), ("val_accuracy", "validation", "--")):
-                if key in rows[0]:
-                    other.plot(epochs, [row[key] for row in rows], style, color=_ORANGE, label=f"accuracy, {label}")
+            _by_epoch(other, rows, "accuracy", "accuracy", ORANGE)
             other.set_ylabel("accuracy")
             other.spines["right"].set_visible(True)
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-        figure.suptitle(title, fontsize=12)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+
+    return picture(7, 4, title, draw)
+
+
+def _by_epoch(axes: Any, rows: list[Json], key: str, label: str, colour: str) -> None:
+    """A score in training and, dashed, in validation, where the rows have them."""
+    epochs = [row["epoch"] for row in rows]
+    for name, what, style in ((key, "training", "-"), (f"val_{key}", "validation", "--")):
+        if rows and name in rows[0]:
+            axes.plot(epochs, [row[name] for row in rows], style, color=colour, label=f"{label}, {what}")
 
 
 def bench_figure(result: Json) -> bytes:
     """A PNG: milliseconds of each export by batch size, a point at the median and a line up to the 95th percentile."""
     rows = result["rows"]
     batches, labels = sorted({row["batch"] for row in rows}), list(dict.fromkeys(row["label"] for row in rows))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.2 + 0.2 * len(labels)), dpi=110, layout="constrained")
+
+    def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for i, label in enumerate(labels):
             shift = 0.7 * ((i + 0.5) / len(labels) - 0.5)
             _latencies(axes, [row for row in rows if row["label"] == label], batches, i, shift)
         _log_milliseconds(axes)
-        axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
-        axes.set(xlabel="examples in a batch", xlim=(-0.5, len(batches) - 0.5))
-        axes.xaxis.grid(False)
-        for edge in range(1, len(batches)):
-            axes.axvline(edge - 0.5, color=_GREY, linewidth=0.6, alpha=0.4)
+        _batch_sizes(axes, batches)
         longest = max(len(_titled(row)) for row in rows)
         columns = 2 if len(labels) > 3 and longest < _HALF_A_LINE else 1
         figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
-        figure.suptitle(f"{result['machine']['processor']}, {result['threads']} threads", fontsize=10)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+
+    title = f"{result['machine']['processor']}, {result['threads']} threads"
+    return picture(8, 4.2 + 0.2 * len(labels), title, draw, title_size=10)
+
+
+def _batch_sizes(axes: Any, batches: list[int]) -> None:
+    """One place for each batch size, with a line between them."""
+    axes.set_xticks(range(len(batches)), [str(batch) for batch in batches])
+    axes.set(xlabel="examples in a batch", xlim=(-0.5, len(batches) - 0.5))
+    axes.xaxis.grid(False)
+    for edge in range(1, len(batches)):
+        axes.axvline(edge - 0.5, color=GREY, linewidth=0.6, alpha=0.4)
 
 
 def _latencies(axes: Any, rows: list[Json], batches: list[int], number: int, shift: float) -> None:
     """The points of one export, beside those of the others at the same batch size."""
-    color, marker = DISTINCT[number % len(DISTINCT)], MARKERS[number % len(MARKERS)]
+    style = style_of(number)
     x = np.array([batches.index(row["batch"]) for row in rows]) + shift
     medians, highs = [row["latency_ms"] for row in rows], [row["p95_ms"] for row in rows]
-    axes.plot(x, medians, linestyle="none", color=color, marker=marker, label=_titled(rows[0]))
-    axes.vlines(x, medians, highs, color=color, alpha=0.6)
+    axes.plot(x, medians, linestyle="none", **style, label=_titled(rows[0]))
+    axes.vlines(x, medians, highs, color=style["color"], alpha=0.6)
 
 
 def _log_milliseconds(axes: Any) -> None:
@@ -110,17 +107,17 @@ def _titled(row: Json) -> str:
 def _quality(axes: Any, rows: list[Json]) -> None:
     first, label = _first(rows[0])
     x = np.arange(len(rows))  # evenly spaced: what matters happens between 90 and 99 %
-    axes.plot(x, [row[first] for row in rows], "o-", color=_BLUE, label=f"{label}, mean")
+    axes.plot(x, [row[first] for row in rows], "o-", color=BLUE, label=f"{label}, mean")
     if f"sampled_{first}" in rows[0]:
-        axes.plot(x, [row[f"sampled_{first}"] for row in rows], "s:", color=_BLUE, alpha=0.6, label=f"{label}, sampled")
+        axes.plot(x, [row[f"sampled_{first}"] for row in rows], "s:", color=BLUE, alpha=0.6, label=f"{label}, sampled")
     axes.set_xticks(x, [f"{100 * row['requested']:g}" for row in rows])
     axes.set(xlabel="weights removed (%)", ylabel=label)
     other = axes.twinx()
     other.grid(False)
     if "nll" in rows[0]:
-        other.plot(x, [row["nll"] for row in rows], "o-", color=_ORANGE, label="NLL, mean")
+        other.plot(x, [row["nll"] for row in rows], "o-", color=ORANGE, label="NLL, mean")
     if "sampled_nll" in rows[0]:
-        other.plot(x, [row["sampled_nll"] for row in rows], "s:", color=_ORANGE, alpha=0.6, label="NLL, sampled")
+        other.plot(x, [row["sampled_nll"] for row in rows], "s:", color=ORANGE, alpha=0.6, label="NLL, sampled")
     other.set_ylabel("NLL (nats per example)")
     other.spines["right"].set_visible(True)
     handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
@@ -138,12 +135,12 @@ def _first(row: Json) -> tuple[str, str]:
 
 def _histogram(axes: Any, scores: Json, rows: list[Json]) -> None:
     edges, counts = np.asarray(scores["edges_db"]), np.asarray(scores["counts"])
-    axes.stairs(counts, edges, fill=True, color=_GREY, alpha=0.6)
+    axes.stairs(counts, edges, fill=True, color=GREY, alpha=0.6)
     top = counts.max()
     for i, (cut, row) in enumerate(zip(scores["cuts_db"], rows, strict=True)):
         if cut is None or not row["requested"] or not edges[0] <= cut <= edges[-1]:
             continue
-        axes.axvline(cut, color=_ORANGE, linewidth=1)
+        axes.axvline(cut, color=ORANGE, linewidth=1)
         axes.annotate(
             f"{100 * row['requested']:g} %",
             (cut, top * (1.0 - 0.06 * i)),

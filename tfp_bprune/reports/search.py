@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.table import Table
 
-from tfp_bprune.reports.figures import STYLE
+from tfp_bprune.reports.pictures import picture
 from tfp_bprune.reports.tables import human_bytes
 from tfp_bprune.types import Json
 
@@ -65,8 +63,8 @@ def _lost(row: Json) -> float:
 
 def search_figure(result: Json, trials: list[Json]) -> bytes:
     """A PNG: accuracy lost on the searched examples against weights left and against latency; numbered Pareto points."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
+
+    def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
         _front(left, result, trials, "nonzeros", "weights left")
         _front(right, result, trials, "latency", "latency by the cost model (µs, batch 64)")
@@ -74,9 +72,9 @@ def search_figure(result: Json, trials: list[Json]) -> bytes:
         left.set_ylabel(f"{what} on the searched examples ({'%' if 'rmse' in result else 'points'})")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
-        names = [str(result[key]) for key in ("network", "dataset") if key in result]
-        figure.suptitle(f"Search: {' on '.join(names)}", fontsize=12)
-        return _png(figure)
+
+    names = [str(result[key]) for key in ("network", "dataset") if key in result]
+    return picture(11, 4.6, f"Search: {' on '.join(names)}", draw)
 
 
 def _front(axes: Any, result: Json, trials: list[Json], size: str, label: str) -> None:
@@ -138,20 +136,16 @@ def sensitivity_figure(result: Json) -> bytes:
     [whole] = [row for row in result["rows"] if not row["layer"]]
     layers, parts = list(dict.fromkeys(r["tensor"] for r in rows)), sorted({r["kept"] for r in rows}, reverse=True)
     names = [next(r["layer"] for r in rows if r["tensor"] == tensor) for tensor in layers]
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(12, 1.9 + 0.45 * len(layers)), dpi=110, layout="constrained")
-        maps = [one for one in _MAPS if one[0] in whole]
+    maps = [one for one in _MAPS if one[0] in whole]
+
+    def draw(figure: Figure) -> None:
         panels = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
         for axes, (key, title, scale) in zip(panels, maps, strict=True):
-            grid = (
-                np.array([[_at(rows, tensor, part)[key] - whole[key] for part in parts] for tensor in layers]) * scale
-            )
-            _heat(axes, grid, names, [f"{100 * part:g} %" for part in parts], title)
-        figure.suptitle(
-            f"One layer pruned at a time: {result.get('network', 'network')} on {result.get('dataset', 'data')}",
-            fontsize=12,
-        )
-        return _png(figure)
+            values = [[_at(rows, tensor, part)[key] - whole[key] for part in parts] for tensor in layers]
+            _heat(axes, np.array(values) * scale, names, [f"{100 * part:g} %" for part in parts], title)
+
+    title = f"One layer pruned at a time: {result.get('network', 'network')} on {result.get('dataset', 'data')}"
+    return picture(12, 1.9 + 0.45 * len(layers), title, draw, grid=False)
 
 
 _MAPS = (
@@ -178,9 +172,3 @@ def _heat(axes: Any, grid: np.ndarray, names: list[str], parts: list[str], title
         dark = shade[i, j] > 0.65 * shade.max()
         text = f"{value:+.2f}" if value else "0"
         axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

@@ -1,31 +1,16 @@
-"""Tables and pictures of the studies."""
+"""Numbers and pictures of the studies."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from tfp_bprune.reports.figures import DISTINCT, MARKERS, STYLE
+from tfp_bprune.reports.pictures import picture, style_of
 from tfp_bprune.types import Json
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
-    """A table in Markdown; the first `names` columns are of words and stand left.
-
-    >>> print(markdown_table(["method", "accuracy"], [["sgd", "0.98"]]))
-    | method | accuracy |
-    |:---|---:|
-    | sgd | 0.98 |
-    """
-    lines = ["| " + " | ".join(header) + " |", "|" + ":---|" * names + "---:|" * (len(header) - names)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
@@ -36,31 +21,6 @@ def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
     """
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
-
-
-@contextmanager
-def drawn(width: float, height: float, title: str, into: list[bytes]) -> Iterator[Figure]:
-    """A figure in the package's style, appended to `into` as a PNG when it is done."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-        figure.suptitle(title, fontsize=12)
-        yield figure
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        into.append(buffer.getvalue())
-
-
-def picture(width: float, height: float, title: str, draw: Callable[[Figure], None]) -> bytes:
-    """A PNG of what `draw` puts on a figure."""
-    made: list[bytes] = []
-    with drawn(width, height, title, made) as figure:
-        draw(figure)
-    return made[0]
-
-
-def style_of(number: int) -> dict[str, Any]:
-    """Colour and marker of the series of that number."""
-    return {"color": DISTINCT[number % len(DISTINCT)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def against_sparsity(axes: Any, rows: list[Json], key: str, number: int, label: str, **line: Any) -> None:

@@ -1,8 +1,8 @@
-"""Tables for the terminal and for Markdown, from the rows of a sweep."""
+"""Tables for the terminal and for Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -30,6 +30,18 @@ def human_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count:.0f} B"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """A table in Markdown; the first `names` columns are of words and stand left.
+
+    >>> print(markdown_table(["method", "accuracy"], [["sgd", "0.98"]]))
+    | method | accuracy |
+    |:---|---:|
+    | sgd | 0.98 |
+    """
+    lines = ["| " + " | ".join(header) + " |", "|" + ":---|" * names + "---:|" * (len(header) - names)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 CLASSIFICATION: list[Column] = [
@@ -106,14 +118,6 @@ def bench_table(result: Json) -> Table:
         last = row["export"]
         table.add_row(*[cell(row) if new or title not in once else "" for title, cell in columns])
     return table
-
-
-def sweep_markdown(result: Json) -> str:
-    """The same table in Markdown."""
-    columns = columns_for(result["rows"])
-    lines = ["| " + " | ".join(title for title, _ in columns) + " |", "|" + "---:|" * len(columns)]
-    lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in result["rows"]]
-    return "\n".join(lines) + "\n"
 
 
 def scores_line(scores: Json) -> str:

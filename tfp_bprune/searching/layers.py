@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from tfp_bprune.claims.bounds import crossing
 from tfp_bprune.searching.session import Session, smallest
 from tfp_bprune.searching.threshold import scaled
 from tfp_bprune.trials.oracle import Point, propose
@@ -15,6 +16,7 @@ from tfp_bprune.types import Json
 
 PARTS = (0.6, 1.6, 0.45, 0.75)  # of a kernel's count, the most telling first; 1 is the centre, which is known
 _RANGE = (math.log(0.45), math.log(1.6))
+_PRICES = (-30.0, 5.0)  # of a weight, logarithm of nats: everything is worth the one, nothing the other
 _PENALTY, _NLL = 0.25, 0.5
 _LEVELS = (1.0, 0.9, 0.8)
 _GRID = 60
@@ -109,10 +111,14 @@ def _allocated(center: Counts, curves: Sequence[Json], total: float, limits: Cou
         best = {n: grid[int(np.argmin(losses[n] + price * center[n] * np.exp(grid)))] for n in center if center[n]}
         return _counts(best, center, limits)
 
-    low, high = -30.0, 5.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if sum(at(math.exp(middle)).values()) > total else (low, middle)
+    def beyond(log_price: float) -> float:
+        return sum(at(math.exp(log_price)).values()) - total
+
+    low, high = _PRICES
+    if beyond(low) <= 0:
+        high = low
+    elif beyond(high) <= 0:
+        high = crossing(beyond, low, high)
     chosen = at(math.exp(high))
     return scaled(chosen, total / max(sum(chosen.values()), 1), limits)
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from tfp_bprune.evaluation.metrics import classification
 from tfp_bprune.pruning.masks import masks_at_sparsity
 from tfp_bprune.pruning.prune import with_masks
-from tfp_bprune.reports.studies import markdown_table, mean_and_spread, panels_figure
+from tfp_bprune.reports.studies import mean_and_spread, panels_figure
+from tfp_bprune.reports.tables import markdown_table
 from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.published import BLUNDELL

@@ -19,7 +19,8 @@ from tfp_bprune.pruning.masks import masks_at_sparsity
 from tfp_bprune.pruning.prune import with_masks
 from tfp_bprune.pruning.scores import decibel
 from tfp_bprune.pruning.select import prunable_weights
-from tfp_bprune.reports.studies import accuracy_figure, curves_figure, markdown_table, mean_and_spread, weights_figure
+from tfp_bprune.reports.studies import accuracy_figure, curves_figure, mean_and_spread, weights_figure
+from tfp_bprune.reports.tables import markdown_table
 from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.published import PRASAD_SPARSITIES, prasad

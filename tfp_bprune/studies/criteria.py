@@ -14,7 +14,8 @@ from tfp_bprune.evaluation.metrics import classification
 from tfp_bprune.layers import variational_layers
 from tfp_bprune.pruning.masks import masks_at_sparsity
 from tfp_bprune.pruning.scores import log_density_at_zero, magnitude, snr
-from tfp_bprune.reports.studies import accuracy_figure, markdown_table, mean_and_spread
+from tfp_bprune.reports.studies import accuracy_figure, mean_and_spread
+from tfp_bprune.reports.tables import markdown_table
 from tfp_bprune.studies import saliency, scoring
 from tfp_bprune.studies.compression import SPARSITIES, specs_of
 from tfp_bprune.studies.networks import Network

@@ -15,7 +15,8 @@ import numpy as np
 from tfp_bprune.evaluation.masked import MaskedNetwork
 from tfp_bprune.evaluation.metrics import classification
 from tfp_bprune.pruning.select import default_criterion, prunable_weights
-from tfp_bprune.reports.studies import markdown_table, mean_and_spread, panels_figure
+from tfp_bprune.reports.studies import mean_and_spread, panels_figure
+from tfp_bprune.reports.tables import markdown_table
 from tfp_bprune.studies import compression, scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.scoring import counted, mean_rows

@@ -17,7 +17,8 @@ from tfp_bprune.graphs import strip
 from tfp_bprune.prediction.predict import Predictor
 from tfp_bprune.pruning.prune import prune
 from tfp_bprune.pruning.scores import decibel
-from tfp_bprune.reports.studies import layers_figure, markdown_table, mean_and_spread, panels_figure
+from tfp_bprune.reports.studies import layers_figure, mean_and_spread, panels_figure
+from tfp_bprune.reports.tables import markdown_table
 from tfp_bprune.studies import scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.scoring import default_scores

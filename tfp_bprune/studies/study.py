@@ -18,7 +18,7 @@ from tfp_bprune.evaluation.sweep import machine
 from tfp_bprune.files.reading import check
 from tfp_bprune.files.runs import Run, finite, versions, write_atomically, write_json
 from tfp_bprune.files.schemas import NUMBER, listing, record
-from tfp_bprune.reports.studies import markdown_table
+from tfp_bprune.reports.tables import markdown_table
 from tfp_bprune.studies import BUDGETS, STUDIES
 from tfp_bprune.studies.networks import TIMES, Spec
 from tfp_bprune.studies.pool import complete

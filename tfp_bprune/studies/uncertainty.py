@@ -13,7 +13,8 @@ from tfp_bprune.evaluation.metrics import classification
 from tfp_bprune.evaluation.uncertainty import area_under_risk_coverage, ood_auroc, risk_coverage
 from tfp_bprune.pruning.masks import masks_at_sparsity, sparsity_of
 from tfp_bprune.pruning.prune import with_masks
-from tfp_bprune.reports.studies import lines_figure, markdown_table, mean_and_spread, panels_figure
+from tfp_bprune.reports.studies import lines_figure, mean_and_spread, panels_figure
+from tfp_bprune.reports.tables import markdown_table
 from tfp_bprune.studies import compression, scale, scoring
 from tfp_bprune.studies.networks import Network, Spec
 from tfp_bprune.studies.scoring import default_scores, outputs

@@ -1,0 +1,42 @@
+"""How every picture looks, and the one way from a figure to a PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#1f5f99", "#d9772b", "#8a8f94"
+# Okabe and Ito's colours, told apart by the colour-blind too; with the markers 56 looks.
+DISTINCT = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#8a8f94")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "font.size": 10}
+
+
+def style_of(number: int) -> dict[str, Any]:
+    """Colour and marker of the series of that number."""
+    return {"color": DISTINCT[number % len(DISTINCT)], "marker": MARKERS[number % len(MARKERS)]}
+
+
+def picture(
+    width: float, height: float, title: str, draw: Callable[[Figure], None], *, title_size: int = 12, grid: bool = True
+) -> bytes:
+    """A PNG of what `draw` puts on a figure of so many inches, in the package's style.
+
+    The figure is Matplotlib's own object, not pyplot's: none stays open.
+    """
+    with mpl.rc_context(_STYLE | {"axes.grid": grid}):
+        figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+        figure.suptitle(title, fontsize=title_size)
+        draw(figure)
+        return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """The content of a PNG file of a figure."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
