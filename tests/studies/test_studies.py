@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +27,8 @@ from tfp_bprune.pruning.prune import prune, with_masks
 from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.storage import load_model
 from tfp_bprune.studies.networks import Spec, is_trained, train
-from tfp_bprune.studies.pool import Durations, environment
+from tfp_bprune.studies.pool import Durations
+from tfp_bprune.studies.process import environment
 from tfp_bprune.studies.retrain import children_of
 from tfp_bprune.studies.scoring import default_scores, mean_rows, outputs
 from tfp_bprune.studies.study import Settings, gather
@@ -205,6 +210,51 @@ def test_a_failure_is_told_after_the_others_were_finished(tmp_path: Path) -> Non
     with pytest.raises(BpruneError, match=r"1 of 2 networks failed; the first, nowhere-mlp.*there is no dataset"):
         gather(settings, [Spec("nowhere", epochs=1), good], {}, study="")
     assert is_trained(good, settings.store)
+
+
+def when_a_process_starts(act: Callable[[Any], None], times: int) -> threading.Thread:
+    """A thread that acts on each of the next processes that this one starts."""
+
+    def watch() -> None:
+        known = set(multiprocessing.active_children())
+        for _ in range(times):
+            while not (new := set(multiprocessing.active_children()) - known):
+                time.sleep(0.01)
+            known |= new
+            act(new.pop())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_process_that_dies_is_one_failure_and_the_next_task_is_begun(tmp_path: Path) -> None:
+    killer = when_a_process_starts(lambda process: process.kill(), 2)
+    with pytest.raises(BpruneError, match=r"2 of 2 networks failed; the first, digits-mlp.*its process was ended"):
+        gather(Settings("compression", tmp_path, jobs=1), PAIR, {}, study="")
+    killer.join()
+
+
+def test_what_ends_a_study_ends_its_processes(tmp_path: Path) -> None:
+    others = set(multiprocessing.active_children())
+    when_a_process_starts(lambda process: signal.raise_signal(signal.SIGINT), 1)
+    with pytest.raises(KeyboardInterrupt):
+        gather(Settings("compression", tmp_path, jobs=1), PAIR, {}, study="")
+    assert set(multiprocessing.active_children()) == others
+
+
+def test_a_process_is_quiet_before_tensorflow_is_there(tmp_path: Path) -> None:
+    (errors := tmp_path / "errors").touch()
+    script = f"""
+import sys
+from tfp_bprune.studies.process import begin
+begin({str(errors)!r})
+print("out"), print("tensorflow" in sys.modules, file=sys.stderr)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert (ended.stdout, ended.stderr, errors.read_text()) == ("", "", "False\n")
 
 
 def test_uncertainty_says_what_each_way_of_predicting_can_know(tmp_path: Path, store: Path) -> None:

@@ -3,48 +3,62 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-import tfp_bprune
+from tfp_bprune._progress import Bar
 from tfp_bprune.files.runs import Run
-from tfp_bprune.studies.worker import Task, perform
+from tfp_bprune.studies.process import begin
+from tfp_bprune.studies.worker import Task, alone, perform
 from tfp_bprune.types import BpruneError
 
 _LOOK_EVERY = 0.2  # seconds
 
 
 @dataclass
-class _Running:
-    """A task at work in a process of its own; `errors` is where it writes them."""
+class _Turn:
+    """A task, and when it was begun, if it was."""
 
     task: Task
-    process: subprocess.Popen[str]
-    errors: IO[str]
-    begin: float = field(default_factory=time.monotonic)
+    begun: float | None = None
 
-    def last_words(self) -> str:
-        self.errors.seek(0)
-        lines = [line.strip() for line in self.errors.read().splitlines() if line.strip()]
-        return lines[-1] if lines else f"ended with code {self.process.returncode}"
+    @property
+    def kind(self) -> str:
+        return self.task.spec.kind
 
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait()
-        self.errors.close()
+    @property
+    def seconds(self) -> float:
+        """At work until now."""
+        return 0.0 if self.begun is None else time.monotonic() - self.begun
+
+    def here(self) -> str:
+        """Performs the task in this process; what went wrong, in one line."""
+        self.begun = time.monotonic()
+        try:
+            perform(self.task)
+        except BpruneError as error:
+            return str(error)
+        return ""
+
+    def aside(self) -> str:
+        """The same in a process of its own, in a pool of its own: one that dies takes no other with it."""
+        self.begun, started_anew = time.monotonic(), multiprocessing.get_context("spawn")
+        with tempfile.NamedTemporaryFile("r", errors="replace") as said:
+            try:
+                with ProcessPoolExecutor(1, started_anew, begin, (said.name,)) as process:
+                    return process.submit(alone, self.task).result()
+            except BrokenProcessPool:
+                lines = [line.strip() for line in said if line.strip()]
+                return lines[-1] if lines else _DIED
+
+
+_DIED = "its process was ended, or could not begin (a script that calls this needs `if __name__ == '__main__':`)"
 
 
 class Durations:
@@ -80,35 +94,51 @@ def complete(tasks: Sequence[Task], jobs: int) -> None:
     Raises:
       BpruneError: a task failed; the others were finished before this is raised.
     """
-    waiting = [task for task in {task.result: task for task in tasks}.values() if not task.done]
+    turns = [_Turn(task) for task in {task.result: task for task in tasks}.values() if not task.done]
     durations, failures = _known_durations(tasks), []
-    running: list[_Running] = []
-    with _bar() as bar, _stopped_at_the_end(running):
-        row = bar.add_task("study", total=len(tasks), completed=len(tasks) - len(waiting), left="")
-        while waiting or running:
-            if jobs == 0:
-                failures += _perform_here(waiting.pop(0), durations)
-            while waiting and len(running) < jobs:
-                running.append(_started(waiting.pop(0)))
-            for one in [r for r in running if r.process.poll() is not None]:
-                running.remove(one)
-                failures += _ended(one, durations)
-            at_work = [(r.task.spec.kind, time.monotonic() - r.begin) for r in running]
-            left = durations.left([t.spec.kind for t in waiting], at_work, jobs)
-            bar.update(row, completed=len(tasks) - len(waiting) - len(running), left=time_left(left))
-            time.sleep(_LOOK_EVERY if jobs else 0)
+    looks = _in_turns(turns, jobs)
+    with Bar("study", len(tasks), len(tasks) - len(turns)) as bar, contextlib.closing(looks):
+        for ended, rest in looks:
+            for turn, words in ended:
+                failures += [f"{turn.task.spec.key}: {words}"] if words else []
+                if not words:
+                    durations.add(turn.kind, turn.seconds)
+            running = [(turn.kind, turn.seconds) for turn in rest if turn.begun is not None]
+            left = durations.left([turn.kind for turn in rest if turn.begun is None], running, jobs)
+            bar.to(len(tasks) - len(rest), time_left(left))
     if failures:
         raise BpruneError(f"{len(failures)} of {len(tasks)} networks failed; the first, {failures[0]}")
 
 
+Ended = tuple[_Turn, str]
+
+
+def _in_turns(turns: Sequence[_Turn], jobs: int) -> Generator[tuple[list[Ended], list[_Turn]], None, None]:
+    """Whenever some have ended, and every now and then: those, each with what went wrong, and the rest."""
+    if jobs == 0:
+        for number, turn in enumerate(turns, 1):
+            yield [(turn, turn.here())], list(turns[number:])
+        return
+    with ThreadPoolExecutor(jobs) as threads:
+        open_ = {threads.submit(turn.aside): turn for turn in turns}
+        with _stopped_at_the_end(open_):
+            while open_:
+                done = wait(open_, _LOOK_EVERY, FIRST_COMPLETED).done
+                yield [(open_.pop(future), future.result()) for future in done], list(open_.values())
+
+
 @contextlib.contextmanager
-def _stopped_at_the_end(running: list[_Running]) -> Iterator[None]:
+def _stopped_at_the_end(open_: dict[Future[str], _Turn]) -> Iterator[None]:
     """Whatever ends the study, also Ctrl-C, ends the processes that it started."""
+    others = set(multiprocessing.active_children())
     try:
         yield
     finally:
-        for one in running:
-            one.stop()
+        waiting = {future for future in open_ if not future.cancel()}
+        while waiting:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            waiting = wait(waiting, _LOOK_EVERY).not_done
 
 
 def _known_durations(tasks: Sequence[Task]) -> Durations:
@@ -118,51 +148,6 @@ def _known_durations(tasks: Sequence[Task]) -> Durations:
         if run.exists and run.manifest.get("seconds"):
             durations.add(task.spec.kind, run.manifest["seconds"])
     return durations
-
-
-def _perform_here(task: Task, durations: Durations) -> list[str]:
-    begin = time.monotonic()
-    try:
-        perform(task)
-    except BpruneError as error:
-        return [f"{task.spec.key}: {error}"]
-    durations.add(task.spec.kind, time.monotonic() - begin)
-    return []
-
-
-def _started(task: Task) -> _Running:
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by _Running.stop)
-    words = [sys.executable, "-m", "tfp_bprune.studies.worker"]
-    process = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True, env=environment()
-    )
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-        pipe.write(json.dumps(task.to_json()))
-    return _Running(task, process, errors)
-
-
-def environment() -> dict[str, str]:
-    """This process's environment, in which a child finds the same package and TensorFlow says nothing of itself."""
-    package = str(Path(tfp_bprune.__file__).resolve().parents[1])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
-def _ended(one: _Running, durations: Durations) -> list[str]:
-    failed = one.process.returncode != 0
-    words = f"{one.task.spec.key}: {one.last_words()}" if failed else ""
-    one.stop()
-    if not failed:
-        durations.add(one.task.spec.kind, time.monotonic() - one.begin)
-    return [words] if failed else []
-
-
-def _bar() -> Any:
-    console = Console(stderr=True)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    # Away from a terminal a bar says nothing and would stand before the one line of an error.
-    return Progress(*columns, TextColumn("{task.fields[left]}"), console=console, disable=not console.is_terminal)
 
 
 def time_left(seconds: float | None) -> str:

@@ -37,7 +37,8 @@ class Settings:
       seeds: how many, from 0 on; 0 for the study's own choice.
       budget: "quick" shows that all works, in about a minute; "full" is the study.
       epochs: instead of the study's own number.
-      jobs: networks at once, each in a process; 0 for one after the other in this process.
+      jobs: networks at once, each in a fresh process, so that a script needs `if __name__ == "__main__":` around what calls
+        this; 0 for one after the other in this process.
       data_dir: TensorFlow Datasets' folder.
       networks: store of trained networks, which studies share; by default `out`/networks.
     """

@@ -34,7 +34,7 @@ def throughput_rows(networks: Sequence[str], width: float, batch: int) -> tuple[
         return [], "Horovod is not installed"
     if len(os.sched_getaffinity(0)) < 2:
         return [], "there is one core alone"
-    from tfp_bprune.studies.pool import environment
+    from tfp_bprune.studies.process import environment
 
     path = os.pathsep.join([str(starter.parent), os.environ.get("PATH", "")])
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""One task of a study in a process of its own: `python -m tfp_bprune.studies.worker`, the task as JSON on standard input.
+"""One task of a study.
 
 A task is a network: it is trained if the store does not hold it, then measured for a study. Both results stay in the
 store, so that a study that was killed repeats nothing.
@@ -6,13 +6,10 @@ store, so that a study that was killed repeats nothing.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import inspect
 import json
 import os
-import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,6 @@ from tfp_bprune.studies.networks import Spec, is_trained, train, trained
 from tfp_bprune.types import BpruneError, Json
 
 _ALWAYS = (metrics, uncertainty, masked, masks, scores, predict)  # what any study's figures come from
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -50,19 +46,6 @@ class Task:
     data_dir: Path | None
     threads: int
     result: Path
-
-    def to_json(self) -> Json:
-        """The task as plain data."""
-        named = {"study": self.study, "options": self.options, "threads": self.threads, "store": str(self.store)}
-        named |= {"result": str(self.result)}
-        return named | {"spec": self.spec.to_json(), "data_dir": str(self.data_dir) if self.data_dir else None}
-
-    @classmethod
-    def from_json(cls, stored: Json) -> Task:
-        """The inverse of `to_json`."""
-        data_dir = Path(stored["data_dir"]) if stored["data_dir"] else None
-        spec, store = Spec.from_json(stored["spec"]), Path(stored["store"])
-        return cls(spec, stored["study"], stored["options"], store, data_dir, stored["threads"], Path(stored["result"]))
 
     @property
     def done(self) -> bool:
@@ -113,27 +96,16 @@ def _digest(found: Any) -> str:
     return sha256(json.dumps(found, sort_keys=True).encode())
 
 
-def die_with_parent() -> None:
-    """On Linux, ends this process with its parent's: it must not hold a network that the study, begun again, takes up."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def main() -> int:
-    """Performs the task on standard input; exit code 2 and one line on standard error where it cannot be done."""
-    die_with_parent()
+def alone(task: Task) -> str:
+    """Performs a task in this process, which was started for it; what went wrong, in one line."""
     from tfp_bprune._keras import tf
 
-    task = Task.from_json(json.load(sys.stdin))
     tf.config.threading.set_intra_op_parallelism_threads(task.threads)
     tf.config.threading.set_inter_op_parallelism_threads(task.threads)
     try:
         perform(task, os.getppid())
     except BpruneError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        return " ".join(str(error).split())
+    except Exception as error:  # of a fault too one line goes to the study, and the others go on
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return ""
