@@ -9,7 +9,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.evaluation.metrics import bin_of, expected_calibration_error
 from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.pruning import GradualPruning
-from tfp_bprune.pruning.groups import Units, unit_scores
+from tfp_bprune.pruning.groups import Side, Units, unit_scores
 
 
 def kl_of_normals(loc: np.ndarray, scale: np.ndarray, prior: float) -> float:
@@ -54,7 +54,7 @@ def test_flipout_turns_the_signs_of_inputs_too() -> None:
 def test_the_mean_score_of_a_unit_is_over_the_weights_that_are_left() -> None:
     locs = {"k": np.array([[1.0, 6.0], [2.0, 7.0], [9.0, 8.0]])}  # [in, out]
     masks = {"k": np.array([[True, True], [True, True], [False, True]])}
-    units = Units({"k": np.array([0, 1])}, {}, 2, np.ones(2, bool))
+    units = Units([Side("k", -1, np.array([0, 1]))], [], [], 2, np.ones(2, bool))
     np.testing.assert_allclose(unit_scores(units, locs, None, masks, "mean"), [1.5, 7.0])
 
 

@@ -85,11 +85,18 @@ def test_include_and_exclude_choose_layers_by_pattern(patterns: Any, chosen: lis
     assert names(bayesianize(ordinary(), **patterns)) == chosen
 
 
+class Doubled(L.Conv2DTranspose):
+    """A layer of a user's own, which computes something else than its base."""
+
+    def call(self, inputs: Any) -> Any:
+        return 2 * super().call(inputs)
+
+
 UNSUPPORTED: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "LSTM": ((5, 4), lambda: L.LSTM(3, name="odd")),
-    "DepthwiseConv2D": ((8, 8, 4), lambda: L.DepthwiseConv2D(3, name="odd")),
-    "Conv2D": ((8, 8, 4), lambda: L.Conv2D(4, 3, groups=2, name="odd")),
-    "Embedding": ((5,), lambda: L.Embedding(7, 4, name="odd")),
+    "LocallyConnected2D": ((8, 8, 4), lambda: L.LocallyConnected2D(4, 3, name="odd")),
+    "Doubled": ((8, 8, 4), lambda: Doubled(4, 3, name="odd")),
+    "PReLU": ((8, 8, 4), lambda: L.PReLU(name="odd")),
     "Bidirectional": ((5, 4), lambda: L.Bidirectional(L.LSTM(3, name="within"), name="odd")),
 }
 

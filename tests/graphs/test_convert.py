@@ -42,9 +42,9 @@ def test_strip_is_the_mean_to_the_last_bit(kind: str, estimator: str, bias: dict
     np.testing.assert_array_equal(stripped[0], layer.kernel_posterior.loc.numpy())
     # The layer's own arithmetic at its mean: Keras's operation on the same numbers.
     means = {name: q.loc for name, q in layer.posteriors.items()}
-    outputs = layer._linear(tf.constant(x), means["kernel"])
+    outputs = layer.kind.linear(layer, "kernel", tf.constant(x), means["kernel"])
     if bias.get("use_bias", True):
-        outputs = layer._add_bias(outputs, means.get("bias", layer.bias))
+        outputs = layer.kind.add_bias(layer, outputs, means.get("bias", layer.bias))
     np.testing.assert_array_equal(plain(x), tf.nn.relu(outputs))
 
 

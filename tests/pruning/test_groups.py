@@ -11,7 +11,7 @@ from tfp_bprune import prune, strip
 from tfp_bprune.data.splits import Info
 from tfp_bprune.graphs import compact
 from tfp_bprune.networks import build
-from tfp_bprune.pruning.groups import Units, ranks_by_layer, unit_scores, units_of
+from tfp_bprune.pruning.groups import Side, Units, ranks_by_layer, unit_scores, units_of
 from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.types import PruneError
 
@@ -79,7 +79,8 @@ def test_by_layer_all_layers_lose_the_same_part_of_their_units(name: str, shape:
 
 
 def test_by_layer_the_weakest_units_of_each_go_first() -> None:
-    units = Units({"a": np.arange(4), "b": np.arange(4, 10)}, {}, 10, np.arange(10) != 9)
+    made = [Side("a", -1, np.arange(4)), Side("b", -1, np.arange(4, 10))]
+    units = Units(made, [], [], 10, np.arange(10) != 9)
     scores = np.array([4, 3, 2, 1, 50, 10, 40, 20, 30, 0.0])
     np.testing.assert_allclose(ranks_by_layer(units, scores), [0.75, 0.5, 0.25, 0, 0.8, 0, 0.6, 0.2, 0.4, np.inf])
 
@@ -120,4 +121,5 @@ def test_a_unit_is_worth_the_weaker_of_its_sides(aggregate: Any) -> None:
     scales = {name: w.scale for name, w in weights.items() if w.scale is not None}
     scores = unit_scores(units, locs, scales, masks, aggregate)
     expected = scores_by_hand(model, aggregate)
-    np.testing.assert_allclose(scores[units.made["dense_1/kernel"]], expected, rtol=1e-5)
+    made = {side.tensor: side.labels for side in units.made}
+    np.testing.assert_allclose(scores[made["dense_1/kernel"]], expected, rtol=1e-5)

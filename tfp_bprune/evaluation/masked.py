@@ -9,10 +9,11 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.data.arrays import Arrays, count, rows
-from tfp_bprune.graphs.convert import kind_of, strip
+from tfp_bprune.graphs.convert import strip, weighted_layers
 from tfp_bprune.graphs.heads import heads_of
 from tfp_bprune.graphs.match import inputs_for, is_alone
 from tfp_bprune.graphs.names import output_names
+from tfp_bprune.layers import kernels_of
 from tfp_bprune.types import PruneError
 
 BATCH = 1000
@@ -62,8 +63,11 @@ class MaskedNetwork:
             )
         [self.head] = heads_of(model).values()
         self.network = strip(model)
-        layers = self.network._flatten_layers(include_self=False)
-        kernels = {f"{layer.name}/kernel": layer.kernel for layer in layers if kind_of(layer)}
+        kernels = {
+            f"{layer.name}/{name}": weights.variable
+            for layer in weighted_layers(self.network)
+            for name, weights in kernels_of(layer).items()
+        }
         self.kernels = {name: kernels[name] for name in (kernels if names is None else names)}
         self.locs = {name: kernel.numpy() for name, kernel in self.kernels.items()}
         self._held: dict[str, np.ndarray | None] = dict.fromkeys(self.kernels)

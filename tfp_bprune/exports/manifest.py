@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.graphs.convert import kind_of
-from tfp_bprune.layers import Variational
+from tfp_bprune.graphs.convert import weighted_layers
+from tfp_bprune.layers import kernels_of
 from tfp_bprune.types import Json, Predictive
 
 _DROPOUT: dict[Predictive, str] = {"mean": "off", "moments": "carried", "sampled": "drawn"}
@@ -21,11 +21,10 @@ def describe(model: Any) -> Json:
       `sparsity`: pruned / prunable; `layers`: the same by layer.
     """
     layers = {}
-    for layer in model._flatten_layers(include_self=False):
-        kernel = _kernel(layer)
-        if kernel is not None:
-            left = int(np.count_nonzero(kernel))
-            layers[layer.name] = {"prunable": kernel.size, "nonzeros": left, "sparsity": 1 - left / kernel.size}
+    for layer in weighted_layers(model):
+        masks = [weights.mask for weights in kernels_of(layer).values()]
+        size, left = sum(mask.size for mask in masks), sum(int(np.count_nonzero(mask)) for mask in masks)
+        layers[layer.name] = {"prunable": size, "nonzeros": left, "sparsity": 1 - left / size}
     prunable = sum(entry["prunable"] for entry in layers.values())
     nonzeros = sum(entry["nonzeros"] for entry in layers.values())
     return {
@@ -71,10 +70,3 @@ def parameters_of(model: Any) -> int:
         for w in model.weights
         if not w.name.split(":")[0].endswith(helpers) or "noise_rho" in w.name
     )
-
-
-def _kernel(layer: Any) -> np.ndarray | None:
-    """Kernel entries that are left, as nonzero numbers."""
-    if isinstance(layer, Variational):
-        return layer.kernel_posterior.mask.numpy()
-    return layer.kernel.numpy() if kind_of(layer) else None

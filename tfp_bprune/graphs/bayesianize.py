@@ -6,15 +6,15 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from tfp_bprune._keras import keras
-from tfp_bprune.graphs.convert import adopt, kind_of, refuse_equal_names, shared_config
+from tfp_bprune.graphs.convert import adopt, refuse_equal_names, shared_config
 from tfp_bprune.graphs.copying import copy_activation_state, within
 from tfp_bprune.graphs.rebuild import calls_of, rebuild
-from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, Variational
+from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, Variational, kind_of, weights_of
 from tfp_bprune.layers.posterior import DEFAULT_RHO, rho_of
 from tfp_bprune.types import BpruneError, Estimator, Json
 
@@ -75,12 +75,14 @@ def bayesianize(
     def replace(layer: Any) -> Any:
         if id(layer) not in chosen:
             return None
-        bias = {"use_bias": layer.use_bias, "bayesian_bias": bayesian_bias and layer.use_bias}
+        kind = kind_of(layer)
+        assert kind is not None
+        bias = {"bayesian_bias": bayesian_bias and kind.has_bias(layer)}
         # Local noise on the outputs of one call would not be that of another.
         estimator = "flipout" if layers == "local" and calls[id(layer)] > 1 else layers
-        return LAYERS[kind_of(layer) or "", estimator](**shared_config(layer), **(options | bias))
+        return LAYERS[kind.name, estimator](**shared_config(layer), **(options | bias))
 
-    if (kind_of(next(iter(chosen.values()))) or "", layers) not in LAYERS:
+    if layers not in get_args(Estimator):
         raise BpruneError(f"unknown estimator {layers!r}: expected 'flipout', 'reparameterization' or 'local'")
     return rebuild(model, replace, lambda old, new: _copy_weights(old, new, moped))
 
@@ -125,20 +127,18 @@ def _matches(names: tuple[str, str], include: Sequence[str], exclude: Sequence[s
 
 
 def _convertible(layer: Any) -> bool:
-    ordinary = getattr(layer, "groups", 1) == 1 and getattr(layer, "padding", "valid") in ("valid", "same")
-    return kind_of(layer) is not None and not isinstance(layer, Variational) and ordinary
+    kind = kind_of(layer)
+    return kind is not None and not isinstance(layer, Variational) and not kind.refusal(layer)
 
 
 def _copy_weights(old: Any, new: Any, moped: float | None) -> None:
     copy_activation_state(old, new)
-    pairs = [(old.kernel, new.kernel_posterior)]
-    if new.bias_posterior is not None:
-        pairs.append((old.bias, new.bias_posterior))
-    elif new.bias is not None:
-        new.bias.assign(old.bias)
-    for weight, posterior in pairs:
-        w = weight.numpy()
-        posterior.loc_variable.assign(w)
+    for name, weights in weights_of(old).items():
+        posterior = new.posteriors.get(name)
+        if posterior is None:
+            getattr(new, name).assign(weights.loc)
+            continue
+        posterior.loc_variable.assign(weights.loc)
         if moped is not None:
-            posterior.prior_loc.assign(w)
-            posterior.rho_variable.assign(rho_of(np.maximum(moped * np.abs(w), _SMALLEST_SCALE)))
+            posterior.prior_loc.assign(weights.loc)
+            posterior.rho_variable.assign(rho_of(np.maximum(moped * np.abs(weights.loc), _SMALLEST_SCALE)))

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras
-from tfp_bprune.graphs.convert import activation_name, kind_of
+from tfp_bprune.graphs.convert import activation_name
 from tfp_bprune.graphs.graph import Graph, Step
-from tfp_bprune.layers import StatelessDropout
+from tfp_bprune.layers import StatelessDropout, kind_of
+from tfp_bprune.layers.kind import Flow, along
 
 _L = keras.layers
 ACTIVATIONS = (_L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU, _L.ThresholdedReLU)
@@ -46,11 +47,13 @@ class ChannelLabels:
     Attributes:
       graph: the graph.
       weighted: the steps whose layers start new labels: dense and convolution layers, Bayesian or plain.
+      kept: the steps whose layers have weights for each channel by itself, as depthwise convolutions.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.weighted = [step for step in graph.steps if is_weighted(step.layer)]
+        self.weighted = [step for step in graph.steps if flow_of(step.layer) == "mixes"]
+        self.kept = [step for step in graph.steps if flow_of(step.layer) == "keeps"]
         self._labels: dict[int, np.ndarray] = {}
         self._parent: list[int] = []
         self._pinned: set[int] = set()
@@ -75,8 +78,9 @@ class ChannelLabels:
 
     def _follow(self, step: Step) -> np.ndarray:
         layer, inputs = step.layer, [self._labels[tensor] for tensor in step.inputs]
-        if is_weighted(layer):
-            made = self._new(step)
+        flow = flow_of(layer)
+        if flow in ("mixes", "keeps"):
+            made = self._new(step) if flow == "mixes" else along(inputs[0], width_of(step))
             if not is_elementwise(layer):  # each of a softmax's outputs depends on all of its units
                 self._pin(made)
             return made
@@ -114,10 +118,10 @@ class ChannelLabels:
         self._pinned.update(labels.tolist())
 
 
-def is_weighted(layer: Any) -> bool:
-    """Dense layers, and convolutions whose last axis is the channels and whose filters read all of them."""
-    ordinary = getattr(layer, "groups", 1) == 1 and getattr(layer, "data_format", "channels_last") == "channels_last"
-    return kind_of(layer) is not None and ordinary
+def flow_of(layer: Any) -> Flow:
+    """How channels go through a layer that is of some kind; "unknown" for any other."""
+    kind = kind_of(layer)
+    return "unknown" if kind is None else kind.flow(layer)
 
 
 def is_elementwise(layer: Any) -> bool:

@@ -14,8 +14,11 @@ import numpy as np
 from tfp_bprune._keras import keras
 from tfp_bprune.graphs import dead
 from tfp_bprune.graphs.channels import ChannelLabels, is_normalization
+from tfp_bprune.graphs.copying import copy_activation_state
 from tfp_bprune.graphs.graph import Step
 from tfp_bprune.graphs.rebuild import rebuild
+from tfp_bprune.layers import Axes, kind_of, weights_of
+from tfp_bprune.layers.kind import along
 
 _L = keras.layers
 
@@ -28,7 +31,7 @@ def compact(model: Any) -> Any:
     labels = dead.labels_of(model)
     if labels is None:
         return model
-    kernels = {step.layer.name: dead.kernel_of(step.layer) for step in labels.weighted}
+    kernels = {step.layer.name: dead.kernels_of(step.layer) for step in (*labels.weighted, *labels.kept)}
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
     sliced = [s for s in labels.graph.steps if s.layer.name in kernels or is_normalization(s)]
@@ -52,31 +55,40 @@ class _Slice:
     def of(cls, step: Step, labels: ChannelLabels, needed: np.ndarray, constants: dict[int, np.ndarray]) -> _Slice:
         return cls(needed[labels.of(step.inputs[0])], needed[labels.of(step.output)], constants[step.inputs[0]])
 
+    def index(self, shape: tuple[int, ...], axes: Axes) -> tuple[np.ndarray, ...]:
+        """Which entries stay of a weight tensor of `shape`: an open mesh, one array for each axis."""
+        stay = [np.arange(size) for size in shape]
+        for axis, kept in ((axes.read, self.kept_in), (axes.made, self.kept_out)):
+            if axis is not None:
+                stay[axis] = np.flatnonzero(along(kept, shape[axis]))
+        return np.ix_(*stay)
+
 
 def _smaller(layer: Any, kept: _Slice | None) -> Any:
     """The layer with as many units as stay; None where nothing changes."""
     if kept is None or (kept.kept_in.all() and kept.kept_out.all()):
         return None
-    config = layer.get_config()
-    for key in ("units", "filters"):
-        if key in config:
-            config[key] = int(kept.kept_out.sum())
+    config, kind = layer.get_config(), kind_of(layer)
+    if kind is not None:
+        config = kind.resized(layer, config, int(kept.kept_in.sum()), int(kept.kept_out.sum()))
     return layer.__class__.from_config(config)
 
 
 def _fill(old: Any, new: Any, kept: _Slice) -> None:
     """The surviving slice of each weight; constants of removed inputs go into the bias."""
-    if isinstance(old, _L.BatchNormalization):
+    kind = kind_of(old)
+    if kind is None:  # batch normalization
         new.set_weights([w[kept.kept_in] for w in old.get_weights()])
         return
-    gone = ~kept.kept_in & ~np.isnan(kept.constant)
-    shift = dead.contribution(dead.kernel_of(old), kept.constant, gone)
+    copy_activation_state(old, new)
     for source, target in zip(old.weights, new.weights, strict=True):
-        name, value = source.name.split("/")[-1].split(":")[0], source.numpy()
-        if name in ("bias", "bias_loc"):
-            value = (value + shift).astype(value.dtype)
-        if name.startswith("kernel"):
-            value = value[..., kept.kept_in, :][..., kept.kept_out]
-        elif name.startswith("bias"):
-            value = value[kept.kept_out]
-        target.assign(value)
+        if source.shape.rank == 0:  # what training keeps in the layer
+            target.assign(source)
+    slices = weights_of(new)
+    for name, weights in weights_of(old).items():
+        axes = kind.kernels[name] if name != "bias" else Axes(read=None, made=-1)
+        slices[name].copy_slice(weights, kept.index(weights.loc.shape, axes))
+    bias = weights_of(new).get("bias")
+    gone = ~kept.kept_in & ~np.isnan(kept.constant)
+    if bias is not None and kind.flow(old) == "mixes":
+        bias.shift(dead.kernels_of(old).contribution(kept.constant, gone)[kept.kept_out])

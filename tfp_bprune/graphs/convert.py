@@ -6,31 +6,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from tfp_bprune._keras import keras, tfp
 from tfp_bprune.graphs.copying import copy_activation, copy_activation_state, is_keras, is_raw
 from tfp_bprune.graphs.raw import adopted, copy_posterior, refuse_own_computation
 from tfp_bprune.graphs.rebuild import calls_of, check_graph, rebuild
-from tfp_bprune.layers import LAYERS, Variational
+from tfp_bprune.layers import LAYERS, Variational, kind_of, weights_of
 from tfp_bprune.types import BpruneError, Json
-
-_SHARED = (
-    "units",
-    "filters",
-    "kernel_size",
-    "strides",
-    "padding",
-    "data_format",
-    "dilation_rate",
-    "activity_regularizer",
-    "kernel_initializer",
-    "kernel_regularizer",
-    "kernel_constraint",
-    "bias_initializer",
-    "bias_regularizer",
-    "bias_constraint",
-)
 
 
 def strip(model: Any) -> Any:
@@ -60,17 +44,11 @@ def adopt(model: Any) -> Any:
     return rebuild(model, _adopted_layer, _copy_raw_posterior)
 
 
-def kind_of(layer: Any) -> str | None:
-    """ "Dense", "Conv1D", "Conv2D" or "Conv3D" for the layers that can be Bayesian, plain or not; else None."""
-    if isinstance(layer, Variational) or is_raw(layer):
-        return "Dense" if hasattr(layer, "units") else f"Conv{layer.rank}D"
-    exact = {
-        keras.layers.Dense: "Dense",
-        keras.layers.Conv1D: "Conv1D",
-        keras.layers.Conv2D: "Conv2D",
-        keras.layers.Conv3D: "Conv3D",
-    }
-    return exact.get(type(layer))
+def weighted_layers(model: Any) -> Iterator[Any]:
+    """The layers of `model` that are of some kind, nested models followed, each once; raw ones of tfp.layers aside."""
+    for layer in model._flatten_layers(include_self=False):
+        if kind_of(layer) is not None and not is_raw(layer):
+            yield layer
 
 
 def refuse_equal_names(model: Any) -> None:
@@ -101,9 +79,13 @@ def shared_config(layer: Any) -> Json:
 
     Taken from the layer and not from its config: that has names in the place of functions, and a raw layer's marshals them.
     """
-    found = {key: _again(getattr(layer, key)) for key in _SHARED if getattr(layer, key, None) is not None}
+    kind = kind_of(layer)
+    assert kind is not None
+    found = {key: _again(getattr(layer, key)) for key in kind.all_arguments() if getattr(layer, key, None) is not None}
     common = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
-    return common | {"activation": copy_activation(layer)} | found
+    activation = {"activation": copy_activation(layer)} if hasattr(layer, "activation") else {}
+    bias = {"use_bias": layer.use_bias} if hasattr(layer, "use_bias") else {}
+    return common | activation | bias | found
 
 
 def _again(value: Any) -> Any:
@@ -116,13 +98,12 @@ def _plain_layer(layer: Any) -> Any:
     if not isinstance(layer, Variational):
         return None
     refuse_own_computation(layer, next(owner for owner in type(layer).__mro__ if owner in LAYERS.values()))
-    return getattr(keras.layers, kind_of(layer) or "")(use_bias=layer.use_bias, **shared_config(layer))
+    return layer.kind.plain(**shared_config(layer))
 
 
 def _copy_mean(old: Any, new: Any) -> None:
-    new.kernel.assign(old.kernel_posterior.loc)
-    if new.use_bias:
-        new.bias.assign(old.bias if old.bias_posterior is None else old.bias_posterior.loc)
+    for name, weights in weights_of(old).items():
+        getattr(new, name).assign(weights.loc)
     copy_activation_state(old, new)
 
 

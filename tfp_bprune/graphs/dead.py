@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from tfp_bprune.graphs.channels import (
 )
 from tfp_bprune.graphs.convert import is_raw
 from tfp_bprune.graphs.graph import Step, graph_of
-from tfp_bprune.layers import StatelessDropout, Variational
+from tfp_bprune.layers import Kind, StatelessDropout, kind_of, weights_of
+from tfp_bprune.layers.kind import along
 
 _L = keras.layers
 # Monte-Carlo dropout that leaves a zero as it is; another constant it does not.
@@ -38,62 +40,79 @@ def labels_of(model: Any) -> ChannelLabels | None:
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A dense or convolution layer's weights: loc and scale [positions, in, out]; bias and its scale [out].
+class Kernels:
+    """The weights of a layer, and which of its outputs depend on which of its inputs.
 
     Attributes:
-      folds: [in], whether an input could go into the bias if it were constant.
+      locs, scales: of each kernel; scales are 0 where weights are certain.
+      bias, bias_scale: [out].
+      takes: whether the bias can stand for what a constant input makes.
     """
 
-    loc: np.ndarray
-    scale: np.ndarray
+    layer: Any
+    kind: Kind
+    locs: dict[str, np.ndarray]
+    scales: dict[str, np.ndarray]
     bias: np.ndarray
     bias_scale: np.ndarray
-    folds: np.ndarray
+    takes: bool
+    fold_noise: bool
 
-    @property
-    def left(self) -> np.ndarray:
-        """Which weights are not exactly 0 in every draw [positions, in, out]."""
-        return (self.loc != 0) | (self.scale != 0)
+    @cached_property
+    def left(self) -> dict[str, np.ndarray]:
+        """Which weights are not exactly 0 in every draw, by kernel."""
+        return {name: (loc != 0) | (self.scales[name] != 0) for name, loc in self.locs.items()}
 
-    @property
+    @cached_property
     def live(self) -> np.ndarray:
-        """Whether any position of (in, out) is left."""
-        return self.left.any(0)
+        """Which outputs an input reaches: [in, out], or [out] where each has its own (`Kind.connects`)."""
+        return self.kind.connects(self.layer, self.left)
+
+    @cached_property
+    def uncertain(self) -> np.ndarray:
+        """Which outputs an input reaches through some weight that is uncertain; as `live`."""
+        through = [self.left | {name: scale != 0} for name, scale in self.scales.items()]
+        return np.logical_or.reduce([self.kind.connects(self.layer, some) for some in through])
+
+    @cached_property
+    def folds(self) -> np.ndarray:
+        """[in], of a layer that mixes: whether an input could go into the bias if it were constant."""
+        return self.takes & (self.fold_noise | ~self.uncertain.any(1))
+
+    def masked(self, masks: dict[str, np.ndarray]) -> Kernels:
+        """The same without the weights whose mask is False, by kernel."""
+        locs = {name: loc * masks[name] if name in masks else loc for name, loc in self.locs.items()}
+        scales = {name: scale * masks[name] if name in masks else scale for name, scale in self.scales.items()}
+        return replace(self, locs=locs, scales=scales)
+
+    def contribution(self, constant: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+        """What the constant `inputs` add to each output of a layer that mixes."""
+        if not inputs.any():
+            return np.zeros(len(self.bias))
+        return np.where(inputs, np.nan_to_num(constant), 0.0) @ self.kind.carried(self.layer, self.locs)
 
 
-def kernel_of(layer: Any, fold_noise: bool = False) -> Kernel:
-    """The weights of a dense or convolution layer, Bayesian or plain, kernel positions flattened.
+def kernels_of(layer: Any, fold_noise: bool = False) -> Kernels:
+    """The weights of a layer of some kind, Bayesian or plain.
 
     Args:
       fold_noise: whether a constant may go into the bias where weights that read it are uncertain. Their means are
         folded then, and their noise is lost.
     """
-    if isinstance(layer, Variational):
-        q, bias_q = layer.kernel_posterior, layer.bias_posterior
-        loc, scale = q.loc.numpy(), q.scale.numpy()
-        bias = bias_q.loc if bias_q is not None else layer.bias
-        bias_scale = bias_q.scale.numpy() if bias_q is not None else np.zeros(loc.shape[-1])
-    else:
-        loc, bias = layer.kernel.numpy(), layer.bias
-        scale, bias_scale = np.zeros_like(loc), np.zeros(loc.shape[-1])
-    loc, scale = (values.reshape(-1, *loc.shape[-2:]) for values in (loc, scale))
-    folds = _takes_constants(layer) & (fold_noise | (scale == 0).all((0, 2)))
-    return Kernel(loc, scale, np.zeros(loc.shape[-1]) if bias is None else bias.numpy(), bias_scale, folds)
+    kind, found = kind_of(layer), weights_of(layer)
+    assert kind is not None
+    bias = found.pop("bias", None)
+    locs = {name: weights.loc for name, weights in found.items()}
+    scales = {n: np.zeros_like(w.loc) if w.scale is None else w.scale for n, w in found.items()}
+    nothing = np.zeros(kind.width(layer))
+    values = nothing if bias is None else bias.loc
+    deviations = nothing if bias is None or bias.scale is None else bias.scale
+    # A bias that is pruned stays 0.
+    takes = bias is not None and (not bias.uncertain or bool(bias.mask.all()))
+    return Kernels(layer, kind, locs, scales, values, deviations, takes and kind.takes_constants(layer), fold_noise)
 
 
-def _takes_constants(layer: Any) -> bool:
-    """Whether the layer's bias can stand for what a constant input makes.
-
-    Zero padding breaks a constant at the borders, and a bias that is pruned stays 0.
-    """
-    if getattr(layer, "padding", "valid") != "valid":
-        return False
-    q = layer.posteriors.get("bias") if isinstance(layer, Variational) else None
-    return bool(q.mask.numpy().all()) if q is not None else layer.bias is not None
-
-
-def constants(labels: ChannelLabels, kernels: dict[str, Kernel]) -> dict[int, np.ndarray]:
+def constants(labels: ChannelLabels, kernels: dict[str, Kernels]) -> dict[int, np.ndarray]:
     """For each tensor, the value of each channel that is the same for all inputs and positions; NaN for the others."""
     found: dict[int, np.ndarray] = {}
     for step in labels.graph.steps:
@@ -102,10 +121,11 @@ def constants(labels: ChannelLabels, kernels: dict[str, Kernel]) -> dict[int, np
     return found
 
 
-def _constant_output(step: Step, inputs: list[np.ndarray], kernel: Kernel | None, width: int) -> np.ndarray:
+def _constant_output(step: Step, inputs: list[np.ndarray], kernels: Kernels | None, width: int) -> np.ndarray:
     layer = step.layer
-    if kernel is not None:
-        return _constant_units(layer, inputs[0], kernel)
+    if kernels is not None:
+        of = _constant_units if kernels.live.ndim == 2 else _constant_channels
+        return of(layer, inputs[0], kernels)
     if is_normalization(step):
         return _normalized(layer, inputs[0])
     if isinstance(layer, ACTIVATIONS) and is_elementwise(layer):
@@ -136,17 +156,32 @@ def _joined(layer: Any, constants: np.ndarray) -> np.ndarray:
     )
 
 
-def _constant_units(layer: Any, constant: np.ndarray, kernel: Kernel) -> np.ndarray:
+def _constant_units(layer: Any, constant: np.ndarray, kernels: Kernels) -> np.ndarray:
     """The value of each unit that no varying input reaches, NaN for the others."""
-    folded = foldable(kernel, constant)
-    fixed = ~kernel.live[~folded].any(0) & (kernel.bias_scale == 0)
+    folded = foldable(kernels, constant)
+    fixed = ~kernels.live[~folded].any(0) & (kernels.bias_scale == 0)
+    return _activated(layer, kernels.bias + kernels.contribution(constant, folded), fixed)
+
+
+def _constant_channels(layer: Any, constant: np.ndarray, kernels: Kernels) -> np.ndarray:
+    """The same of a layer that keeps channels: each output has one input, and is fixed if that is, or is not read."""
+    constant = along(constant, len(kernels.bias))
+    silent = ~kernels.live | (constant == 0)
+    known = ~np.isnan(constant) & kernels.takes & (kernels.fold_noise | ~kernels.uncertain)
+    fixed = (silent | known) & (kernels.bias_scale == 0)
+    read = np.where(silent, 0.0, np.nan_to_num(constant) * kernels.kind.carried(layer, kernels.locs))
+    return _activated(layer, kernels.bias + read, fixed)
+
+
+def _activated(layer: Any, values: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """The outputs of a weighted layer where they are `fixed`, NaN for the others."""
     if not is_elementwise(layer):
         return np.full(len(fixed), np.nan)
-    values = kernel.bias + contribution(kernel, constant, folded)
-    return np.where(fixed, values if layer.activation is None else _called(layer.activation, values), np.nan)
+    activation = getattr(layer, "activation", None)
+    return np.where(fixed, values if activation is None else _called(activation, values), np.nan)
 
 
-def needed(labels: ChannelLabels, kernels: dict[str, Kernel], constants: dict[int, np.ndarray]) -> np.ndarray:
+def needed(labels: ChannelLabels, kernels: dict[str, Kernels], constants: dict[int, np.ndarray]) -> np.ndarray:
     """Which labels must stay, found from the outputs backwards until nothing is added."""
     needed = np.zeros(labels.count, bool)
     needed[labels.pinned] = True
@@ -159,20 +194,15 @@ def needed(labels: ChannelLabels, kernels: dict[str, Kernel], constants: dict[in
             made, read = roots[step.output], roots[step.inputs[0]]
             if not needed[made].any():  # a layer keeps at least one unit
                 needed[made[0]] = True
-            kernel = kernels[step.layer.name]
-            reads = kernel.live[:, needed[made]].any(1) & ~foldable(kernel, constants[step.inputs[0]])
+            layer = kernels[step.layer.name]
+            reads = layer.live[:, needed[made]].any(1) & ~foldable(layer, constants[step.inputs[0]])
             needed[read[reads]] = True
     return needed
 
 
-def foldable(kernel: Kernel, constant: np.ndarray) -> np.ndarray:
+def foldable(kernels: Kernels, constant: np.ndarray) -> np.ndarray:
     """Which inputs can go for good: those always 0, and constants that the bias can take."""
-    return (constant == 0) | (~np.isnan(constant) & kernel.folds)
-
-
-def contribution(kernel: Kernel, constant: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """What the constant `inputs` add to each output."""
-    return np.einsum("i,pio->o", np.where(inputs, np.nan_to_num(constant), 0.0), kernel.loc.astype(np.float64))
+    return (constant == 0) | (~np.isnan(constant) & kernels.folds)
 
 
 def _called(function: Any, values: np.ndarray) -> np.ndarray:

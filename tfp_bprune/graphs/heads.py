@@ -15,12 +15,12 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.info import Info
 from tfp_bprune.data.targets import Target
 from tfp_bprune.graphs.channels import IDENTITIES
-from tfp_bprune.graphs.convert import activation_name, kind_of
+from tfp_bprune.graphs.convert import activation_name
 from tfp_bprune.graphs.names import input_names as input_names
 from tfp_bprune.graphs.names import output_names as output_names
 from tfp_bprune.graphs.names import targets_of
 from tfp_bprune.graphs.rebuild import note, noted
-from tfp_bprune.layers import GaussianOutput
+from tfp_bprune.layers import GaussianOutput, kind_of
 from tfp_bprune.types import BpruneError, DataError, Json, OutputTask
 
 _L = keras.layers

@@ -8,21 +8,11 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf, tfp
-from tfp_bprune.layers import LAYERS, NormalPrior
+from tfp_bprune.layers import LAYERS, NormalPrior, kinds
 from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.types import BpruneError, Json
 
 _tfd = tfp.distributions
-_CLASSES = {
-    (kind, estimator): getattr(tfp.layers, name)
-    for kind, stem in (
-        ("Dense", "Dense"),
-        ("Conv1D", "Convolution1D"),
-        ("Conv2D", "Convolution2D"),
-        ("Conv3D", "Convolution3D"),
-    )
-    for estimator, name in (("flipout", stem + "Flipout"), ("reparameterization", stem + "Reparameterization"))
-} | {("Dense", "local"): tfp.layers.DenseLocalReparameterization}
 _DIAGONAL = (
     tf.linalg.LinearOperatorDiag,
     tf.linalg.LinearOperatorIdentity,
@@ -62,13 +52,9 @@ def adopted(layer: Any, shared: Json) -> Any:
     refuse_own_computation(layer, base)
     bias = _posteriors(layer)["bias"]
     prior, centred = _prior(layer)
-    return LAYERS[kind, estimator](
-        prior=prior,
-        own_prior_loc=centred,
-        use_bias=bias is not None,
-        bayesian_bias=bias is not None and bias.scale is not None,
-        **shared,
-    )
+    ours: Json = {"prior": prior, "own_prior_loc": centred, "use_bias": bias is not None}
+    ours |= {"bayesian_bias": bias is not None and bias.scale is not None}
+    return LAYERS[kind, estimator](**(shared | ours))
 
 
 def copy_posterior(old: Any, new: Any) -> None:
@@ -105,11 +91,10 @@ def refuse_own_computation(layer: Any, base: type) -> None:
 
 def _class_of(layer: Any) -> tuple[str, str, type]:
     """Kind and estimator of a layer, and the class of tfp.layers that it is made from."""
-    if isinstance(layer, tfp.layers.DenseVariational):
-        return "Dense", "reparameterization", tfp.layers.DenseVariational
-    for (kind, estimator), base in _CLASSES.items():
-        if isinstance(layer, base):
-            return kind, estimator, base
+    for kind in kinds():
+        for base, estimator in kind.raw.items():
+            if isinstance(layer, base):
+                return kind.name, estimator, base
     raise BpruneError(
         f"layer {layer.name!r} is a {type(layer).__name__}: expected one of tfp.layers' dense and convolution layers"
     )

@@ -1,27 +1,27 @@
 """Layers whose weights are distributions, their priors, and the likelihood of regression."""
 
-from tfp_bprune.layers.dropout import StatelessDropout
-from tfp_bprune.layers.likelihood import GaussianOutput
-from tfp_bprune.layers.posterior import MaskedNormal
-from tfp_bprune.layers.prior import NormalPrior, Prior, ScaleMixturePrior, prior_from
-from tfp_bprune.layers.variational import (
-    LAYERS,
+from tfp_bprune.layers.axes import Axes
+from tfp_bprune.layers.convolution import (
     Conv1DFlipout,
     Conv1DReparameterization,
     Conv2DFlipout,
     Conv2DReparameterization,
     Conv3DFlipout,
     Conv3DReparameterization,
-    DenseFlipout,
-    DenseLocalReparameterization,
-    DenseReparameterization,
-    Variational,
-    set_train_size,
-    variational_layers,
 )
+from tfp_bprune.layers.dense import DenseFlipout, DenseLocalReparameterization, DenseReparameterization
+from tfp_bprune.layers.dropout import StatelessDropout
+from tfp_bprune.layers.estimators import Flipout, Local, Reparameterization
+from tfp_bprune.layers.kind import LAYERS, Kind, bayesian, kind_of, kinds
+from tfp_bprune.layers.likelihood import GaussianOutput
+from tfp_bprune.layers.posterior import MaskedNormal
+from tfp_bprune.layers.prior import NormalPrior, Prior, ScaleMixturePrior, prior_from
+from tfp_bprune.layers.variational import OnKeras, OnTfp, Variational, set_train_size, variational_layers
+from tfp_bprune.layers.weights import Weights, kernels_of, weights_of
 
 __all__ = [
     "LAYERS",
+    "Axes",
     "Conv1DFlipout",
     "Conv1DReparameterization",
     "Conv2DFlipout",
@@ -31,14 +31,26 @@ __all__ = [
     "DenseFlipout",
     "DenseLocalReparameterization",
     "DenseReparameterization",
+    "Flipout",
     "GaussianOutput",
+    "Kind",
+    "Local",
     "MaskedNormal",
     "NormalPrior",
+    "OnKeras",
+    "OnTfp",
     "Prior",
+    "Reparameterization",
     "ScaleMixturePrior",
     "StatelessDropout",
     "Variational",
+    "Weights",
+    "bayesian",
+    "kernels_of",
+    "kind_of",
+    "kinds",
     "prior_from",
     "set_train_size",
     "variational_layers",
+    "weights_of",
 ]

@@ -7,6 +7,7 @@ No finite rho can say that, hence the mask.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,17 @@ class MaskedNormal:
             variable.assign(tf.where(self.mask, variable, value))
         self.changes += 1
 
+    def copy_slice(self, other: MaskedNormal, index: tuple[np.ndarray, ...]) -> None:
+        """Takes over the entries `index` of a larger posterior, what is pruned and where the prior is centred among them."""
+        pairs = [
+            (self.loc_variable, other.loc_variable),
+            (self.rho_variable, other.rho_variable),
+            (self.mask, other.mask),
+        ]
+        pairs += [] if self.prior_loc is None else [(self.prior_loc, other.prior_loc)]
+        for own, larger in pairs:
+            own.assign(larger.numpy()[index])
+
     @property
     def resting(self) -> list[tuple[Any, float]]:
         """The raw variables, each with the value that its pruned entries rest at.
@@ -138,17 +150,19 @@ def add_masked_normal(
     own_prior_loc: bool = False,
     loc_initializer: Any = None,
     loc_constraint: Any = None,
+    fan_in: int | None = None,
 ) -> MaskedNormal:
     """Creates the variables of a posterior through a layer's `add_weight`; the prior's centre only if it has its own.
 
     The means start at half of He-normal values, all of them different between layers, since the seed is keyed by the
     caller, or as `loc_initializer` says, and keep to `loc_constraint`; rho starts at `rho_init` with a little spread (0.1),
-    as in tfp.layers.
+    as in tfp.layers. An output reads `fan_in` weights; by default all but those of the last axis.
     """
     # Half: on MNIST at 98 % sparsity .979 of the validation split instead of .959, for no loss at lower ones. Means that
     # start small lie within reach of the mixture's narrow part, and those that nothing needs fall to it sooner.
+    scale = 0.5 if fan_in is None else 0.5 * math.prod(shape[:-1]) / fan_in
     loc_values = keras.initializers.VarianceScaling(
-        0.5, "fan_in", "truncated_normal", noise.derive(seed, name, "loc") % 2**31
+        scale, "fan_in", "truncated_normal", noise.derive(seed, name, "loc") % 2**31
     )
     loc_init = loc_initializer or (loc_values if len(shape) > 1 else "zeros")
     rho_values = keras.initializers.RandomNormal(rho_init, 0.1, seed=noise.derive(seed, name, "rho") % 2**31)

@@ -1,9 +1,8 @@
-"""Dense and convolution layers with a distribution over their weights, on TFP's own layer classes.
+"""What all layers with a distribution over their weights share, on tfp.layers' classes or on Keras's own.
 
-Nine layers: Dense and Conv1D/2D/3D, each with the Flipout and the Reparameterization estimator, and Dense with local
-reparameterization. What they add to tfp.layers: a mask by which weights can be removed for good, a scale-mixture
-prior, one weight draw for forward pass and KL, a KL scaled once by 1/N, stateless noise, configs of JSON scalars that
-survive every Keras format, and training steps at a fraction of the time.
+What they add to tfp.layers: a mask by which weights can be removed for good, a scale-mixture prior, one weight draw for
+forward pass and KL, a KL scaled once by 1/N, stateless noise, configs of JSON scalars that survive every Keras format, and
+training steps at a fraction of the time.
 """
 
 from __future__ import annotations
@@ -12,28 +11,19 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tfp_bprune._keras import keras, tf, tfp
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import divergence, noise
 from tfp_bprune.layers.fused import Moment, Terms, terms
+from tfp_bprune.layers.kind import PER_WEIGHT, Kind, stem_of
 from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal, add_masked_normal
 from tfp_bprune.layers.prior import Prior, prior_from
 from tfp_bprune.layers.tensorboard import show_masks
 from tfp_bprune.types import Json
 
 autocast_variable = keras.src.mixed_precision.autocast_variable
-_LEAST_VARIANCE = 1e-24
-_PACKAGE = "tfp_bprune"
-_KERAS_ARGUMENTS = tuple(
-    (f"{weight}_{name}", kind)
-    for name, kind in (
-        ("initializer", keras.initializers),
-        ("regularizer", keras.regularizers),
-        ("constraint", keras.constraints),
-    )
-    for weight in ("kernel", "bias")
-)
+_OF_KERAS = {"initializer": keras.initializers, "regularizer": keras.regularizers, "constraint": keras.constraints}
 show_masks()
 
 # The classes that follow are mixed in before a Keras layer; to a type checker they are layers already.
@@ -49,7 +39,7 @@ class Drawn:
     """The weights of one forward pass, in the type that the layer computes in; `step` keys its other noise."""
 
     step: Any
-    kernel: Terms
+    kernels: dict[str, Terms]
     bias: Any
 
 
@@ -68,19 +58,19 @@ class _Held(threading.local):
 
 
 class Variational(_LayerPart):
-    """What all Bayesian layers share; mixed in before a TFP layer class.
+    """What all Bayesian layers share; mixed in, by `OnTfp` or `OnKeras`, before a layer class of either.
 
     Args:
       prior: a `ScaleMixturePrior` (default) or `NormalPrior`, or the config of one.
       rho_init: where rho starts; sigma = softplus(rho).
       bayesian_bias: whether the bias has a distribution too; by default it is an ordinary parameter.
-      use_bias: whether there is a bias.
       own_prior_loc: whether the prior of each weight has a centre of its own, a weight that is not trained and starts
         at 0; `bayesianize(moped=...)` puts it at the trained weight.
       train_size: N, the training examples of the whole job; `set_train_size` can tell it later.
-      kernel_initializer, kernel_regularizer, kernel_constraint, bias_initializer, bias_regularizer, bias_constraint: as in
-        the plain Keras layer, of the means where a weight has a distribution. A regularizer is a penalty beside the KL.
       seed: with the layer's name it decides the initial values and all noise.
+
+    All others as in the plain Keras layer: initializers, regularizers and constraints are those of the means where a weight
+    has a distribution. A regularizer is a penalty beside the KL.
 
     A forward pass draws one weight tensor, for a batch of any size, and adds its share of the KL to the layer's losses,
     however often the layer is called in it: the branches of a siamese network see the same weights. A pass is what the
@@ -88,11 +78,14 @@ class Variational(_LayerPart):
 
     Weights, draws and KL are of at least float32, whatever the layer computes in; masks of Keras go through as they do
     through the plain layer.
+
+    Attributes:
+      kind: what is declared of the layer's kind.
+      posteriors: the weight tensors that have a distribution, by name: the kernels, and "bias" if it has one.
     """
 
-    kernel_posterior: MaskedNormal
-    bias_posterior: MaskedNormal | None
-    _passes_masks = False  # whether the plain Keras layer does
+    kind: ClassVar[Kind]
+    posteriors: dict[str, MaskedNormal]
 
     def __init__(
         self,
@@ -100,56 +93,22 @@ class Variational(_LayerPart):
         prior: Prior | Json | str | None = None,
         rho_init: float = DEFAULT_RHO,
         bayesian_bias: bool = False,
-        use_bias: bool = True,
         own_prior_loc: bool = False,
         train_size: int | None = None,
         seed: int = 0,
-        kernel_initializer: Any = None,
-        kernel_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_initializer: Any = None,
-        bias_regularizer: Any = None,
-        bias_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            *args,
-            kernel_posterior_fn=self._make_kernel_posterior,
-            kernel_prior_fn=None,
-            kernel_divergence_fn=None,
-            bias_posterior_fn=None,
-            bias_prior_fn=None,
-            bias_divergence_fn=None,
-            **kwargs,
-        )
+        super().__init__(*args, **kwargs)
         self.prior = prior_from(prior)
         self.rho_init, self.seed = float(rho_init), int(seed)
-        self.bayesian_bias, self.use_bias = bool(bayesian_bias), bool(use_bias)
-        self.own_prior_loc = bool(own_prior_loc)
+        self.bayesian_bias, self.own_prior_loc = bool(bayesian_bias), bool(own_prior_loc)
         self.train_size = None if train_size is None else int(train_size)
-        given = (
-            kernel_initializer,
-            bias_initializer,
-            kernel_regularizer,
-            bias_regularizer,
-            kernel_constraint,
-            bias_constraint,
-        )
-        for (name, kind), value in zip(_KERAS_ARGUMENTS, given, strict=True):
-            setattr(self, name, kind.get(value))
-        self.supports_masking = self._passes_masks
         self._held = _Held()
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel, bias, and the three scalars that training keeps in the layer."""
-        super().build(input_shape)
-        self.bias, self.bias_posterior = None, None
-        if self.use_bias and self.bayesian_bias:
-            self.bias_posterior = self._masked_normal("bias", (self._outputs,))
-        elif self.use_bias:
-            start = self.bias_initializer or "zeros"
-            self.bias = self.add_weight("bias", (self._outputs,), initializer=start, constraint=self.bias_constraint)
-        self._add_penalties()
+        """Creates kernels, bias, and the three scalars that training keeps in the layer."""
+        self.__dict__["posteriors"] = {}  # past Keras, which would track and wrap it
+        self._add_weights(input_shape)
         self.noise_step = self.add_weight(
             name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
         )
@@ -157,43 +116,57 @@ class Variational(_LayerPart):
         self.kl_schedule = self.add_weight(name="kl_schedule", initializer="ones", **scalar)
         self.last_kl = self.add_weight(name="last_kl", initializer="zeros", **scalar)
 
-    def _add_penalties(self) -> None:
-        """Has Keras add the regularizers of means and bias to every loss."""
-        for name, regularizer in (("kernel", self.kernel_regularizer), ("bias", self.bias_regularizer)):
-            posterior = self.posteriors.get(name)
-            if regularizer is not None and posterior is not None:
-                self.add_loss(partial(_penalty, regularizer, posterior))
-            elif regularizer is not None and self.bias is not None:
-                self.add_loss(partial(regularizer, self.bias))
+    def _add_weights(self, input_shape: Any) -> None:
+        """Creates kernels and bias, as `_add_posterior` and as `bias`."""
+        raise NotImplementedError
 
-    def _make_kernel_posterior(
-        self, dtype: Any, shape: Any, name: str, trainable: bool, add_variable: Any
-    ) -> MaskedNormal:
-        return self._masked_normal("kernel", shape)
-
-    def _masked_normal(self, name: str, shape: Any) -> MaskedNormal:
+    def _add_posterior(self, name: str, shape: Any) -> MaskedNormal:
+        """Creates the distribution of a kernel or of the bias."""
         seed = noise.derive(self.seed, self.name)
-        initializer, constraint = (getattr(self, f"{name}_{what}") for what in ("initializer", "constraint"))
-        return add_masked_normal(
-            self.add_weight, name, shape, self.rho_init, seed, self.own_prior_loc, initializer, constraint
+        stem, shape = stem_of(name), tuple(shape)
+        initializer, regularizer, constraint = (getattr(self, f"{stem}_{what}", None) for what in PER_WEIGHT)
+        posterior = add_masked_normal(
+            self.add_weight,
+            name,
+            shape,
+            self.rho_init,
+            seed,
+            self.own_prior_loc,
+            initializer,
+            constraint,
+            self.kind.fan_in(name, shape) if name != "bias" else None,
         )
+        self.posteriors[name] = posterior
+        if regularizer is not None:
+            self.add_loss(partial(_penalty, regularizer, posterior))
+        return posterior
 
     @property
-    def posteriors(self) -> dict[str, MaskedNormal]:
-        """The weight tensors that have a distribution, by name."""
-        found = {"kernel": self.kernel_posterior}
-        return found | {"bias": self.bias_posterior} if self.bias_posterior is not None else found
+    def bias_posterior(self) -> MaskedNormal | None:
+        """The distribution of the bias; None where it has none."""
+        return self.posteriors.get("bias")
+
+    @bias_posterior.setter
+    def bias_posterior(self, posterior: Any) -> None:
+        """What tfp.layers would put there is not wanted."""
 
     def call(self, inputs: Any, training: Any = None) -> Any:
-        """The layer's output under one draw of its weights; inputs [batch, ..., channels]."""
-        inputs = tf.cast(inputs, self.compute_dtype)
+        """The layer's output under one draw of its weights; inputs [batch, ...] as the plain layer takes them."""
+        if not self.kind.reads_indices:
+            inputs = tf.cast(inputs, self.compute_dtype)
         if training is None:
             training = keras.backend.learning_phase()
         training = isinstance(training, bool | int) and bool(training)
         drawn = self._drawn(self._moment(inputs), training)
-        outputs = self._apply_kernel(inputs, drawn.kernel, drawn.step)
-        outputs = outputs if drawn.bias is None else self._add_bias(outputs, drawn.bias)
-        return outputs if self.activation is None else self.activation(outputs)
+        outputs = inputs
+        for name in self.kind.kernels:
+            outputs = self._apply_kernel(name, outputs, drawn.kernels[name], drawn.step)
+        outputs = outputs if drawn.bias is None else self.kind.add_bias(self, outputs, drawn.bias)
+        activation = getattr(self, "activation", None)
+        return outputs if activation is None else activation(outputs)
+
+    def _linear(self, name: str, inputs: Any, kernel: Any) -> Any:
+        return self.kind.linear(self, name, inputs, kernel)
 
     def _drawn(self, moment: Moment, training: bool) -> Drawn:
         """The weights of this forward pass: those that an earlier call in it drew, or new ones."""
@@ -208,23 +181,25 @@ class Variational(_LayerPart):
     def _draw(self, moment: Moment, training: bool) -> Drawn:
         """One draw of all weights; its KL goes into the losses."""
         step = noise.next_step(self.noise_step, self.name)
-        kernel = self._terms("kernel", moment, step, training)
-        kl, bias = kernel.kl, self.bias
+        kernels = {name: self._terms(name, moment, step, training) for name in self.kind.kernels}
+        first, *others = [kernel.kl for kernel in kernels.values()]
+        kl, bias = sum(others, first), self.bias
         if self.bias_posterior is not None:
             terms_of_bias = self._terms("bias", "deviation", step, training)
             bias, kl = terms_of_bias.loc + terms_of_bias.second, kl + terms_of_bias.kl
         self.last_kl.assign(kl)
         if self.train_size is not None or training:
             self.add_loss(divergence.scaled(kl, self.train_size or 0, self.kl_schedule, self.name))
+        computed = {name: self._computed(moment, kernel) for name, kernel in kernels.items()}
+        return Drawn(step, computed, None if bias is None else tf.cast(bias, self.compute_dtype))
 
-        def computed(value: Any) -> Any:
-            return None if value is None else tf.cast(value, self.compute_dtype)
-
-        second = kernel.second if moment == "variance" else computed(kernel.second)  # variances underflow in float16
-        return Drawn(step, Terms(computed(kernel.loc), second, kl), computed(bias))
+    def _computed(self, moment: Moment, kernel: Terms) -> Terms:
+        """The terms in the type that the layer computes in, but variances, which underflow in float16."""
+        second = kernel.second if moment == "variance" else tf.cast(kernel.second, self.compute_dtype)
+        return Terms(tf.cast(kernel.loc, self.compute_dtype), second, kernel.kl)
 
     def _moment(self, inputs: Any) -> Moment:
-        """What the estimator needs of the kernel besides its mean."""
+        """What the estimator needs of the kernels besides their means."""
         return "deviation"
 
     def _terms(self, name: str, moment: Moment, step: Any, training: bool) -> Terms:
@@ -238,29 +213,14 @@ class Variational(_LayerPart):
 
     def get_config(self) -> Json:
         """The layer's arguments as JSON scalars."""
-        skipped = (
-            "kernel_posterior",
-            "kernel_prior",
-            "kernel_divergence",
-            "bias_posterior",
-            "bias_prior",
-            "bias_divergence",
-        )
-        config = {key: value for key, value in super().get_config().items() if not key.startswith(skipped)}
-        given = {name: kind.serialize(getattr(self, name)) for name, kind in _KERAS_ARGUMENTS if getattr(self, name)}
-        return (
-            config
-            | given
-            | {
-                "prior": self.prior.get_config(),
-                "rho_init": self.rho_init,
-                "bayesian_bias": self.bayesian_bias,
-                "use_bias": self.use_bias,
-                "own_prior_loc": self.own_prior_loc,
-                "train_size": self.train_size,
-                "seed": self.seed,
-            }
-        )
+        return super().get_config() | {
+            "prior": self.prior.get_config(),
+            "rho_init": self.rho_init,
+            "bayesian_bias": self.bayesian_bias,
+            "own_prior_loc": self.own_prior_loc,
+            "train_size": self.train_size,
+            "seed": self.seed,
+        }
 
     @classmethod
     def from_config(cls, config: Json) -> Any:
@@ -268,145 +228,85 @@ class Variational(_LayerPart):
         return cls(**config)
 
 
-class _ReparameterizationEstimator(_LayerPart):
-    """One weight draw shared by the whole batch (Kingma and Welling 2014)."""
+class OnTfp(Variational):
+    """Mixed in before a class of tfp.layers, of one kernel, which then keeps what the plain Keras layer does too.
 
-    def _apply_kernel(self, inputs: Any, kernel: Terms, step: Any) -> Any:
-        return self._linear(inputs, kernel.loc + kernel.second)
-
-
-class _FlipoutEstimator(_LayerPart):
-    """One weight draw whose deviation from the mean is flipped by independent signs for each example.
-
-    Wen et al. 2018 (arXiv 1803.04386), eq. 4: x W_mean + ((x * s) dW) * r with s, r in {-1, +1}. Each example sees a
-    weight tensor of the right distribution, nearly independent of the other examples'.
+    Args:
+      use_bias: whether there is a bias.
+      kernel_initializer, kernel_regularizer, kernel_constraint, bias_initializer, bias_regularizer, bias_constraint: as in
+        the plain Keras layer.
     """
 
-    def _apply_kernel(self, inputs: Any, kernel: Terms, step: Any) -> Any:
-        mean = self._linear(inputs, kernel.loc)
-        sign_in = self._signs(inputs, self._seed(step, "sign_in"))
-        sign_out = self._signs(mean, self._seed(step, "sign_out"))
-        return mean + self._linear(inputs * sign_in, kernel.second) * sign_out
+    def __init__(self, *args: Any, use_bias: bool = True, **kwargs: Any) -> None:
+        of_keras = {
+            f"{stem}_{what}": kwargs.pop(f"{stem}_{what}", None) for what in PER_WEIGHT for stem in ("kernel", "bias")
+        }
+        own: Json = dict.fromkeys(
+            ("kernel_prior_fn", "kernel_divergence_fn", "bias_posterior_fn", "bias_prior_fn", "bias_divergence_fn")
+        )
+        super().__init__(*args, kernel_posterior_fn=self._make_kernel_posterior, **own, **kwargs)
+        self.use_bias = bool(use_bias)
+        for name, value in of_keras.items():
+            setattr(self, name, _OF_KERAS[name.rpartition("_")[2]].get(value))
+        self.supports_masking = self.kind.passes_masks
 
-    def _signs(self, like: Any, seed: Any) -> Any:
-        """One sign for each example and channel of `like`, broadcast over positions."""
-        shape, rank = tf.shape(like), len(like.shape)
-        channel = 1 if getattr(self, "data_format", None) == "channels_first" else rank - 1
-        extent = [shape[axis] if axis in (0, channel) else 1 for axis in range(rank)]
-        signs = noise.signs(extent, seed, like.dtype)
-        # Broadcasting against an unknown size would lose those of axes with one entry.
-        return tf.ensure_shape(signs, [like.shape[axis] if axis in (0, channel) else 1 for axis in range(rank)])
+    def _add_weights(self, input_shape: Any) -> None:
+        super(Variational, self).build(input_shape)
+        self._add_bias()
 
+    def _add_bias(self) -> None:
+        self.bias = None
+        if self.use_bias and self.bayesian_bias:
+            self._add_posterior("bias", (self.kind.width(self),))
+        elif self.use_bias:
+            start = self.bias_initializer or "zeros"
+            self.bias = self.add_weight(
+                "bias",
+                (self.kind.width(self),),
+                initializer=start,
+                constraint=self.bias_constraint,
+                regularizer=self.bias_regularizer,
+            )
 
-class _LocalEstimator(_FlipoutEstimator):
-    """Noise on the outputs instead of the weights: x mu + sqrt(x^2 sigma^2) epsilon, independent for each output.
+    def _make_kernel_posterior(
+        self, dtype: Any, shape: Any, name: str, trainable: bool, add_variable: Any
+    ) -> MaskedNormal:
+        return self._add_posterior("kernel", shape)
 
-    Kingma et al. 2015 (arXiv 1506.02557), eq. 6. Exact where each output of an example reads weights that no other
-    output of it reads, as in a dense layer on vectors: outputs have the distribution that a weight draw for each
-    example would give. Where positions share the weights (inputs of rank 3 and more) Flipout is used instead.
-    """
-
-    def _moment(self, inputs: Any) -> Moment:
-        shared = len(self._inbound_nodes) > 1  # its calls see one draw, so none of them can draw its outputs instead
-        return "variance" if len(inputs.shape) == 2 and not shared else "deviation"
-
-    def _apply_kernel(self, inputs: Any, kernel: Terms, step: Any) -> Any:
-        if self._moment(inputs) == "deviation":
-            return super()._apply_kernel(inputs, kernel, step)
-        mean = tf.matmul(inputs, kernel.loc)
-        variance = tf.matmul(tf.square(tf.cast(inputs, kernel.second.dtype)), kernel.second)
-        # The root has no gradient at 0, where a unit has no weight left.
-        scale = tf.sqrt(variance + _LEAST_VARIANCE)
-        noisy = scale * tf.cast(noise.normal(tf.shape(mean), self._seed(step, "outputs")), scale.dtype)
-        return mean + tf.cast(noisy, mean.dtype)
-
-
-class _Dense(Variational):
-    _passes_masks = True
-
-    @property
-    def _outputs(self) -> int:
-        return self.units
-
-    def _linear(self, inputs: Any, kernel: Any) -> Any:
-        return tf.tensordot(inputs, kernel, 1) if len(inputs.shape) > 2 else tf.matmul(inputs, kernel)
-
-    def _add_bias(self, outputs: Any, bias: Any) -> Any:
-        return tf.nn.bias_add(outputs, bias)
+    def get_config(self) -> Json:
+        """The layer's arguments as JSON scalars, without functions that tfp.layers would marshal."""
+        functions = tuple(
+            f"{weight}_{what}" for weight in ("kernel", "bias") for what in ("posterior", "prior", "divergence")
+        )
+        config = {key: value for key, value in super().get_config().items() if not key.startswith(functions)}
+        given: Json = {}
+        for what in PER_WEIGHT:
+            for stem in ("kernel", "bias"):
+                value = getattr(self, f"{stem}_{what}")
+                given |= {f"{stem}_{what}": _OF_KERAS[what].serialize(value)} if value else {}
+        return config | given | {"use_bias": self.use_bias}
 
 
-class _Conv(Variational):
-    @property
-    def _outputs(self) -> int:
-        return self.filters
+class OnKeras(Variational):
+    """Mixed in before a layer of Keras, whose kernels get distributions as it creates them."""
 
-    def _linear(self, inputs: Any, kernel: Any) -> Any:
-        return self._convolution_op(inputs, kernel)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Means start as posteriors do, where nothing else is said, and not as the plain layer's weights.
+        ours = {f"{stem_of(name)}_initializer": None for name in self.kind.kernels}
+        super().__init__(*args, **(ours | kwargs))
 
-    def _add_bias(self, outputs: Any, bias: Any) -> Any:
-        if self.data_format == "channels_first":
-            return outputs + tf.reshape(bias, (-1,) + (1,) * self.rank)
-        return tf.nn.bias_add(outputs, bias)
+    def _add_weights(self, input_shape: Any) -> None:
+        self.bias = None
+        super(Variational, self).build(input_shape)
 
-
-_registered = keras.saving.register_keras_serializable(_PACKAGE)
-
-
-@_registered
-class DenseFlipout(_FlipoutEstimator, _Dense, tfp.layers.DenseFlipout):
-    """Dense layer, Flipout estimator: inputs [batch, ..., in], outputs [batch, ..., units]."""
-
-
-@_registered
-class DenseReparameterization(_ReparameterizationEstimator, _Dense, tfp.layers.DenseReparameterization):
-    """Dense layer, one weight draw a batch: inputs [batch, ..., in], outputs [batch, ..., units]."""
-
-
-@_registered
-class DenseLocalReparameterization(_LocalEstimator, _Dense, tfp.layers.DenseLocalReparameterization):
-    """Dense layer, noise drawn for each output: inputs [batch, ..., in], outputs [batch, ..., units]."""
-
-
-@_registered
-class Conv1DFlipout(_FlipoutEstimator, _Conv, tfp.layers.Convolution1DFlipout):
-    """1D convolution, Flipout estimator: inputs [batch, steps, channels]."""
-
-
-@_registered
-class Conv2DFlipout(_FlipoutEstimator, _Conv, tfp.layers.Convolution2DFlipout):
-    """2D convolution, Flipout estimator: inputs [batch, rows, columns, channels]."""
-
-
-@_registered
-class Conv3DFlipout(_FlipoutEstimator, _Conv, tfp.layers.Convolution3DFlipout):
-    """3D convolution, Flipout estimator: inputs [batch, planes, rows, columns, channels]."""
-
-
-@_registered
-class Conv1DReparameterization(_ReparameterizationEstimator, _Conv, tfp.layers.Convolution1DReparameterization):
-    """1D convolution, one weight draw a batch: inputs [batch, steps, channels]."""
-
-
-@_registered
-class Conv2DReparameterization(_ReparameterizationEstimator, _Conv, tfp.layers.Convolution2DReparameterization):
-    """2D convolution, one weight draw a batch: inputs [batch, rows, columns, channels]."""
-
-
-@_registered
-class Conv3DReparameterization(_ReparameterizationEstimator, _Conv, tfp.layers.Convolution3DReparameterization):
-    """3D convolution, one weight draw a batch: inputs [batch, planes, rows, columns, channels]."""
-
-
-LAYERS: dict[tuple[str, str], type] = {
-    (kind, estimator): globals()[kind + suffix]
-    for kind in ("Dense", "Conv1D", "Conv2D", "Conv3D")
-    for estimator, suffix in (
-        ("flipout", "Flipout"),
-        ("reparameterization", "Reparameterization"),
-        ("local", "LocalReparameterization" if kind == "Dense" else "Flipout"),
-    )
-}
-"""Layer classes by kind and estimator; "local" is local reparameterization where it is exact and Flipout elsewhere."""
+    def add_weight(self, name: Any = None, shape: Any = None, **options: Any) -> Any:
+        """As Keras's; of a kernel, and of a bias that is to have one, its distribution, of which a layer has no use."""
+        if name in self.kind.kernels:
+            return self._add_posterior(name, shape)
+        if name == "bias" and self.bayesian_bias:
+            self._add_posterior(name, shape)
+            return None
+        return super().add_weight(name=name, shape=shape, **options)
 
 
 def variational_layers(model: Any) -> Iterator[Any]:

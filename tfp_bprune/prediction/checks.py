@@ -66,13 +66,18 @@ def refuse_ragged(model: Any) -> None:
             )
 
 
-def refuse_shared(linears: Mapping[int, Linear]) -> None:
-    """Refuses layers with uncertain weights that are called more than once: what their calls have in common is not carried.
+def refuse_moments(linears: Mapping[int, Linear]) -> None:
+    """Refuses layers with uncertain weights of a kind that has no moments, or that are called more than once: what their calls
+    have in common is not carried.
 
     Raises:
       ExportError: naming the layer.
     """
     for linear in linears.values():
+        if not linear.carries:
+            raise ExportError(
+                f"layer {linear.stream!r} is of a kind through which means and variances are not carried: use the predictive 'sampled'"
+            )
         if isinstance(linear, LoweredPositions) and linear.shared and linear.uncertain:
             raise ExportError(
                 f"layer {linear.stream!r} is called more than once, and moments do not carry what its calls have in common: "

@@ -9,39 +9,42 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.graphs.convert import kind_of
 from tfp_bprune.graphs.copying import within
-from tfp_bprune.layers import Variational, noise
+from tfp_bprune.layers import Variational, kernels_of, kind_of, noise, weights_of
 from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, read
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.prediction.walk import nodes_of
 
 
 class Linear(tf.Module):
-    """A dense or convolution layer without its activation.
+    """A layer with kernels, without its activation.
 
     Attributes:
       stream: the layer's name, by which its noise goes.
-      activation: the Keras function, or None.
       uncertain: whether its weights have variances.
+      carries: whether means and variances are carried through it.
+      loc, scale: of its one kernel; of several the first's.
     """
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
-        self.stream, self.activation = layer.name, layer.activation
-        q = layer.kernel_posterior if isinstance(layer, Variational) else None
-        self.loc = q.loc.numpy() if q is not None else layer.kernel.numpy()
-        self.scale = None if q is None else q.scale.numpy()
-        bias_q = layer.bias_posterior if isinstance(layer, Variational) else None
-        self.bias = bias_q.loc.numpy() if bias_q is not None else (layer.bias.numpy() if layer.use_bias else None)
-        self.bias_variance = None if bias_q is None else np.square(bias_q.scale.numpy())
-        self.uncertain = q is not None
-        self._bias_shape = (-1, *[1] * layer.rank) if getattr(layer, "data_format", None) == "channels_first" else (-1,)
+        kind, found = kind_of(layer), weights_of(layer)
+        assert kind is not None
+        bias = found.pop("bias", None)
+        first = next(iter(found.values()))
+        self.stream, self.uncertain = layer.name, first.uncertain
+        self.carries = kind.moments(layer)
+        self.loc, self.scale = first.loc, first.scale
+        self.bias = None if bias is None else bias.loc
+        self.bias_variance = None if bias is None else bias.variance
+        self._turned = getattr(layer, "data_format", None) == "channels_first"
 
     def mean(self, inputs: Value) -> Value:
         """The outputs at the mean weights and the mean of the inputs."""
@@ -87,7 +90,11 @@ class Linear(tf.Module):
     def _shifted(self, outputs: Any, inputs: Value, bias: np.ndarray | None) -> Any:
         if bias is None:
             return outputs
-        return plus(outputs, bias[:, None] if inputs.columns else bias.reshape(self._bias_shape))
+        return plus(outputs, bias[:, None] if inputs.columns else self._placed(bias, outputs))
+
+    def _placed(self, bias: Any, outputs: Any) -> Any:
+        """A bias, or noise of one, as it is broadcast against outputs that are rows."""
+        return tf.reshape(bias, [-1, *[1] * (len(outputs.shape) - 2)]) if self._turned else bias
 
     def _value(self, inputs: Value, mean: Any) -> Value:
         return Value(mean, None, inputs.columns, inputs.drawn)
@@ -126,32 +133,45 @@ class LoweredPositions(Linear):
 
     def __init__(self, layer: Any, lowering: Lowering, shared: bool = False) -> None:
         super().__init__(layer)
-        self.shared = shared
-        self._apply = _operation(layer)
-        self._loc = held(self.loc, lowering)
-        self._variance = None if self.scale is None else held(self.scale, lowering, squared=True)
+        kind = kind_of(layer)
+        assert kind is not None
+        self.shared, self._apply, self._reads_indices = shared, partial(kind.linear, layer), kind.reads_indices
+        kernels = kernels_of(layer)
+        self._shapes = {name: weights.loc.shape for name, weights in kernels.items()}
+        self._locs = {name: held(weights.loc, lowering) for name, weights in kernels.items()}
+        self._variances = {
+            name: held(weights.scale, lowering, squared=True)
+            for name, weights in kernels.items()
+            if weights.scale is not None
+        }
+        self._one = next(iter(kernels))
+
+    def laid(self, inputs: Value) -> Value:
+        """As in `Linear`; indices stay the whole numbers that they are."""
+        return inputs.as_rows() if self._reads_indices else super().laid(inputs)
 
     def patches(self, inputs: Any) -> Any:
         """What each position reads: [batch, positions, kernel entries without the last axis]."""
         count = math.prod(self.loc.shape[:-1])
-        read_out = self._apply(inputs, tf.reshape(tf.eye(count), [*self.loc.shape[:-1], count]))
+        read_out = self._apply(self._one, inputs, tf.reshape(tf.eye(count), [*self.loc.shape[:-1], count]))
         return by_position(read_out)
 
     def kernel_variance(self) -> Any:
         """Of each weight of the kernel, shaped as it is."""
-        return read(self._variance)
+        return read(self._variances[self._one])
 
-    def by_mean(self, inputs: Value, of: Any) -> Any:
-        """As in `Linear`."""
-        return self._apply(of, read(self._loc))
+    def mean(self, inputs: Value) -> Value:
+        """As in `Linear`, through one kernel after the other."""
+        inputs = self.laid(inputs)
+        return self._through(inputs, {name: read(loc) for name, loc in self._locs.items()})
 
     def by_square(self, inputs: Value, of: Any) -> Any:
-        """As in `Linear`."""
-        return self._apply(of, tf.square(read(self._loc)))
+        """As in `Linear`, of the one kernel."""
+        return self._apply(self._one, of, tf.square(read(self._locs[self._one])))
 
     def by_variance(self, inputs: Value, of: Any) -> Any:
-        """As in `Linear`."""
-        return self._apply(of, read(self._variance))
+        """As in `Linear`, of the one kernel."""
+        return self._apply(self._one, of, read(self._variances[self._one]))
 
     def drawn(self, inputs: Value, index: Any, seed: int) -> Value:
         """The outputs under draw number `index` of the weights, the same for the whole batch."""
@@ -159,12 +179,21 @@ class LoweredPositions(Linear):
         def normal(shape: Any, part: str) -> Any:
             return tf.random.stateless_normal(shape, noise.seed_pair(index, seed, self.stream, part))
 
-        inputs = self.laid(inputs)
-        kernel = read(self._loc) + tf.sqrt(read(self._variance)) * normal(self.loc.shape, "kernel")
-        outputs = self._shifted(self._apply(inputs.mean, kernel), inputs, self.bias)
-        if self.bias_variance is not None:
-            outputs += np.sqrt(self.bias_variance) * normal(self.bias_variance.shape, "bias")
-        return self._value(inputs, outputs)
+        kernels = {
+            name: read(loc) + tf.sqrt(read(self._variances[name])) * normal(self._shapes[name], name)
+            for name, loc in self._locs.items()
+        }
+        value = self._through(self.laid(inputs), kernels)
+        if self.bias_variance is None:
+            return value
+        off = np.sqrt(self.bias_variance) * normal(self.bias_variance.shape, "bias")
+        return replace(value, mean=value.mean + self._placed(off, value.mean))
+
+    def _through(self, inputs: Value, kernels: dict[str, Any]) -> Value:
+        outputs = inputs.mean
+        for name, kernel in kernels.items():
+            outputs = self._apply(name, outputs, kernel)
+        return self._value(inputs, self._shifted(outputs, inputs, self.bias))
 
 
 @tf.custom_gradient
@@ -184,7 +213,7 @@ def lowered(model: Any, lowering: Lowering) -> dict[int, Linear]:
     for node in nodes_of(model):
         layer = within(node.layer)
         steps = layer is not node.layer  # a dense layer at each step is one on all of them
-        if kind_of(layer) and not _is_special(layer) and (kind_of(layer) == "Dense" or not steps):
+        if _is_lowered(layer, steps):
             calls[id(layer)].append(node)
     found = {}
     for nodes in calls.values():
@@ -200,8 +229,8 @@ def variables_of(model: Any, linears: dict[int, Linear]) -> Iterator[Any]:
             continue
         if id(layer) not in linears:
             yield from layer.weights
-        elif isinstance(within(layer).activation, keras.layers.Layer):
-            yield from within(layer).activation.weights
+        elif isinstance(activation := getattr(within(layer), "activation", None), keras.layers.Layer):
+            yield from activation.weights
 
 
 def _lowered(layer: Any, lowering: Lowering, ranks: list[int]) -> Linear:
@@ -210,21 +239,15 @@ def _lowered(layer: Any, lowering: Lowering, ranks: list[int]) -> Linear:
     No output of an example reads a weight that another one reads where a dense layer is called once, on vectors. In the
     calls of a layer that is shared each weight has one value, so draws are of its weights and not of its outputs.
     """
-    is_dense = kind_of(layer) == "Dense" and set(ranks) == {2}
+    kind = kind_of(layer)
+    is_dense = kind is not None and kind.is_matrix and set(ranks) == {2}
     local = is_dense and (len(ranks) == 1 or not isinstance(layer, Variational))
     return LoweredDense(layer, lowering) if local else LoweredPositions(layer, lowering, shared=len(ranks) > 1)
 
 
-def _is_special(layer: Any) -> bool:
-    """Plain convolutions that pad or group their inputs by themselves."""
-    plain = not isinstance(layer, Variational)
-    return plain and (getattr(layer, "groups", 1) > 1 or getattr(layer, "padding", "valid") == "causal")
-
-
-def _operation(layer: Any) -> Any:
-    """outputs = operation(inputs, kernel), bias and activation aside."""
-    if isinstance(layer, Variational):
-        return layer._linear
-    if kind_of(layer) == "Dense":
-        return lambda inputs, kernel: tf.tensordot(inputs, kernel, 1)
-    return layer.convolution_op
+def _is_lowered(layer: Any, steps: bool) -> bool:
+    """Whether a layer is: a Bayesian one, and a plain one that is of a kind through which means and variances are carried."""
+    kind = kind_of(layer)
+    if kind is None or (steps and not kind.at_each_step):
+        return False
+    return isinstance(layer, Variational) or kind.moments(layer)

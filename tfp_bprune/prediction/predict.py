@@ -16,7 +16,7 @@ from tfp_bprune.graphs.convert import adopt, refuse_distributions, refuse_equal_
 from tfp_bprune.graphs.heads import Head, Said, heads_of, input_names
 from tfp_bprune.graphs.rebuild import calls_of, check_graph
 from tfp_bprune.prediction.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
-from tfp_bprune.prediction.checks import explained, refuse_hidden, refuse_ragged, refuse_shared, tables_of
+from tfp_bprune.prediction.checks import explained, refuse_hidden, refuse_moments, refuse_ragged, tables_of
 from tfp_bprune.prediction.dropped import drawn_layers
 from tfp_bprune.prediction.ends import without_ends
 from tfp_bprune.prediction.kernels import Lowering
@@ -89,7 +89,7 @@ class Predictor(tf.Module):
         linears = lowered(network, lowering)
         refuse_hidden(network, linears)
         if predictive == "moments":
-            refuse_shared(linears)
+            refuse_moments(linears)
         # All that a file has to hold of the network; the network itself is not among it.
         self._linears = list(dict.fromkeys(linears.values()))
         self._costs = lowering.costs

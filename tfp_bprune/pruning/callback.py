@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras
-from tfp_bprune.graphs.convert import is_raw, kind_of
-from tfp_bprune.layers import Variational
+from tfp_bprune.graphs.convert import is_raw, weighted_layers
+from tfp_bprune.layers import Variational, kernels_of
 from tfp_bprune.pruning.dead import remove_dead
 from tfp_bprune.pruning.masks import check_scope, check_sparsity, sparsity_of
 from tfp_bprune.pruning.paths import live_masks
@@ -35,7 +35,7 @@ class KeepPruned(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Json | None = None) -> None:
         """Notes what is gone."""
-        self._held = [(layer.kernel, layer.kernel.numpy() != 0) for layer in _plain_layers(self.model)]
+        self._held = [(w.variable, w.mask) for layer in _plain_layers(self.model) for w in kernels_of(layer).values()]
 
     def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
         """Removes it again."""
@@ -224,5 +224,4 @@ def _check_prunable(model: Any, criterion: Criterion | None) -> None:
 
 
 def _plain_layers(model: Any) -> list[Any]:
-    layers = model._flatten_layers(include_self=False)
-    return [layer for layer in layers if kind_of(layer) and not isinstance(layer, Variational)]
+    return [layer for layer in weighted_layers(model) if not isinstance(layer, Variational)]

@@ -6,7 +6,7 @@ The higher the sparsity, the more of the weights that are left lie on no path fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,8 @@ import numpy as np
 from tfp_bprune.graphs import dead
 from tfp_bprune.graphs.channels import ChannelLabels
 from tfp_bprune.graphs.graph import Step
-from tfp_bprune.layers import Variational
+from tfp_bprune.layers import weights_of
 from tfp_bprune.pruning.masks import Arrays
-from tfp_bprune.pruning.prune import keep_only
 
 
 def remove_dead(model: Any) -> int:
@@ -34,7 +33,7 @@ def remove_dead(model: Any) -> int:
     if paths is None:
         return 0
     live = _live(paths.labels, paths.kernels)
-    return sum(_clear(step, paths.kernels[step.layer.name], live[step.layer.name]) for step in paths.labels.weighted)
+    return sum(_clear(step, paths.kernels[step.layer.name], live[step.layer.name]) for step in paths.steps)
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Paths:
     """The kernels of a model as arrays and how they follow each other."""
 
     labels: ChannelLabels
-    kernels: dict[str, dead.Kernel]
+    kernels: dict[str, dead.Kernels]
 
     @classmethod
     def of(cls, model: Any) -> Paths | None:
@@ -50,58 +49,63 @@ class Paths:
         labels = dead.labels_of(model)
         if labels is None:
             return None
-        return cls(labels, {step.layer.name: dead.kernel_of(step.layer, fold_noise=True) for step in labels.weighted})
+        steps = (*labels.weighted, *labels.kept)
+        return cls(labels, {step.layer.name: dead.kernels_of(step.layer, fold_noise=True) for step in steps})
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The calls of layers with kernels."""
+        return (*self.labels.weighted, *self.labels.kept)
 
     def live(self, masks: Arrays) -> dict[str, np.ndarray]:
         """The masks, by `layer/kernel`, that `remove_dead` would leave of `masks`."""
-        kernels = {name: _masked(kernel, masks.get(f"{name}/kernel")) for name, kernel in self.kernels.items()}
-        live = _live(self.labels, kernels)
-        found = {name: live[name.removesuffix("/kernel")] for name in masks if name.removesuffix("/kernel") in live}
-        return {
-            name: mask & found[name].kept.reshape(mask.shape) if name in found else mask for name, mask in masks.items()
+        kernels = {
+            layer: of.masked({name: masks[f"{layer}/{name}"] for name in of.locs if f"{layer}/{name}" in masks})
+            for layer, of in self.kernels.items()
         }
+        live = _live(self.labels, kernels)
+        kept = {f"{layer}/{name}": left for layer, found in live.items() for name, left in found.kept.items()}
+        return {name: mask & kept[name] if name in kept else mask for name, mask in masks.items()}
 
 
 @dataclass(frozen=True)
 class _Live:
-    """What is live of a kernel: `kept` [positions, in, out], and what its dead part adds to each output, `shift` [out]."""
+    """What is live of each kernel of a layer, and what its dead part adds to each output, `shift` [out]."""
 
-    kept: np.ndarray
+    kept: dict[str, np.ndarray]
     shift: np.ndarray
 
 
-def _live(labels: ChannelLabels, kernels: dict[str, dead.Kernel]) -> dict[str, Any]:
+def _live(labels: ChannelLabels, kernels: dict[str, dead.Kernels]) -> dict[str, _Live]:
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
     found = {}
     for step in labels.weighted:
-        kernel, constant = kernels[step.layer.name], constants[step.inputs[0]]
-        folded = dead.foldable(kernel, constant)
-        kept = kernel.left & ~folded[:, None] & needed[labels.of(step.output)]
-        found[step.layer.name] = _Live(kept, dead.contribution(kernel, constant, folded))
+        of, constant = kernels[step.layer.name], constants[step.inputs[0]]
+        folded = dead.foldable(of, constant)
+        found[step.layer.name] = _Live(
+            _kept(of, ~folded, needed[labels.of(step.output)]), of.contribution(constant, folded)
+        )
+    for step in labels.kept:  # what is silent, or not needed, of a channel; the rest may be read
+        of, constant = kernels[step.layer.name], constants[step.inputs[0]]
+        read = needed[labels.of(step.inputs[0])] & (constant != 0)
+        found[step.layer.name] = _Live(_kept(of, read, read), np.zeros(len(of.bias)))
     return found
 
 
-def _masked(kernel: dead.Kernel, mask: np.ndarray | None) -> dead.Kernel:
-    if mask is None:
-        return kernel
-    kept = mask.reshape(kernel.loc.shape)
-    return replace(kernel, loc=kernel.loc * kept, scale=kernel.scale * kept)
+def _kept(of: dead.Kernels, read: np.ndarray, made: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: left & of.kind.spread(name, left.shape, read, made) for name, left in of.left.items()}
 
 
-def _clear(step: Step, kernel: dead.Kernel, live: _Live) -> int:
+def _clear(step: Step, of: dead.Kernels, live: _Live) -> int:
     """Removes what is not live from one layer and returns how many weights that were."""
-    layer, left = step.layer, kernel.left
-    if (live.kept == left).all():
+    gone = {name: int(np.count_nonzero(left & ~live.kept[name])) for name, left in of.left.items()}
+    if not any(gone.values()):
         return 0
-    _shift(layer, live.shift)
-    shape = (layer.kernel_posterior if isinstance(layer, Variational) else layer.kernel).shape
-    keep_only(layer, "kernel", live.kept.reshape(shape))
-    return int(np.count_nonzero(left & ~live.kept))
-
-
-def _shift(layer: Any, by: np.ndarray) -> None:
-    """Adds to the bias of a layer, where there is anything to add."""
-    if by.any():
-        bias = layer.bias_posterior.loc_variable if getattr(layer, "bias_posterior", None) else layer.bias
-        bias.assign_add(by.astype(bias.dtype.as_numpy_dtype))
+    weights = weights_of(step.layer)
+    if live.shift.any():
+        weights["bias"].shift(live.shift)
+    for name, count in gone.items():
+        if count:
+            weights[name].keep_only(live.kept[name])
+    return sum(gone.values())

@@ -7,16 +7,33 @@ back; with both gone nothing that happens to them reaches the output, and `expor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune.graphs.channels import ChannelLabels
-from tfp_bprune.graphs.graph import graph_of
+from tfp_bprune.graphs.graph import Step, graph_of
+from tfp_bprune.layers import kind_of
+from tfp_bprune.layers.kind import along
 from tfp_bprune.pruning.masks import Arrays, sparsity_of
 from tfp_bprune.types import Aggregate, PruneError
+
+
+@dataclass(frozen=True)
+class Side:
+    """The weights of one tensor as belonging to units.
+
+    Attributes:
+      tensor: its name.
+      axis: the axis of the tensor that runs over channels.
+      labels: the unit of each entry of that axis.
+    """
+
+    tensor: str
+    axis: int
+    labels: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -24,13 +41,15 @@ class Units:
     """The units of a model.
 
     Attributes:
-      made, read: label of each output and each input channel of every kernel, by tensor name.
+      made, read, kept: the weights that make each unit, those that read it, and those that each channel has to itself on
+        its way, as in a depthwise convolution.
       count: labels are below this.
       removable: labels that may go.
     """
 
-    made: dict[str, np.ndarray]
-    read: dict[str, np.ndarray]
+    made: list[Side]
+    read: list[Side]
+    kept: list[Side]
     count: int
     removable: np.ndarray
 
@@ -48,23 +67,44 @@ def units_of(model: Any, names: Mapping[str, np.ndarray]) -> Units:
             "cannot be followed: prune it by weight"
         )
     labels = ChannelLabels(graph)
-    steps = [step for step in labels.weighted if f"{step.layer.name}/kernel" in names]
-    made = {f"{s.layer.name}/kernel": labels.of(s.output) for s in steps}
-    read = {f"{s.layer.name}/kernel": labels.of(s.inputs[0]) for s in steps}
+    steps = (*labels.weighted, *labels.kept)
+    made, read, kept = (
+        [side for step in steps for side in _sides(step, labels, which, names)] for which in ("made", "read", "kept")
+    )
     removable = np.zeros(labels.count, bool)
-    for label in made.values():
-        removable[label] = True
+    for side in made:
+        removable[side.labels] = True
     removable[labels.pinned] = False
-    others = [s for s in labels.weighted if f"{s.layer.name}/kernel" not in names]
-    for step in others:  # made or read by a layer that is not prunable: it must stay
-        removable[labels.of(step.output)] = False
-        removable[labels.of(step.inputs[0])] = False
-    return Units(made, read, labels.count, removable)
+    for step in steps:  # made or read by a layer that is not prunable: it must stay
+        if any(tensor not in names for tensor in _tensors(step)):
+            removable[labels.of(step.output)] = False
+            removable[labels.of(step.inputs[0])] = False
+    return Units(made, read, kept, labels.count, removable)
+
+
+def _tensors(step: Step) -> list[str]:
+    kind = kind_of(step.layer)
+    return [f"{step.layer.name}/{name}" for name in (kind.kernels if kind else ())]
+
+
+def _sides(step: Step, labels: ChannelLabels, which: str, names: Mapping[str, np.ndarray]) -> Iterator[Side]:
+    """The sides of one kind that a layer's prunable kernels have."""
+    kind = kind_of(step.layer)
+    assert kind is not None
+    for name, axes in kind.kernels.items():
+        tensor = f"{step.layer.name}/{name}"
+        # A kernel without an axis of outputs alone, beside others or not, belongs to its input channels.
+        axis = axes.made if which == "made" else axes.read
+        alone = axes.made is None
+        if tensor not in names or axis is None or (which != "made" and alone != (which == "kept")):
+            continue
+        of = labels.of(step.output if which == "made" else step.inputs[0])
+        yield Side(tensor, axis, along(of, names[tensor].shape[axis]))
 
 
 def pinned(units: Units) -> list[str]:
     """The tensors of which no unit can go."""
-    return [name for name, label in units.made.items() if not units.removable[label].any()]
+    return [side.tensor for side in units.made if not units.removable[side.labels].any()]
 
 
 def unit_scores(
@@ -72,8 +112,8 @@ def unit_scores(
 ) -> np.ndarray:
     """Score of each unit, over the weights that are left; [labels].
 
-    A unit is worth no more than the weaker of its two sides, the weights that make it and those that read it: without
-    either it is gone. Each side is scored by
+    A unit is worth no more than the weakest of its sides, the weights that make it, those that read it, and those that its
+    channel has to itself: without any of them it is gone. Each side is scored by
 
     - "max": the highest |mu| / sigma, the threshold at which pruning by weight would take the last of them. It ranks
       units of all layers on the scale on which weights are ranked, whatever their number: the default, since it kept
@@ -88,10 +128,9 @@ def unit_scores(
     """
     if aggregate not in _AGGREGATES:
         raise PruneError(f"unknown aggregate {aggregate!r}: expected one of {', '.join(_AGGREGATES)}")
-    sides = [
-        _totals(labels, axis, units.count, locs, scales, masks) for labels, axis in ((units.made, -1), (units.read, -2))
-    ]
-    return np.minimum(*(np.where(side.weights > 0, _AGGREGATES[aggregate](side), np.inf) for side in sides))
+    totals = [_totals(sides, units.count, locs, scales, masks) for sides in (units.made, units.read, units.kept)]
+    scored = [np.where(total.weights > 0, _AGGREGATES[aggregate](total), np.inf) for total in totals]
+    return np.minimum.reduce(scored)
 
 
 @dataclass(frozen=True)
@@ -109,13 +148,12 @@ class _Totals:
     left: np.ndarray
 
 
-def _totals(
-    labels: dict[str, np.ndarray], axis: int, count: int, locs: Arrays, scales: Arrays | None, masks: Arrays
-) -> _Totals:
+def _totals(sides: list[Side], count: int, locs: Arrays, scales: Arrays | None, masks: Arrays) -> _Totals:
     total = _Totals(*(np.zeros(count) for _ in range(6)))
-    for name, label in labels.items():
-        loc, left = _by_channel(locs[name], axis), _by_channel(masks[name], axis)
-        scale = _by_channel(scales[name], axis) if scales is not None else np.ones_like(loc)
+    for side in sides:
+        name, label = side.tensor, side.labels
+        loc, left = _by_channel(locs[name], side.axis), _by_channel(masks[name], side.axis)
+        scale = _by_channel(scales[name], side.axis) if scales is not None else np.ones_like(loc)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.nan_to_num(np.abs(loc) / scale, nan=0.0, posinf=float(np.finfo(np.float32).max)) * left
         np.add.at(total.signal, label, np.square(loc * left).sum(1, dtype=np.float64))
@@ -128,8 +166,13 @@ def _totals(
 
 
 def _by_channel(values: np.ndarray, axis: int) -> np.ndarray:
-    """A kernel [..., in, out] as [channels, weights of each], channels along `axis`."""
+    """A kernel as [channels, weights of each], channels along `axis`."""
     return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+
+
+def left_by_channel(mask: np.ndarray, axis: int) -> np.ndarray:
+    """Whether each entry of an axis has a weight that is left."""
+    return _by_channel(mask, axis).any(1)
 
 
 def _norm(side: _Totals) -> np.ndarray:
@@ -151,7 +194,7 @@ def ranks_by_layer(units: Units, scores: np.ndarray) -> np.ndarray:
     Layers that a residual addition ties count as one.
     """
     ranks = np.full(units.count, np.inf)
-    for label in units.made.values():
+    for label in (side.labels for side in units.made):
         mine = np.unique(label[units.removable[label] & np.isinf(ranks[label])])
         order = np.argsort(np.argsort(scores[mine], kind="stable"), kind="stable")
         ranks[mine] = order / max(len(mine), 1)
@@ -197,7 +240,7 @@ def masks_without_units_below(
 
 def _order_of_removal(units: Units, scores: np.ndarray) -> np.ndarray:
     removable = units.removable.copy()
-    for label in units.made.values():
+    for label in (side.labels for side in units.made):
         if removable[label].all():
             removable[label[np.argmax(scores[label])]] = False
     candidates = np.flatnonzero(removable)
@@ -208,6 +251,8 @@ def _without(units: Units, gone: np.ndarray, masks: Arrays) -> dict[str, np.ndar
     stays = np.ones(units.count, bool)
     stays[gone] = False
     kept = dict(masks)
-    for name in units.made:
-        kept[name] = masks[name] & stays[units.made[name]] & stays[units.read[name]][:, None]
+    for side in (*units.made, *units.read, *units.kept):
+        sides = [1] * masks[side.tensor].ndim
+        sides[side.axis] = -1
+        kept[side.tensor] = kept[side.tensor] & stays[side.labels].reshape(sides)
     return kept

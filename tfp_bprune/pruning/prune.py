@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.graphs.convert import adopt
+from tfp_bprune.graphs.convert import adopt, weighted_layers
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
-from tfp_bprune.layers import Variational
+from tfp_bprune.layers import weights_of
 from tfp_bprune.pruning.report import Report
 from tfp_bprune.pruning.select import choose_masks
 from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
@@ -75,16 +75,8 @@ def with_masks(model: Any, masks: Mapping[str, np.ndarray]) -> Any:
 
 def apply_masks(model: Any, masks: dict[str, np.ndarray]) -> None:
     """Removes from `model` itself the weights whose mask is False; masks by `layer/kernel` or `layer/bias`."""
-    for layer in model._flatten_layers(include_self=False):
-        for part in ("kernel", "bias"):
-            mask = masks.get(f"{layer.name}/{part}")
+    for layer in weighted_layers(model):
+        for name, weights in weights_of(layer).items():
+            mask = masks.get(f"{layer.name}/{name}")
             if mask is not None:
-                keep_only(layer, part, mask)
-
-
-def keep_only(layer: Any, part: str, mask: np.ndarray) -> None:
-    """Removes from one layer the weights of its "kernel" or "bias" whose mask is False."""
-    if not isinstance(layer, Variational):
-        layer.kernel.assign(np.where(mask, layer.kernel.numpy(), 0))
-        return
-    layer.posteriors[part].keep_only(mask)
+                weights.keep_only(mask)

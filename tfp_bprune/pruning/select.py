@@ -7,21 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.graphs.convert import adopt, is_raw, kind_of, refuse_equal_names
-from tfp_bprune.layers import Variational
+from tfp_bprune.graphs.convert import adopt, is_raw, refuse_equal_names, weighted_layers
+from tfp_bprune.layers import Variational, Weights, weights_of
 from tfp_bprune.pruning import groups, masks
 from tfp_bprune.pruning.report import LayerSparsity, Report
 from tfp_bprune.pruning.scores import CRITERIA
 from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One prunable tensor as arrays; plain Keras layers have no scale."""
-
-    loc: np.ndarray
-    scale: np.ndarray | None
-    mask: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -102,8 +93,8 @@ def _choose_units(
     else:
         chosen = groups.masks_without_units_below(units, scores, threshold or 0.0, before)
     stays = np.zeros(units.count, bool)
-    for name, label in units.made.items():
-        stays[label[chosen[name].reshape(-1, len(label)).any(0)]] = True
+    for side in units.made:
+        stays[side.labels[groups.left_by_channel(chosen[side.tensor], side.axis)]] = True
     kept, gone = scores[stays & units.removable], scores[~stays & units.removable]
     tied = int(np.count_nonzero(kept == gone.max())) if gone.size and scope == "global" else 0
     return chosen, float(kept.min()) if kept.size else float("inf"), tied
@@ -145,14 +136,11 @@ def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: boo
     """
     refuse_equal_names(model)
     found: dict[str, Weights] = {}
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, Variational):
-            for name, q in layer.posteriors.items():
-                if name == "kernel" or include_bias:
-                    found[f"{layer.name}/{name}"] = Weights(q.loc.numpy(), q.scale.numpy(), q.mask.numpy())
-        elif criterion == "magnitude" and kind_of(layer):
-            kernel = layer.kernel.numpy()
-            found[f"{layer.name}/kernel"] = Weights(kernel, None, kernel != 0)
+    for layer in weighted_layers(model):
+        for name, weights in weights_of(layer).items():
+            uncertain = weights.uncertain and (name != "bias" or include_bias)
+            if uncertain or (criterion == "magnitude" and name != "bias" and not isinstance(layer, Variational)):
+                found[f"{layer.name}/{name}"] = weights
     if not found:
         hint = "; plain Keras layers have no sigma, use criterion='magnitude'" if criterion == "snr" else ""
         raise PruneError(f"model {model.name!r} has nothing to prune: expected Bayesian Dense or Conv layers{hint}")

@@ -15,6 +15,7 @@ from typing import Any
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.files.reading import check
 from tfp_bprune.files.schemas import TEXT, listing, optional
+from tfp_bprune.layers import LAYERS
 from tfp_bprune.types import Json, RunError
 
 _WHERE = "the stored architecture"
@@ -96,9 +97,11 @@ def _check_class(node: Json) -> None:
 
 
 def _is_known(module: str, name: str) -> bool:
-    if module.partition(".")[0] == _OURS:
-        found = keras.utils.get_custom_objects().get(f"{_OURS}>{name}")
-        return found is not None and found.__module__ == module
+    found = keras.utils.get_custom_objects().get(f"{_OURS}>{name}")
+    if module.partition(".")[0] == _OURS:  # where it is within the package, or was, does not matter
+        return found is not None and found.__module__.partition(".")[0] == _OURS
+    if found is not None and found in LAYERS.values():  # a kind of layer from elsewhere, which was declared here
+        return found.__module__ == module
     bases = {
         "keras.layers": keras.layers.Layer,
         "keras.initializers": keras.initializers.Initializer,

@@ -14,7 +14,6 @@ from tfp_bprune.layers import LAYERS, variational_layers
 from tfp_bprune.storage.harmless import bounded, check_known
 from tfp_bprune.types import Json, RunError
 
-_OURS = {layer.__name__: layer for layer in LAYERS.values()}
 _OF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 _MODULES = ("keras", "tf_keras", "tfp_bprune")
 _ARBITRARY = ("ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer")
@@ -71,7 +70,7 @@ def from_architecture(config: Json, most: int | None = None) -> Any:
     check_known(config)
     try:
         # Keras's wrappers look for what they hold by its plain name.
-        with bounded(most), keras.utils.custom_object_scope(_OURS):
+        with bounded(most), keras.utils.custom_object_scope({layer.__name__: layer for layer in LAYERS.values()}):
             model = keras.models.model_from_json(json.dumps(config))
     except RunError:
         raise
@@ -99,7 +98,13 @@ def check_harmless(node: Any) -> None:
     name, module = str(node.get("class_name", "")), node.get("module")
     if name.split(">")[-1] == "Lambda" or name in ("function", "__lambda__", "__typespec__"):
         raise RunError(f"the stored architecture holds a {name}, which can run code: expected registered layers only")
-    if module is not None and "class_name" in node and str(module).split(".")[0] not in _MODULES:
+    declared = {layer.__module__ for layer in LAYERS.values()}  # kinds of layers from elsewhere among them
+    if (
+        module is not None
+        and "class_name" in node
+        and str(module).split(".")[0] not in _MODULES
+        and module not in declared
+    ):
         raise RunError(f"the stored architecture names the module {module!r}: expected one of {', '.join(_MODULES)}")
     if name.split(">")[-1] in _ARBITRARY:
         raise RunError(
