@@ -81,7 +81,7 @@ def shared_config(layer: Any) -> Json:
     """
     kind = kind_of(layer)
     assert kind is not None
-    found = {key: _again(getattr(layer, key)) for key in kind.all_arguments() if getattr(layer, key, None) is not None}
+    found = {key: _again(value) for key, value in kind.shared(layer).items()}
     common = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
     activation = {"activation": copy_activation(layer)} if hasattr(layer, "activation") else {}
     bias = {"use_bias": layer.use_bias} if hasattr(layer, "use_bias") else {}

@@ -10,12 +10,34 @@ from tfp_bprune.layers.convolution import (
     Conv3DReparameterization,
 )
 from tfp_bprune.layers.dense import DenseFlipout, DenseLocalReparameterization, DenseReparameterization
+from tfp_bprune.layers.depthwise import (
+    DepthwiseConv1DFlipout,
+    DepthwiseConv1DReparameterization,
+    DepthwiseConv2DFlipout,
+    DepthwiseConv2DReparameterization,
+)
 from tfp_bprune.layers.dropout import StatelessDropout
+from tfp_bprune.layers.einsum import EinsumDenseFlipout, EinsumDenseReparameterization
+from tfp_bprune.layers.embedding import EmbeddingFlipout, EmbeddingReparameterization
 from tfp_bprune.layers.estimators import Flipout, Local, Reparameterization
 from tfp_bprune.layers.kind import LAYERS, Kind, bayesian, kind_of, kinds
 from tfp_bprune.layers.likelihood import GaussianOutput
 from tfp_bprune.layers.posterior import MaskedNormal
 from tfp_bprune.layers.prior import NormalPrior, Prior, ScaleMixturePrior, prior_from
+from tfp_bprune.layers.separable import (
+    SeparableConv1DFlipout,
+    SeparableConv1DReparameterization,
+    SeparableConv2DFlipout,
+    SeparableConv2DReparameterization,
+)
+from tfp_bprune.layers.transposed import (
+    Conv1DTransposeFlipout,
+    Conv1DTransposeReparameterization,
+    Conv2DTransposeFlipout,
+    Conv2DTransposeReparameterization,
+    Conv3DTransposeFlipout,
+    Conv3DTransposeReparameterization,
+)
 from tfp_bprune.layers.variational import OnKeras, OnTfp, Variational, set_train_size, variational_layers
 from tfp_bprune.layers.weights import Weights, kernels_of, weights_of
 
@@ -24,13 +46,27 @@ __all__ = [
     "Axes",
     "Conv1DFlipout",
     "Conv1DReparameterization",
+    "Conv1DTransposeFlipout",
+    "Conv1DTransposeReparameterization",
     "Conv2DFlipout",
     "Conv2DReparameterization",
+    "Conv2DTransposeFlipout",
+    "Conv2DTransposeReparameterization",
     "Conv3DFlipout",
     "Conv3DReparameterization",
+    "Conv3DTransposeFlipout",
+    "Conv3DTransposeReparameterization",
     "DenseFlipout",
     "DenseLocalReparameterization",
     "DenseReparameterization",
+    "DepthwiseConv1DFlipout",
+    "DepthwiseConv1DReparameterization",
+    "DepthwiseConv2DFlipout",
+    "DepthwiseConv2DReparameterization",
+    "EinsumDenseFlipout",
+    "EinsumDenseReparameterization",
+    "EmbeddingFlipout",
+    "EmbeddingReparameterization",
     "Flipout",
     "GaussianOutput",
     "Kind",
@@ -42,6 +78,10 @@ __all__ = [
     "Prior",
     "Reparameterization",
     "ScaleMixturePrior",
+    "SeparableConv1DFlipout",
+    "SeparableConv1DReparameterization",
+    "SeparableConv2DFlipout",
+    "SeparableConv2DReparameterization",
     "StatelessDropout",
     "Variational",
     "Weights",

@@ -28,10 +28,6 @@ class Convolution(Kind):
         parts = zip(tf.split(inputs, groups, axis), tf.split(kernel, groups, -1), strict=True)
         return tf.concat([_convolved(layer, part, weights) for part, weights in parts], axis)
 
-    def width(self, layer: Any) -> int:
-        """The filters."""
-        return int(layer.filters)
-
     def flow(self, layer: Any) -> Flow:
         """Groups would have to lose equally many channels."""
         return super().flow(layer) if _groups(layer) == 1 else "unknown"

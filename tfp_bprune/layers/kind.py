@@ -41,6 +41,8 @@ class Kind:
       at_each_step: whether inputs with further axes in front are read as if each entry of these were an example.
       reads_indices: whether inputs are whole numbers that stand for one-hot vectors.
       passes_masks: whether masks of Keras go through the plain layer.
+      starts_as_plain: whether means start as the plain layer's weights do where nothing else is said, and not as those of
+        other posteriors.
     """
 
     name: ClassVar[str]
@@ -52,6 +54,7 @@ class Kind:
     at_each_step = False
     reads_indices = False
     passes_masks = False
+    starts_as_plain = False
 
     # What the layer computes
 
@@ -63,8 +66,11 @@ class Kind:
           name: the kernel's.
           inputs: [batch, ...], of the type of `kernel`, or whole numbers where `reads_indices`.
           kernel: of the kernel's shape; any values, as those of a draw, or squares.
+
+        By default the plain layer's own call with that kernel in the place of its weight, without bias and activation.
         """
-        raise NotImplementedError
+        off = {"use_bias": False, "bias": None, "activation": None}
+        return self.plain.call(_WithOther(layer, {name: kernel, **off}), inputs)  # type: ignore[attr-defined]
 
     def add_bias(self, layer: Any, outputs: Any, bias: Any) -> Any:
         """The outputs and the bias, along the axis of the channels."""
@@ -77,8 +83,8 @@ class Kind:
         return ""
 
     def width(self, layer: Any) -> int:
-        """How many biases there are."""
-        raise NotImplementedError
+        """How many output channels there are, each with its bias."""
+        return int(layer.filters)
 
     def has_bias(self, layer: Any) -> bool:
         """Whether there is a bias."""
@@ -158,10 +164,25 @@ class Kind:
 
     # What Keras keeps of a layer
 
+    def shared(self, layer: Any) -> Json:
+        """The constructor's arguments that the layer has in common with those of its other kinds."""
+        return {key: getattr(layer, key) for key in self.all_arguments() if getattr(layer, key, None) is not None}
+
     def all_arguments(self) -> tuple[str, ...]:
         """`arguments`, and what Keras takes for every kernel and for the bias: initializer, regularizer, constraint."""
         stems = [*map(stem_of, self.kernels), "bias"]
         return (*self.arguments, "activity_regularizer", *(f"{stem}_{what}" for stem in stems for what in PER_WEIGHT))
+
+
+class _WithOther:
+    """A layer with other values for some attributes, to one who only reads them."""
+
+    def __init__(self, layer: Any, others: Json) -> None:
+        self._layer = layer
+        vars(self).update(others)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
 
 
 def stem_of(name: str) -> str:

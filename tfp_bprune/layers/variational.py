@@ -292,7 +292,8 @@ class OnKeras(Variational):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Means start as posteriors do, where nothing else is said, and not as the plain layer's weights.
-        ours = {f"{stem_of(name)}_initializer": None for name in self.kind.kernels}
+        kernels = () if self.kind.starts_as_plain else self.kind.kernels
+        ours = {f"{stem_of(name)}_initializer": None for name in kernels}
         super().__init__(*args, **(ours | kwargs))
 
     def _add_weights(self, input_shape: Any) -> None:

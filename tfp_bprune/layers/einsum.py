@@ -1,0 +1,83 @@
+"""Dense layers by an equation (`EinsumDense`) with a distribution over their weights, one for each estimator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfp_bprune._keras import keras
+from tfp_bprune.layers.estimators import Flipout, Reparameterization
+from tfp_bprune.layers.kind import Flow, Kind, bayesian
+from tfp_bprune.layers.variational import OnKeras
+from tfp_bprune.types import Json
+
+
+class EinsumDense(Kind):
+    """outputs = einsum(equation, inputs, W) + b, as the projections of attention."""
+
+    name = "EinsumDense"
+    plain = keras.layers.EinsumDense
+    arguments = ("equation", "bias_axes")
+
+    def shared(self, layer: Any) -> Json:
+        """The output's shape goes by another name in the layer."""
+        return super().shared(layer) | {"output_shape": tuple(layer.partial_output_shape)}
+
+    def has_bias(self, layer: Any) -> bool:
+        """Whether some axes have one."""
+        return layer.bias_axes is not None
+
+    def add_bias(self, layer: Any, outputs: Any, bias: Any) -> Any:
+        """A bias of the shape that the equation gives it."""
+        return outputs + bias
+
+    def width(self, layer: Any) -> int:
+        """The last axis of the outputs."""
+        return int(layer.kernel.shape[-1])
+
+    def fan_in(self, name: str, shape: tuple[int, ...]) -> int | None:
+        """As Keras counts them: what is summed over is not known without the equation."""
+        return None
+
+    def sign_axes(self, layer: Any, name: str, rank_in: int, rank_out: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What the equation sums over, and what the kernel alone brings."""
+        read, kernel, made = _letters(layer.equation)
+        from_end = [i - len(read) for i, letter in enumerate(read) if letter in kernel and letter not in made]
+        to_end = [i - len(made) for i, letter in enumerate(made) if letter in kernel and letter not in read]
+        left = layer.equation.startswith("...")
+        starts = (rank_in, rank_out) if left else (len(read), len(made))
+        return tuple(starts[0] + i for i in from_end), tuple(starts[1] + i for i in to_end)
+
+    def flow(self, layer: Any) -> Flow:
+        """Of an equation that is a dense layer's: "abc,cd->abd"."""
+        read, kernel, made = _letters(layer.equation)
+        dense = len(kernel) == 2 and read[-1] == kernel[0] and made == read[:-1] + kernel[1]
+        plain_bias = layer.bias_axes is None or layer.bias_axes == made[-1:]
+        return "mixes" if dense and plain_bias and not layer.equation.endswith("...") else "unknown"
+
+    def resized(self, layer: Any, config: Json, inputs: int, outputs: int) -> Json:
+        """With another last axis of the outputs."""
+        return config | {"output_shape": [*config["output_shape"][:-1], outputs]}
+
+    def moments(self, layer: Any) -> bool:
+        """As a dense layer at positions."""
+        return self.flow(layer) == "mixes"
+
+
+def _letters(equation: str) -> tuple[str, str, str]:
+    """The axes of inputs, kernel and outputs, without those that "..." stands for."""
+    given, made = equation.replace("...", "").replace(" ", "").split("->")
+    read, kernel = given.split(",")
+    return read, kernel, made
+
+
+EINSUM = EinsumDense()
+
+
+@bayesian(EINSUM, "flipout")
+class EinsumDenseFlipout(Flipout, OnKeras, keras.layers.EinsumDense):
+    """Dense layer by an equation, Flipout estimator."""
+
+
+@bayesian(EINSUM, "reparameterization")
+class EinsumDenseReparameterization(Reparameterization, OnKeras, keras.layers.EinsumDense):
+    """Dense layer by an equation, one weight draw a batch."""
