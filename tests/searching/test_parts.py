@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from tfp_bprune.claims.budget import Budget, Pair, auroc
 from tfp_bprune.searching import layers
-from tfp_bprune.searching.claim import FACTORS, prove
+from tfp_bprune.searching.claim import FACTORS, Candidate, prove, prove_all
 from tfp_bprune.searching.threshold import bisect, scaled
 from tfp_bprune.trials.log import TrialLog, check_same
 from tfp_bprune.trials.oracle import propose
@@ -184,13 +184,15 @@ def test_a_proof_ends_at_the_first_failure() -> None:
         looked.append(int(masks["a/kernel"].sum()))
         return with_drop(0.0 if looked[-1] > 11_000 else 0.02)
 
-    claim = prove(SimpleNamespace(pair=pair), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
+    claim = prove(SimpleNamespace(pair=pair), Budget(0.005), Candidate(ranking, "score", drops))  # type: ignore[arg-type]
     assert looked == sorted(looked, reverse=True)
     assert looked[0] == 100_000
     assert looked[-1] <= 11_000 < looked[-2]
     assert (claim.holds, claim.counts["a/kernel"], claim.looks) == (True, looked[-2], len(looked))
     assert list(FACTORS) == sorted(FACTORS, reverse=True)
-    hopeless = prove(SimpleNamespace(pair=lambda masks: with_drop(0.02)), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
+    hopeless = prove(
+        SimpleNamespace(pair=lambda masks: with_drop(0.02)), Budget(0.005), Candidate(ranking, "score", drops)
+    )  # type: ignore[arg-type]
     assert (hopeless.holds, hopeless.looks, hopeless.counts) == (False, 2, ranking.left)
 
 
@@ -203,8 +205,24 @@ def test_a_second_sequence_begins_near_the_best() -> None:
         total = int(masks["a/kernel"].sum())
         return with_drop(0.02 if total < 11_000 or 27_000 < total < 29_000 else 0.0)
 
-    claim = prove(SimpleNamespace(pair=pair), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
+    claim = prove(SimpleNamespace(pair=pair), Budget(0.005), Candidate(ranking, "score", drops))  # type: ignore[arg-type]
     assert (claim.holds, claim.counts["a/kernel"]) == (True, 11_000)
+
+
+class Unsaid(Budget):
+    """A budget that leaves out the bounds: they take longer than what they are bounds for."""
+
+    def evidence(self, pair: Any, seed: int = 0) -> Any:
+        """Nothing."""
+        return {}
+
+
+class Chance(Unsaid):
+    """A condition that all weights fulfil and no other network does: there its p-value, here in the place of a pair, is uniform."""
+
+    def shown(self, pair: Any, seed: int = 0) -> bool:
+        """With just the chance that the level allows."""
+        return bool(pair <= 1 - self.level)
 
 
 @pytest.mark.parametrize("best", [10_000, 26_000])
@@ -219,7 +237,7 @@ def test_a_broken_budget_is_promised_no_more_often_than_the_level_allows(best: i
         return differing(n, lost, gained)
 
     sample: Any = SimpleNamespace(pair=pair)
-    claims = [prove(sample, Budget(0.04), ranking, "score", {"a/kernel": best}) for _ in range(samples)]
+    claims = [prove(sample, Unsaid(0.04), Candidate(ranking, "score", {"a/kernel": best})) for _ in range(samples)]
     false = sum(claim.holds and claim.counts["a/kernel"] <= 30_000 for claim in claims)
     assert stats.binom.sf(false - 1, samples, 0.05) > 1e-6
     assert sum(claim.holds for claim in claims) > samples / 2
@@ -234,8 +252,26 @@ def test_both_sequences_share_the_error() -> None:
         evidence = Budget(0.005).evidence(answers)
         assert (evidence["p_value"] <= 0.045) == holds
         assert evidence["p_value"] <= 0.05
-        claim = prove(SimpleNamespace(pair=lambda masks, a=answers: a), Budget(0.005), ranking, "score", drops)  # type: ignore[arg-type]
+        claim = prove(
+            SimpleNamespace(pair=lambda masks, a=answers: a), Budget(0.005), Candidate(ranking, "score", drops)
+        )  # type: ignore[arg-type]
         assert claim.holds == holds
+
+
+def test_all_promises_of_one_sample_hold_together() -> None:
+    """Each by itself at the whole error, one of two would be false in 9.75 % of the samples."""
+    rng, samples, budget = np.random.default_rng(5), 4000, Chance(0.005)
+    ranking = Ranking({"a/kernel": np.arange(100, dtype=float)})
+    sample: Any = SimpleNamespace(pair=lambda masks: 0.0 if masks["a/kernel"].all() else rng.uniform())
+    found = [Candidate(ranking, name, {"a/kernel": 20}) for name in ("refined", "score")]
+    claims = [prove_all(sample, budget, found) for _ in range(samples)]
+    false = sum(any(claim.counts["a/kernel"] < 100 for claim in both) for both in claims)
+    assert stats.binom.sf(false - 1, samples, 0.05) > 1e-6
+    assert stats.binom.cdf(false, samples, 0.8 * 0.05) > 1e-6  # nor is much of the error left unused
+    alone = [claim for _ in range(samples) for claim in prove_all(sample, budget, found[:1] * 2)[:1]]
+    false = sum(claim.counts["a/kernel"] < 100 for claim in alone)  # one that is there twice has the whole error
+    assert stats.binom.sf(false - 1, samples, 0.05) > 1e-6
+    assert stats.binom.cdf(false, samples, 0.8 * 0.05) > 1e-6
 
 
 def test_fronts_hold_what_nothing_beats() -> None:

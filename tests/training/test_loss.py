@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from tfp_bprune.training.loss import gaussian_nll, negative_log_likelihood, training_metrics
+from tfp_bprune.data.targets import Target
+from tfp_bprune.graphs.heads import Head
+from tfp_bprune.training.loss import gaussian_nll, metrics_of, negative_log_likelihood
 
 
 @pytest.mark.parametrize("shape", [(6,), (6, 1)])
@@ -29,14 +31,14 @@ def test_classification_is_cross_entropy_of_logits() -> None:
 
 def test_metrics_are_named_and_leave_the_divergence_out() -> None:
     labels, logits = np.array([0, 1]), np.array([[2.0, 0.0], [2.0, 0.0]], np.float32)
-    nll, accuracy = training_metrics("classification")
+    nll, accuracy = metrics_of(Head("classification", logits=True), Target("classification", 2))
     assert (nll.name, accuracy.name) == ("nll", "accuracy")
     np.testing.assert_allclose(
         nll(labels, logits), negative_log_likelihood("classification")(labels, logits), rtol=1e-6
     )
     assert float(accuracy(labels, logits)) == 0.5
     y, prediction = np.array([[1.0], [4.0]], np.float32), np.array([[2.0, 1.0], [1.0, 3.0]], np.float32)
-    nll, mse = training_metrics("regression")
+    nll, mse = metrics_of(Head("gaussian"), Target("regression", 1))
     assert (nll.name, mse.name) == ("nll", "mse")
     np.testing.assert_allclose(nll(y, prediction), -stats.norm.logpdf([1, 4], [2, 1], [1, 3]).mean(), rtol=1e-6)
     assert float(mse(y, prediction)) == 5

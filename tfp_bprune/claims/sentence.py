@@ -72,15 +72,13 @@ def _out_of_reach(result: Json) -> str:
     """Why not, and what to do: the best that so many examples can show, here of the unpruned network itself."""
     claim = result["claim"]
     says = {
-        "accuracy_drop": _accuracy_out_of_reach,
+        "accuracy_drop": lambda condition: _accuracy_out_of_reach(condition, claim["level"]),
         "ece_increase": _ece_out_of_reach,
         "ood_auroc": _area_out_of_reach,
         "rmse_increase": _rmse_out_of_reach,
     }
     missed = {k: c for k, c in claim["conditions"].items() if c["p_value"] > 1 - claim["level"]}
-    return " and ".join(
-        says[name](condition, claim["level"]) for name, condition in (missed or claim["conditions"]).items()
-    )
+    return " and ".join(says[name](condition) for name, condition in (missed or claim["conditions"]).items())
 
 
 def _accuracy_out_of_reach(condition: Json, level: float) -> str:
@@ -95,14 +93,14 @@ def _accuracy_out_of_reach(condition: Json, level: float) -> str:
     )
 
 
-def _ece_out_of_reach(condition: Json, level: float) -> str:
+def _ece_out_of_reach(condition: Json) -> str:
     return (
         f"{condition['examples']:,} validation examples kept aside can show at best that the calibration error grows by at most "
         f"{condition['bound']:.4f}, asked was {condition['limit']:g}"
     )
 
 
-def _rmse_out_of_reach(condition: Json, level: float) -> str:
+def _rmse_out_of_reach(condition: Json) -> str:
     shown = "no bound" if condition["bound"] is None else f"at most {100 * condition['bound']:.3g} %"
     return (
         f"{condition['examples']:,} validation examples kept aside can show a growth of the RMSE by {shown} at best, asked was "
@@ -110,7 +108,7 @@ def _rmse_out_of_reach(condition: Json, level: float) -> str:
     )
 
 
-def _area_out_of_reach(condition: Json, level: float) -> str:
+def _area_out_of_reach(condition: Json) -> str:
     return (
         f"with all weights the AUROC is {condition['estimate']:.4f} (at least {condition['bound']:.4f} on "
         f"{condition['examples']:,} examples), asked was {condition['limit']:g}"

@@ -49,7 +49,7 @@ def _targets(answer: Targets, value: Value, sources: Sources) -> Outputs:
 
 def _labels(answer: Classes, value: Value, sources: Sources, seed: int) -> Outputs:
     """Each logit by itself, drawn with its variance."""
-    deviation = tf.sqrt(_variances(value, sources, math.prod(_shape(answer, value))))
+    deviation = tf.sqrt(_variances(value, sources, math.prod(_shape(value))))
     deviation = tf.reshape(deviation, tf.shape(value.mean))
     points = normal_points(_LOGIT_DRAWS, 1, seed)[:, :1].reshape([-1, *[1] * len(value.mean.shape)])
     probabilities, entropies = answer.parts(value.mean[None] + points * deviation[None], None)
@@ -58,7 +58,7 @@ def _labels(answer: Classes, value: Value, sources: Sources, seed: int) -> Outpu
 
 def _classes(answer: Classes, value: Value, sources: Sources, seed: int) -> Outputs:
     """The logits of each position, drawn with the covariance of those that could lead (`covariance.followed`)."""
-    *positions, classes = _shape(answer, value)
+    *positions, classes = _shape(value)
     count, points = math.prod(positions), normal_points(_LOGIT_DRAWS, classes, seed)
     if not positions:
         chosen = covariance.followed(value)
@@ -99,7 +99,7 @@ def _variances(value: Value, sources: Sources, count: int) -> Any:
     return tf.stack(found, 1)
 
 
-def _shape(answer: Answer, value: Value) -> list[int]:
+def _shape(value: Value) -> list[int]:
     shape = value.mean.shape[1:]
     if not shape.is_fully_defined():
         raise ExportError(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +31,8 @@ class Claim:
     Attributes:
       counts: weights kept of each kernel.
       holds: whether it was shown.
-      evidence: see `Budget.evidence`; its bounds are at `level`, which is above the budget's where two sequences share the
-        error.
+      evidence: see `Budget.evidence`; its bounds are at `level`, which is above the budget's, as two sequences, and other
+        claims from the same sample, share the error.
       looks: networks tested, the one that failed among them.
     """
 
@@ -41,27 +43,53 @@ class Claim:
     looks: int
 
 
-def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Counts) -> Claim:
-    """Tests all weights, then multiples of `best` from large to small, and keeps the last before the first that fails.
+@dataclass(frozen=True)
+class Candidate:
+    """What a search found: weights kept of each kernel in the order of `ranking`, which goes by `name`."""
 
-    Near `best` a second sequence begins, so that one unlucky network among the large ones does not end it all. Both are
+    ranking: Ranking
+    name: str
+    counts: Counts
+
+
+def prove_all(sample: Sample, budget: Budget, found: Sequence[Candidate]) -> list[Claim]:
+    """What may be promised of several candidates on one sample, so that all promises hold together at the budget's level.
+
+    Whoever is promised two networks takes the smaller one, which is the one that chance favoured. Each candidate is
+    therefore tested at an equal part of the level's error (Bonferroni); by itself each holds at more than the level. One
+    that is there twice is one.
+    """
+    different = [one for place, one in enumerate(found) if _key(one) not in map(_key, found[:place])]
+    claims = {_key(one): prove(sample, budget, one, 1 / len(different)) for one in different}
+    return [claims[_key(one)] for one in found]
+
+
+def _key(one: Candidate) -> tuple[Any, ...]:
+    return one.name, *sorted(one.counts.items())
+
+
+def prove(sample: Sample, budget: Budget, found: Candidate, share: float = 1.0) -> Claim:
+    """Tests all weights, then multiples of what was found from large to small, and keeps the last before the first that fails.
+
+    Near what was found a second sequence begins, so that one unlucky network among the large ones does not end it all. Both are
     settled before the sample is looked at, each ends at its first failure, and each is tested at its part of the level's
-    error, the second at most of it; so the chance that what is kept breaks the budget is at most 1 - level, however many
-    were tested (fixed sequence testing with several starts: Angelopoulos et al. 2021, "Learn then test", arXiv 2110.01052,
+    error, the second at most of it; so the chance that what is kept breaks the budget is at most `share` (1 - level), however
+    many were tested (fixed sequence testing with several starts: Angelopoulos et al. 2021, "Learn then test", arXiv 2110.01052,
     algorithm 1).
 
     Args:
       sample: not searched on.
-      best: what the search found.
+      share: part of the error of the budget's level that this claim may take.
     """
-    networks = _sequence(best, ranking.left)
-    most = _SECOND_START * sum(best.values())
+    ranking, error = found.ranking, share * (1 - budget.level)
+    networks = _sequence(found.counts, ranking.left)
+    most = _SECOND_START * sum(found.counts.values())
     near = next(place for place, counts in enumerate(networks) if sum(counts.values()) <= most)
     pairs: dict[int, Pair | NumberPair] = {}
-    kept, at = 0, replace(budget, level=1 - max(_PARTS) * (1 - budget.level))
+    kept, at = 0, replace(budget, level=1 - max(_PARTS) * error)
     holds = False
     for begin, part in zip((0, near), _PARTS, strict=True):
-        strict = replace(budget, level=1 - part * (1 - budget.level))
+        strict = replace(budget, level=1 - part * error)
         for place in range(begin, len(networks)):
             if place not in pairs:
                 pairs[place] = sample.pair(ranking.masks(networks[place]))
@@ -69,7 +97,7 @@ def prove(sample: Sample, budget: Budget, ranking: Ranking, name: str, best: Cou
                 break
             kept, at, holds = place, strict, True
     evidence = at.evidence(pairs[kept]) | {"level": at.level}
-    return Claim(networks[kept], name, holds, evidence, len(pairs))
+    return Claim(networks[kept], found.name, holds, evidence, len(pairs))
 
 
 def _sequence(best: Counts, left: Counts) -> list[Counts]:

@@ -19,10 +19,10 @@ from tfp_bprune.graphs.heads import Head, heads_for, heads_of, note_heads, noted
 from tfp_bprune.graphs.match import check_shapes
 from tfp_bprune.pruning.select import default_criterion
 from tfp_bprune.searching import layers
-from tfp_bprune.searching.claim import Claim, on_test, prove
+from tfp_bprune.searching.claim import Candidate, Claim, on_test, prove_all
 from tfp_bprune.searching.samples import digest, fingerprint_of, fingerprint_of_splits, others_parted, parted, sample_of
 from tfp_bprune.searching.sensitivity import KEPT, sensitivity
-from tfp_bprune.searching.session import Session
+from tfp_bprune.searching.session import Sample, Session
 from tfp_bprune.searching.threshold import bisect
 from tfp_bprune.trials.log import TrialLog, check_same
 from tfp_bprune.trials.pareto import front
@@ -76,7 +76,8 @@ class Found:
     """What a search found.
 
     Attributes:
-      layers, single: the claims for the sparsity of every layer and for the best single threshold.
+      layers, single: the claims for the sparsity of every layer and for the best single threshold; both hold together at
+        the budget's level.
       test, single_test: their drop on the test split; see `claim.on_test`.
       rows: all trials.
       front: Pareto points, by number; see `pareto.front`.
@@ -141,28 +142,28 @@ def search(
         {"score": order}, TrialLog(out / TRIALS_FILE), len(kept_aside), on_trial,
     )  # fmt: skip
     on_step("one threshold")
-    single = bisect(session, most=_MOST)
-    best = single
+    best = single = bisect(session, most=_MOST)
     if single is not None:
         best = _every_layer(session, evaluator, data, settings, single, out, on_step) or single
     on_step("proving")
     aside = sample_of(evaluator, kept_aside, odd_aside, whole)
     test = sample_of(evaluator, data.examples("test"), odd_test, whole)
-
-    def claimed(row: Json | None) -> tuple[Claim, Json]:
-        name, counts = (row["ranking"], row["counts"]) if row else ("score", order.left)
-        ranking = session.rankings[name]
-        claim = prove(aside, settings.budget, ranking, name, counts)
-        return claim, on_test(test.pair(ranking.masks(claim.counts)), settings.budget)
-
-    (alone, alone_test), (all_layers, all_layers_test) = claimed(single), claimed(best)
-    speed: Json = {"trials": session.done, "evaluated": session.evaluated, "trials_per_second": None}
-    if session.evaluated:
-        speed["trials_per_second"] = session.evaluated / session.seconds
+    all_layers, alone = prove_all(aside, settings.budget, [_candidate(session, row) for row in (best, single)])
     return Found(
-        all_layers, alone, all_layers_test, alone_test, session.rows, front(session.rows), session.rankings,
-        speed, evaluator,
+        all_layers, alone, _on_test(session, test, all_layers), _on_test(session, test, alone),
+        session.rows, front(session.rows), session.rankings, session.speed, evaluator,
     )  # fmt: skip
+
+
+def _candidate(session: Session, row: Json | None) -> Candidate:
+    """The network of a trial; that of all weights where there is none."""
+    order = session.rankings["score"]
+    name, counts = (row["ranking"], row["counts"]) if row else ("score", order.left)
+    return Candidate(session.rankings[name], name, counts)
+
+
+def _on_test(session: Session, test: Sample, claim: Claim) -> Json:
+    return on_test(test.pair(session.rankings[claim.ranking].masks(claim.counts)), session.budget)
 
 
 def _every_layer(

@@ -104,6 +104,12 @@ class Session:
             **self.sizes.of(counts),
         }
 
+    @property
+    def speed(self) -> Json:
+        """`trials`, `evaluated` by this process and `trials_per_second` of those, None where there are none."""
+        pace = self.evaluated / self.seconds if self.evaluated else None
+        return {"trials": self.done, "evaluated": self.evaluated, "trials_per_second": pace}
+
     def within(self, row: Json) -> bool:
         """Whether a trial is within the budget as far as the searched examples tell."""
         return bool(row["excess"] <= 0)

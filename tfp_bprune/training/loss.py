@@ -152,11 +152,6 @@ def negative_log_likelihood(task: Task) -> Any:
     return loss_of(_built(task), _any(task))
 
 
-def training_metrics(task: Task) -> list[Any]:
-    """The metrics of `task` for a network of `build`; see `metrics_of`."""
-    return metrics_of(_built(task), _any(task))
-
-
 def _built(task: Task) -> Head:
     return Head("gaussian") if task == "regression" else Head(task, logits=True)
 
