@@ -27,8 +27,8 @@ from tfp_bprune.pruning import KeepPruned
 
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
 EPOCHS, BATCH, WIDTH = 15, 64, 0.25
-# Twins by name, with the weight of the KL: 1 is the evidence lower bound, 0.1 a cold posterior.
-TWINS = {"cold": ("flipout", 0.1), "deterministic": ("deterministic", 1.0)}
+# Layers by name, with the weight of the KL: 1 is the evidence lower bound, 0.1 a cold posterior.
+LAYERS = {"cold": ("flipout", 0.1), "deterministic": ("deterministic", 1.0)}
 COLUMNS = {
     "network": "",
     "method": "",
@@ -43,10 +43,10 @@ COLUMNS = {
 
 def trained(network: str, label: str, data: Splits, runs: Path) -> Any:
     """The network of a run; it is trained first if it is not there, or not all of its epochs are."""
-    twin, weight = TWINS[label]
+    layers, weight = LAYERS[label]
     path = runs / f"{network}-{label}"
     if not Run(path).exists or Run.open(path).manifest["epoch"] < EPOCHS:
-        model = bp.build(network, twin, data.info, options={"width": WIDTH})  # type: ignore[arg-type]
+        model = bp.build(network, data.info, layers=layers, options={"width": WIDTH})  # type: ignore[arg-type]
         bp.fit(model, data, bp.Settings(EPOCHS, kl_weight=weight), out=path, resume=True)
     return bp.load_model(path).model
 
@@ -75,7 +75,7 @@ def rows_of(network: str, label: str, data: Splits, runs: Path, retraining: int)
     calibration = data.examples("train").batches(100)
 
     def add(candidate: Any, how: str, report: Any) -> None:
-        about = {"network": network, "twin": TWINS[label][0], "kl_weight": TWINS[label][1], "width": WIDTH}
+        about = {"network": network, "layers": LAYERS[label][0], "kl_weight": LAYERS[label][1], "width": WIDTH}
         about |= {"dataset": "cifar10", "method": f"{label}{how}", "granularity": report.granularity, "seed": 0}
         about |= {"requested": report.requested["sparsity"], "sparsity": report.sparsity}
         rows.append(about | scores(candidate, data, report.granularity == "unit"))
@@ -90,7 +90,7 @@ def rows_of(network: str, label: str, data: Splits, runs: Path, retraining: int)
         recalibrated = bp.recalibrate(pruned, calibration)
         add(recalibrated, ", recalibrated", report)
         if retraining:
-            retrained(recalibrated, data, TWINS[label][1], retraining)
+            retrained(recalibrated, data, LAYERS[label][1], retraining)
             add(bp.recalibrate(recalibrated, calibration), ", retrained", report)
     return rows
 
@@ -134,7 +134,7 @@ def main() -> None:
     data = bp.load("cifar10", arguments.data_dir, BATCH, augmentation="shift_flip")
     rows: list[dict[str, Any]] = []
     for network in arguments.networks:
-        for label in TWINS:
+        for label in LAYERS:
             rows += rows_of(network, label, data, arguments.runs, arguments.retraining_epochs)
             measure.write(rows, arguments.json)
     picture(rows, Path(arguments.json).with_suffix(".png"))

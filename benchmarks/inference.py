@@ -76,7 +76,7 @@ COLUMNS = {
 def trained(name: str, data: Splits, runs: Path) -> Any:
     """The network of a case, trained first if it is not there or not all of its epochs are."""
     case = CASES[name]
-    model = bp.build(case.network, "flipout", data.info, options=case.options)  # type: ignore[arg-type]
+    model = bp.build(case.network, data.info, layers="flipout", options=case.options)  # type: ignore[arg-type]
     return kept(runs / name, model, data, case.settings)
 
 

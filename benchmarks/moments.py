@@ -43,7 +43,7 @@ def trained(dataset: str, data: Splits, runs: Path) -> Any:
     """The network of a run, trained first if it is not there or not all of its epochs are."""
     path = runs / dataset
     if not Run(path).exists or Run.open(path).manifest["epoch"] < EPOCHS:
-        model = bp.build("mlp", "flipout", data.info, options={"hidden": (500, 500)})
+        model = bp.build("mlp", data.info, layers="flipout", options={"hidden": (500, 500)})
         bp.fit(model, data, bp.Settings(EPOCHS), out=path, resume=True)
     return bp.load_model(path).model
 

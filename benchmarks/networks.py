@@ -1,10 +1,10 @@
-"""What a training step costs: each network in its four twins, at batch 64.
+"""What a training step costs: each network with four kinds of layers, at batch 64.
 
     python benchmarks/networks.py [NETWORK ...]
 
 Parameters are counted, MFLOPs are those of one example's forward pass as TensorFlow's profiler counts them (two a
-multiply-add; drawing random numbers is not among them), milliseconds are medians of rounds in which the four twins
-take turns; the ratio is to the deterministic twin.
+multiply-add; drawing random numbers is not among them), milliseconds are medians of rounds in which the four
+take turns; the ratio is to the deterministic one.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.networks import NETWORKS, build
 
-TWINS = ("deterministic", "dropout", "reparameterization", "flipout")
+LAYERS = ("deterministic", "dropout", "reparameterization", "flipout")
 BATCH = 64
-COLUMNS = {"network": "", "width": "g", "twin": "", "parameters": ",d", "mflops": ",.1f", "ms": ".1f", "ratio": ".2f"}
+COLUMNS = {"network": "", "width": "g", "layers": "", "parameters": ",d", "mflops": ",.1f", "ms": ".1f", "ratio": ".2f"}
 
 
-def network(name: str, twin: str, width: float) -> Any:
-    """A twin for the images it is meant for."""
+def network(name: str, layers: str, width: float) -> Any:
+    """A network with these layers, for the images it is meant for."""
     options = {"hidden": (500, 500)} if name == "mlp" else {"width": width}
-    return build(name, twin, measure.IMAGES[measure.dataset_of(name)], options=options)  # type: ignore[arg-type]
+    return build(name, measure.IMAGES[measure.dataset_of(name)], layers=layers, options=options)  # type: ignore[arg-type]
 
 
 def mflops(model: Any) -> float:
@@ -40,23 +40,23 @@ def mflops(model: Any) -> float:
 
 
 def rows_of(name: str, width: float, rounds: int) -> list[dict[str, Any]]:
-    """The four twins of one network."""
-    models = {twin: network(name, twin, width) for twin in TWINS}
-    flops = {twin: mflops(model) for twin, model in models.items()}
+    """One network with each kind of layers."""
+    models = {layers: network(name, layers, width) for layers in LAYERS}
+    flops = {layers: mflops(model) for layers, model in models.items()}
     steps = {t: measure.training_step(m, m.input_shape[1:], BATCH) for t, m in models.items()}
     times = measure.interleaved(steps, rounds)
     return [
         {
             "network": name,
             "width": width,
-            "twin": twin,
-            "parameters": int(sum(np.prod(w.shape) for w in models[twin].trainable_weights)),
-            "mflops": flops[twin],
+            "layers": layers,
+            "parameters": int(sum(np.prod(w.shape) for w in models[layers].trainable_weights)),
+            "mflops": flops[layers],
             "batch": BATCH,
-            "ms": float(np.median(times[twin])),
-            "ratio": measure.ratio(times, twin, "deterministic"),
+            "ms": float(np.median(times[layers])),
+            "ratio": measure.ratio(times, layers, "deterministic"),
         }
-        for twin in TWINS
+        for layers in LAYERS
     ]
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     for name in arguments.networks:
         for width in (1.0, 0.25) if measure.dataset_of(name) == "cifar10" else (1.0,):
             rows += rows_of(name, width, arguments.rounds)
-            print(measure.markdown(rows[-len(TWINS) :], COLUMNS), file=sys.stderr, flush=True)
+            print(measure.markdown(rows[-len(LAYERS) :], COLUMNS), file=sys.stderr, flush=True)
             keras.backend.clear_session()
             gc.collect()
     measure.write(rows, arguments.json)

@@ -1,8 +1,8 @@
 """Peak resident memory of a process that trains: its own high-water mark, so each network needs a process of its own.
 
-    python benchmarks/peak_memory.py NETWORK TWIN WIDTH BATCH    # prints MiB, TensorFlow's own included
+    python benchmarks/peak_memory.py NETWORK LAYERS WIDTH BATCH    # prints MiB, TensorFlow's own included
 
-`train_step.py` runs this for VGG-16. The twin `plain` is the deterministic one with Keras's Adam.
+`train_step.py` runs this for VGG-16. `plain` stands for deterministic layers with Keras's Adam.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from pathlib import Path
 STEPS = 5
 
 
-def of_process(network: str, twin: str, width: float, batch: int) -> float:
+def of_process(network: str, layers: str, width: float, batch: int) -> float:
     """MiB at the peak of a new process that builds the network and takes a few steps."""
-    words = [sys.executable, __file__, network, twin, str(width), str(batch)]
+    words = [sys.executable, __file__, network, layers, str(width), str(batch)]
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
-def main(network: str, twin: str, width: str, batch: str) -> None:
+def main(network: str, layers: str, width: str, batch: str) -> None:
     """Trains in this process."""
     import measure
     import networks
 
     from tfp_bprune._keras import keras
 
-    plain = twin == "plain"
-    model = networks.network(network, "deterministic" if plain else twin, float(width))
+    plain = layers == "plain"
+    model = networks.network(network, "deterministic" if plain else layers, float(width))
     optimizer = keras.optimizers.Adam(1e-4) if plain else None
     step = measure.training_step(model, model.input_shape[1:], int(batch), optimizer=optimizer)
     for _ in range(STEPS):

@@ -117,10 +117,10 @@ def _blitz(torch: Any) -> dict[tuple[str, str], Any]:
 def steps_of(batch: int) -> dict[tuple[str, str], measure.Step]:
     """Every network's step."""
     steps = {}
-    for twin in ("plain", *OURS):
-        model = networks.network("mlp", "deterministic" if twin == "plain" else twin, 1)
-        optimizer = keras.optimizers.Adam(1e-4) if twin == "plain" else None
-        name = ("keras", "plain") if twin == "plain" else ("tfp_bprune", f"{twin}, mixture")
+    for layers in ("plain", *OURS):
+        model = networks.network("mlp", "deterministic" if layers == "plain" else layers, 1)
+        optimizer = keras.optimizers.Adam(1e-4) if layers == "plain" else None
+        name = ("keras", "plain") if layers == "plain" else ("tfp_bprune", f"{layers}, mixture")
         steps[name] = measure.training_step(model, model.input_shape[1:], batch, TRAIN_SIZE, optimizer)
     return steps | torch_steps(batch)
 

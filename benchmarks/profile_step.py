@@ -73,7 +73,7 @@ def _kind(name: str) -> str | None:
 def steps() -> dict[str, measure.Step]:
     """The steps to look into."""
     models = {"tfp.layers Flipout, mixture": train_step.tfp_networks()["tfp_flipout_mixture"]}
-    models |= {twin: networks.network("mlp", twin, 1) for twin in ("flipout", "local")}
+    models |= {layers: networks.network("mlp", layers, 1) for layers in ("flipout", "local")}
     models["plain"] = networks.network("mlp", "deterministic", 1)
     adam = ("tfp.layers Flipout, mixture", "plain")
     return {

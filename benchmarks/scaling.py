@@ -1,4 +1,4 @@
-"""Throughput of one worker and of two, one core each: weak scaling of Bayesian networks and their plain twins.
+"""Throughput of one worker and of two, one core each: weak scaling of Bayesian networks and of plain ones.
 
     python benchmarks/scaling.py            # needs Horovod; starts its two workers itself
 
@@ -35,11 +35,11 @@ CASES = (
     ("resnet18", 0.25, 64),
     ("resnet18", 0.25, 256),
 )
-TWINS = ("deterministic", "flipout")
+LAYERS = ("deterministic", "flipout")
 SIZES = (2**10, 2**14, 2**17, 2**20, 2**22)
 COLUMNS = {
     "network": "",
-    "twin": "",
+    "layers": "",
     "batch": "d",
     "parameters": ",d",
     "one_ms": ".1f",
@@ -71,12 +71,12 @@ class Workers:
         return max(self.hvd.allgather_object(spent))
 
 
-def network_row(workers: Workers, network: str, width: float, batch: int, twin: str, rounds: int) -> dict[str, Any]:
+def network_row(workers: Workers, network: str, width: float, batch: int, layers: str, rounds: int) -> dict[str, Any]:
     """One network's turns."""
     wraps = {"one": lambda o: o, "two": workers.plain.wrap}
     steps = {}
     for name, wrap in wraps.items():
-        model = networks.network(network, twin, width)
+        model = networks.network(network, layers, width)
         optimizer = wrap(keras.optimizers.legacy.Adam(1e-4))
         steps[name] = measure.training_step(model, model.input_shape[1:], batch, optimizer=optimizer)
     parameters = int(sum(np.prod(w.shape) for w in model.trainable_weights))
@@ -89,7 +89,7 @@ def network_row(workers: Workers, network: str, width: float, batch: int, twin: 
     return {
         "network": network,
         "width": width,
-        "twin": twin,
+        "layers": layers,
         "batch": batch,
         "parameters": parameters,
         "one_ms": float(np.median(alone)),
@@ -149,8 +149,8 @@ def work(path: Path, rounds: int) -> None:
     workers = Workers()
     rows: list[dict[str, Any]] = []
     for network, width, batch in CASES:
-        for twin in TWINS:
-            rows.append(network_row(workers, network, width, batch, twin, rounds))
+        for layers in LAYERS:
+            rows.append(network_row(workers, network, width, batch, layers, rounds))
             if workers.rank == 0:
                 print(measure.markdown(rows[-1:], COLUMNS).splitlines()[-1], file=sys.stderr, flush=True)
     rows += exchange_rows(workers, rounds) + survivors_rows(workers, rounds)
@@ -159,16 +159,16 @@ def work(path: Path, rounds: int) -> None:
 
 
 def figure(rows: list[dict[str, Any]]) -> Any:
-    """Efficiency of each network and its twin."""
+    """Efficiency of each network, Bayesian and plain."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(9, 3.6), layout="constrained")
     axes = made.subplots()
     names = [f"{n}\n(width {w:g},\nbatch {b})" for n, w, b in CASES]
-    for offset, (twin, label, colour) in enumerate(
+    for offset, (layers, label, colour) in enumerate(
         (("deterministic", "plain", "#56b4e9"), ("flipout", "Bayesian", "#d55e00"))
     ):
-        heights = [row["efficiency"] for row in rows if row.get("twin") == twin]
+        heights = [row["efficiency"] for row in rows if row.get("layers") == layers]
         places = np.arange(len(names)) + 0.36 * (offset - 0.5)
         axes.bar(places, heights, 0.34, label=label, color=colour)
         for place, height in zip(places, heights, strict=True):

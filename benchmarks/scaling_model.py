@@ -35,7 +35,7 @@ WORKERS = tuple(2**i for i in range(3, 13))
 BYTES, FUSION = 4, 64 * 2**20  # of a number; Horovod's fusion buffer
 # Sharma and Jennings 2020 (arXiv 2005.11619), speed-ups on a Cray XC40, read off the plot of their repository to +-.05.
 PUBLISHED = {"Bayesian": {2: 1.8, 4: 3.3, 6: 4.7, 8: 6.1}, "plain": {2: 1.8, 4: 3.55, 6: 5.1, 8: 6.6}}
-COLUMNS = {"network": "", "twin": "", "cluster": "", "change": "", **{str(p): ".2f" for p in WORKERS}}
+COLUMNS = {"network": "", "layers": "", "cluster": "", "change": "", **{str(p): ".2f" for p in WORKERS}}
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def published_rows() -> list[dict[str, Any]]:
 def predicted_rows(compute: dict[tuple[str, str], tuple[float, int]], visible: float) -> list[dict[str, Any]]:
     """Efficiencies for `WORKERS` of each network, cluster, and change to the exchange."""
     rows = []
-    for (network, twin), (seconds, parameters) in compute.items():
+    for (network, layers), (seconds, parameters) in compute.items():
         for cluster in CLUSTERS:
             size, tensors = parameters * BYTES, 60 if network == "resnet18" else 32
             fused = max(1, math.ceil(size / FUSION))
@@ -127,17 +127,21 @@ def predicted_rows(compute: dict[tuple[str, str], tuple[float, int]], visible: f
             for change, (sent, messages, batch) in changes.items():
                 work = batch * seconds / cluster.speed
                 efficiency = {str(p): work / (work + visible * exchange(sent, p, cluster, messages)) for p in WORKERS}
-                rows.append({"network": network, "twin": twin, "cluster": cluster.name, "change": change} | efficiency)
+                rows.append(
+                    {"network": network, "layers": layers, "cluster": cluster.name, "change": change} | efficiency
+                )
     return rows
 
 
 def measured_compute() -> dict[tuple[str, str], tuple[float, int]]:
-    """Seconds a step at batch 64 and parameters, of the whole networks, by network and twin."""
+    """Seconds a step at batch 64 and parameters, of the whole networks, by network and layers."""
     rows = json.loads((measure.RESULTS / "networks.json").read_text())["rows"]
     return {
-        (row["network"], row["twin"]): (row["ms"] / 1e3, row["parameters"])
+        (row["network"], row["layers"]): (row["ms"] / 1e3, row["parameters"])
         for row in rows
-        if row["network"] in ("vgg16", "resnet18") and row["width"] == 1 and row["twin"] in ("deterministic", "flipout")
+        if row["network"] in ("vgg16", "resnet18")
+        and row["width"] == 1
+        and row["layers"] in ("deterministic", "flipout")
     }
 
 
@@ -169,7 +173,7 @@ def figure(published: list[dict[str, Any]], predicted: list[dict[str, Any]]) -> 
             [row] = [
                 r
                 for r in predicted
-                if (r["network"], r["twin"], r["cluster"], r["change"])
+                if (r["network"], r["layers"], r["cluster"], r["change"])
                 == (network, "flipout", cluster.name, "as it is")
             ]
             right.plot(WORKERS, [row[str(p)] for p in WORKERS], style, color=colour, label=f"{network}, {cluster.name}")

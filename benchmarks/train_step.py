@@ -83,7 +83,7 @@ def rows_of(network: str, width: float, batch: int, rounds: int) -> list[dict[st
     models["plain_legacy_adam"] = networks.network(network, "deterministic", width)
     models |= tfp_networks() if network == "mlp" else {}
     theirs = set(models) - {"plain_legacy_adam"}
-    models |= {twin: networks.network(network, twin, width) for twin in OURS}
+    models |= {layers: networks.network(network, layers, width) for layers in OURS}
     steps = {
         name: measure.training_step(
             model, model.input_shape[1:], batch, TRAIN_SIZE, keras.optimizers.Adam(1e-4) if name in theirs else None
@@ -106,11 +106,11 @@ def rows_of(network: str, width: float, batch: int, rounds: int) -> list[dict[st
     ]
 
 
-def _memory(network: str, twin: str, width: float, batch: int) -> dict[str, float]:
+def _memory(network: str, layers: str, width: float, batch: int) -> dict[str, float]:
     """Of the one case where weights and activations outweigh TensorFlow itself."""
     if (network, width) != ("vgg16", 1):
         return {}
-    return {"peak_mib": peak_memory.of_process(network, twin, width, batch)}
+    return {"peak_mib": peak_memory.of_process(network, layers, width, batch)}
 
 
 def main() -> None:

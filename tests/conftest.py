@@ -49,9 +49,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its deterministic twin."""
+    """The same network with plain layers."""
     out = tmp_path_factory.mktemp("runs") / "plain"
-    words = ["train", "--dataset", "digits", "--twin", "deterministic", *TINY, "--out", str(out)]
+    words = ["train", "--dataset", "digits", "--layers", "deterministic", *TINY, "--out", str(out)]
     assert main(words) == 0
     return out
 
@@ -85,8 +85,8 @@ def copied(tmp_path: Path) -> Copy:
 def mlp(digits: Splits) -> Callable[..., Any]:
     """Builds small fully connected networks for digits."""
 
-    def make(twin: Any = "flipout", hidden: tuple[int, ...] = (12,), **options: Any) -> Any:
-        return build("mlp", twin, digits.info, options={"hidden": hidden}, **options)
+    def make(layers: Any = "flipout", hidden: tuple[int, ...] = (12,), **options: Any) -> Any:
+        return build("mlp", digits.info, layers=layers, options={"hidden": hidden}, **options)
 
     return make
 

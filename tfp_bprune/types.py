@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 Task = Literal["classification", "binary", "multilabel", "regression"]  # of data
 OutputTask = Literal["classification", "binary", "multilabel", "regression", "gaussian"]  # of a network's output
-Twin = Literal["flipout", "reparameterization", "local", "deterministic", "dropout"]
+Layers = Literal["flipout", "reparameterization", "local", "deterministic", "dropout"]
 Estimator = Literal["flipout", "reparameterization", "local"]
 Predictive = Literal["mean", "sampled", "moments"]
 Format = Literal["savedmodel", "onnx", "litert"]

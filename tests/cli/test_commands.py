@@ -15,6 +15,7 @@ import pytest
 
 from tfp_bprune.cli import demo, sweep
 from tfp_bprune.cli.bench import labels_of
+from tfp_bprune.cli.common import facts_of
 from tfp_bprune.cli.main import main
 from tfp_bprune.data.splits import load
 from tfp_bprune.evaluation import reload
@@ -61,7 +62,7 @@ def swept(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def test_train(answer: Answer, tmp_path: Path) -> None:
-    words = "train --dataset digits --twin dropout --hidden 8 --batch-size 300 --epochs 1 --seed 4 --out"
+    words = "train --dataset digits --layers dropout --hidden 8 --batch-size 300 --epochs 1 --seed 4 --out"
     result = answer(*words.split(), tmp_path / "run")
     assert result["run"] == str(tmp_path / "run")
     assert (result["epochs"], len(result["history"])) == (1, 1)
@@ -69,7 +70,7 @@ def test_train(answer: Answer, tmp_path: Path) -> None:
     run = Run.open(tmp_path / "run")
     assert {"config.json", "metrics.jsonl", "history.png"} <= set(run.verify())
     assert (run.manifest["seed"], run.manifest["kind"]) == (4, "run")
-    assert run.config["request"]["twin"] == "dropout"
+    assert run.config["request"]["layers"] == "dropout"
 
 
 def test_train_writes_kl_by_layer(tiny_run: Path) -> None:
@@ -131,12 +132,18 @@ def test_a_sweep_by_unit_has_files_of_its_own(answer: Answer, tiny_run: Path, tm
     assert not (path / "sweep.json").exists()
 
 
+@pytest.mark.parametrize("word", ["layers", "twin"])
+def test_a_run_says_how_its_weights_are_inferred_in_words_of_before_too(word: str) -> None:
+    config = {"request": {"model": "mlp", word: "local"}, "data": {"name": "digits", "seed": 3}}
+    assert facts_of(config) == {"network": "mlp", "inference": "local", "dataset": "digits", "seed": 3}
+
+
 def test_sweep_measures_a_row_a_sparsity(swept: dict[str, Any]) -> None:
     rows = swept["rows"]
     assert [row["requested"] for row in rows] == [0.0, 0.9]
     assert [round(row["sparsity"], 2) for row in rows] == [0.0, 0.9]
     sampled = {f"sampled_{key}" for key in (*QUALITY, *COST, "epistemic", "aleatoric")}
-    facts = {"network": "mlp", "twin": "flipout", "dataset": "digits", "seed": 0, "method": "snr"}
+    facts = {"network": "mlp", "inference": "flipout", "dataset": "digits", "seed": 0, "method": "snr"}
     for row in rows:
         assert {*QUALITY, *COST, *sampled, "nonzeros", "parameters", "prunable", "exports"} <= set(row)
         assert facts.items() <= row.items()

@@ -47,7 +47,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
         (["fly"], "invalid choice: 'fly'"),
         (["prune"], "the following arguments are required: RUN, --out"),
         (["train", "--out", "x", "--epochs", "many"], "invalid int value: 'many'"),
-        (["train", "--out", "x", "--twin", "evil"], "invalid choice: 'evil'"),
+        (["train", "--out", "x", "--layers", "evil"], "invalid choice: 'evil'"),
         (["sweep", "run", "--spars", "0.5"], "unrecognized arguments"),
     ],
 )
@@ -160,7 +160,7 @@ def test_an_existing_folder_is_not_written_into(refused: Refused, tiny_run: Path
         ("--learning-rate nan", "must be positive"),
         ("--batch-size 0", "batch_size must be at least 1"),
         ("--validation-fraction 1", "validation_fraction must be in [0, 1)"),
-        ("--twin dropout --dropout-rate 1", "rate must be in [0, 1)"),
+        ("--layers dropout --dropout-rate 1", "rate must be in [0, 1)"),
         ("--dataset diabetes --noise 0", "noise must be positive"),
         ("--seed -1", "seed must be at least 0"),
         ("--sparsity 1", "sparsity must be in [0, 1), got 1.0"),

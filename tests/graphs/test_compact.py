@@ -110,7 +110,7 @@ def drawn(model: Any, x: np.ndarray, draws: int, seed: int) -> np.ndarray:
 def test_bayesian_networks_keep_the_mean_of_their_draws(digits: Any, prune_at_random: Pruner, seed: int) -> None:
     rng = np.random.default_rng(seed)
     options = {"hidden": (12, 10)}
-    model = build("mlp", "reparameterization", digits.info, options=options, rho_init=-1.0, bayesian_bias=True)
+    model = build("mlp", digits.info, layers="reparameterization", options=options, rho_init=-1.0, bayesian_bias=True)
     model = prune_at_random(model, rng, 0.9, include_bias=True)
     small = compact(model)
     assert small.count_params() < model.count_params()

@@ -176,5 +176,5 @@ def test_a_built_network_knows_its_task() -> None:
         ("multilabel", 3, Head("multilabel", True)),
         ("regression", 1, Head("gaussian")),
     ):
-        model = bp.build("mlp", "deterministic", bp.Info("data", task, (2,), classes), options={"hidden": (3,)})
+        model = bp.build("mlp", bp.Info("data", task, (2,), classes), layers="deterministic", options={"hidden": (3,)})
         assert list(heads_of(model).values()) == [expected]

@@ -1,4 +1,4 @@
-"""Networks by name: four twins of one body."""
+"""Networks by name: one body with five kinds of layers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Info, Splits, load
 from tfp_bprune.layers import DenseFlipout, DenseReparameterization, NormalPrior, StatelessDropout, variational_layers
-from tfp_bprune.networks import Twins, build
+from tfp_bprune.networks import LayerFactory, build
 from tfp_bprune.types import BpruneError
 
 Build = Callable[..., Any]
-TWINS = ("flipout", "reparameterization", "local", "deterministic", "dropout")
+LAYERS = ("flipout", "reparameterization", "local", "deterministic", "dropout")
 KERNELS, BIASES = 64 * 12 + 12 * 10, 12 + 10
 
 
@@ -24,14 +24,14 @@ def trainable(model: Any) -> int:
     return sum(int(np.prod(w.shape)) for w in model.trainable_weights)
 
 
-@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("bayesian_bias", [False, True])
-def test_a_bayesian_twin_has_one_scale_more_for_each_bayesian_weight(
-    mlp: Build, twin: str, bayesian_bias: bool
+def test_a_bayesian_network_has_one_scale_more_for_each_bayesian_weight(
+    mlp: Build, layers: str, bayesian_bias: bool
 ) -> None:
-    bayesian = twin in ("flipout", "reparameterization", "local")
+    bayesian = layers in ("flipout", "reparameterization", "local")
     scales = bayesian * (KERNELS + bayesian_bias * BIASES)
-    assert trainable(mlp(twin, bayesian_bias=bayesian_bias)) == KERNELS + BIASES + scales
+    assert trainable(mlp(layers, bayesian_bias=bayesian_bias)) == KERNELS + BIASES + scales
 
 
 # Trainable parameters at width 1 with 10 classes, and the kernel weights among them.
@@ -54,24 +54,24 @@ PUBLISHED: dict[str, tuple[tuple[int, ...], int, int]] = {
 def test_networks_have_the_published_size_and_bayesian_ones_a_scale_more_for_each_kernel_weight(name: str) -> None:
     shape, parameters, kernels = PUBLISHED[name]
     info = Info(name, "classification", shape, 10)
-    assert trainable(build(name, "deterministic", info)) == parameters
-    bayesian = build(name, "flipout", info)
+    assert trainable(build(name, info, layers="deterministic")) == parameters
+    bayesian = build(name, info, layers="flipout")
     assert trainable(bayesian) == parameters + kernels
     for layer in variational_layers(bayesian):
         assert layer.kernel_posterior.rho_variable.shape == layer.kernel_posterior.loc_variable.shape
 
 
-@pytest.mark.parametrize("twin", TWINS)
-def test_twins_take_raw_images_and_give_logits(mlp: Build, twin: str, images: np.ndarray) -> None:
-    model = mlp(twin)
+@pytest.mark.parametrize("layers", LAYERS)
+def test_networks_take_raw_images_and_give_logits(mlp: Build, layers: str, images: np.ndarray) -> None:
+    model = mlp(layers)
     assert model(images[:3]).shape == (3, 10)
     assert model.name == "mlp"
-    assert len([layer for layer in model.layers if isinstance(layer, StatelessDropout)]) == (twin == "dropout")
+    assert len([layer for layer in model.layers if isinstance(layer, StatelessDropout)]) == (layers == "dropout")
 
 
-def test_twins_have_their_estimator(mlp: Build) -> None:
-    for twin, kind in (("flipout", DenseFlipout), ("reparameterization", DenseReparameterization)):
-        assert [type(layer) for layer in variational_layers(mlp(twin))] == [kind, kind]
+def test_layers_have_their_estimator(mlp: Build) -> None:
+    for layers, kind in (("flipout", DenseFlipout), ("reparameterization", DenseReparameterization)):
+        assert [type(layer) for layer in variational_layers(mlp(layers))] == [kind, kind]
 
 
 def test_layers_of_the_same_shape_start_from_different_values(mlp: Build) -> None:
@@ -82,13 +82,13 @@ def test_layers_of_the_same_shape_start_from_different_values(mlp: Build) -> Non
 
 
 def test_the_seed_decides_the_initial_values(mlp: Build) -> None:
-    for twin in TWINS:
-        first, same, other = (mlp(twin, seed=seed).get_layer("logits").get_weights()[0] for seed in (1, 1, 2))
+    for layers in LAYERS:
+        first, same, other = (mlp(layers, seed=seed).get_layer("logits").get_weights()[0] for seed in (1, 1, 2))
         np.testing.assert_array_equal(first, same)
         assert not np.array_equal(first, other)
 
 
-def test_options_of_twins_reach_the_layers(mlp: Build) -> None:
+def test_options_of_a_network_reach_the_layers(mlp: Build) -> None:
     model = mlp(prior={"kind": "normal", "scale": 0.3}, rho_init=-3.0, train_size=77)
     for layer in variational_layers(model):
         assert isinstance(layer.prior, NormalPrior)
@@ -100,7 +100,7 @@ def test_options_of_twins_reach_the_layers(mlp: Build) -> None:
 def test_regression_gives_mean_and_noise_in_target_units() -> None:
     info = load("diabetes").info
     for noise, count in ((None, 1), (50.0, 0)):
-        model = build("mlp", "deterministic", info, noise=noise, options={"hidden": (4,)})
+        model = build("mlp", info, layers="deterministic", noise=noise, options={"hidden": (4,)})
         outputs = model(np.zeros((2, 10), np.float32)).numpy()
         assert outputs.shape == (2, 2)
         np.testing.assert_allclose(outputs[:, 1], noise or info.target_scale / 2, rtol=1e-5)
@@ -111,27 +111,27 @@ def test_regression_gives_mean_and_noise_in_target_units() -> None:
     ("arguments", "message"),
     [
         ({"name": "transformer"}, "unknown network 'transformer': expected one of mlp"),
-        ({"twin": "evil"}, "unknown twin 'evil': expected one of flipout"),
+        ({"layers": "evil"}, "unknown layers 'evil': expected one of flipout"),
         ({"options": {"depth": 3}}, "cannot be built with"),
         ({"options": {"hidden": ()}}, "one or more positive layer widths"),
         ({"options": {"hidden": (3, 0)}}, "one or more positive layer widths"),
         ({"prior": "cauchy"}, "unknown prior 'cauchy'"),
         ({"prior": {"kind": "normal", "scale": -1}}, "scale must be a positive number"),
-        ({"twin": "dropout", "dropout_rate": 1.0}, r"rate must be in \[0, 1\), got 1.0"),
+        ({"layers": "dropout", "dropout_rate": 1.0}, r"rate must be in \[0, 1\), got 1.0"),
     ],
 )
 def test_wrong_requests_are_one_clear_error(digits: Splits, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BpruneError, match=message):
-        build(**{"name": "mlp", "twin": "flipout", "info": digits.info, **arguments})
+        build(**{"name": "mlp", "layers": "flipout", "info": digits.info, **arguments})
 
 
-def test_plain_twins_hold_plain_layers() -> None:
-    assert type(Twins("deterministic").dense(3, "x")) is keras.layers.Dense
-    assert Twins("deterministic").dropout("x")("unchanged") == "unchanged"
+def test_plain_networks_hold_plain_layers() -> None:
+    assert type(LayerFactory("deterministic").dense(3, "x")) is keras.layers.Dense
+    assert LayerFactory("deterministic").dropout("x")("unchanged") == "unchanged"
 
 
 def test_data_of_several_inputs_or_answers_is_refused() -> None:
     info = Info("several", "classification", (2,), 3)
     for change in ({"inputs": {"a": (2,), "b": (3,)}}, {"positions": (4,)}):
         with pytest.raises(BpruneError, match="'mlp' has one input and one answer an example: several has others"):
-            build("mlp", "flipout", replace(info, **change))
+            build("mlp", replace(info, **change), layers="flipout")

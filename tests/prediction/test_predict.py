@@ -119,7 +119,7 @@ def test_models_that_end_in_softmax_are_not_squashed_twice(x: np.ndarray) -> Non
 
 def test_regression_has_noise_and_when_sampled_the_spread_of_weights() -> None:
     data = load("diabetes")
-    model = build("mlp", "flipout", data.info, noise=40.0, options={"hidden": (8,)}, rho_init=-3.0)
+    model = build("mlp", data.info, layers="flipout", noise=40.0, options={"hidden": (8,)}, rho_init=-3.0)
     x = data.examples("test").x[:3]
     mean = predicted(model, x, "mean")
     assert set(mean) == {"mean", "noise_std"}

@@ -17,15 +17,15 @@ from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.types import PruneError
 
 
-def tiny(twin: Any) -> tuple[Any, Any]:
-    """Digits and a small network of the twin."""
+def tiny(layers: Any) -> tuple[Any, Any]:
+    """Digits and a small network with these layers."""
     data = load("digits")
-    return data, build("mlp", twin, data.info, options={"hidden": (16,)})
+    return data, build("mlp", data.info, layers=layers, options={"hidden": (16,)})
 
 
-@pytest.mark.parametrize(("twin", "criterion"), [("flipout", "snr"), ("deterministic", "magnitude")])
-def test_gradual_pruning_ends_at_the_final_sparsity(twin: Any, criterion: Any) -> None:
-    data, model = tiny(twin)
+@pytest.mark.parametrize(("layers", "criterion"), [("flipout", "snr"), ("deterministic", "magnitude")])
+def test_gradual_pruning_ends_at_the_final_sparsity(layers: Any, criterion: Any) -> None:
+    data, model = tiny(layers)
     schedule = polynomial(0.8, 0, data.steps)
     callback = GradualPruning(schedule, data.steps, every=5, criterion=criterion)
     fit(model, data, Settings(epochs=2), callbacks=[callback], progress=False)

@@ -63,7 +63,7 @@ def on_paths(masks: list[np.ndarray]) -> list[np.ndarray]:
 @given(seed=st.integers(0, 2**32 - 1), fraction=st.floats(0.3, 0.97))
 def test_what_is_left_of_a_bayesian_network_lies_on_paths(digits: Any, seed: int, fraction: float) -> None:
     rng = np.random.default_rng(seed)
-    model = build("mlp", "flipout", digits.info, options={"hidden": (12, 10)})
+    model = build("mlp", digits.info, layers="flipout", options={"hidden": (12, 10)})
     layers = [layer for layer in model.layers if isinstance(layer, Variational)]
     masks = [rng.random(layer.kernel_posterior.shape) >= fraction for layer in layers]
     apply_masks(model, {f"{layer.name}/kernel": mask for layer, mask in zip(layers, masks, strict=True)})
@@ -112,10 +112,10 @@ def test_a_graph_that_is_not_plain_stays() -> None:
     assert compact(raw) is raw
 
 
-@pytest.mark.parametrize(("twin", "criterion"), [("flipout", "snr"), ("deterministic", "magnitude")])
-def test_gradual_pruning_leaves_no_dead_weights(twin: Any, criterion: Any) -> None:
+@pytest.mark.parametrize(("layers", "criterion"), [("flipout", "snr"), ("deterministic", "magnitude")])
+def test_gradual_pruning_leaves_no_dead_weights(layers: Any, criterion: Any) -> None:
     data = load("digits")
-    model = build("mlp", twin, data.info, options={"hidden": (64, 64)})
+    model = build("mlp", data.info, layers=layers, options={"hidden": (64, 64)})
     callback = GradualPruning(polynomial(0.98, 0, data.steps), data.steps, every=5, criterion=criterion)
     fit(model, data, Settings(epochs=2), callbacks=[callback], progress=False)
     total = sum(w.loc.size for w in prunable_weights(model, criterion).values())

@@ -23,9 +23,9 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
 ]
 
 
-def network(name: str, shape: tuple[int, ...], options: dict[str, Any], twin: Any = "flipout") -> Any:
+def network(name: str, shape: tuple[int, ...], options: dict[str, Any], layers: Any = "flipout") -> Any:
     """The network with batch-normalization parameters as training leaves them: none of them 0 or 1."""
-    model = build(name, twin, Info(name, "classification", shape, 10), options=options)
+    model = build(name, Info(name, "classification", shape, 10), layers=layers, options=options)
     random = np.random.default_rng(0)
     for layer in model.layers:
         if hasattr(layer, "moving_mean"):
@@ -37,10 +37,10 @@ def network(name: str, shape: tuple[int, ...], options: dict[str, Any], twin: An
 
 
 @pytest.mark.parametrize(("name", "shape", "options"), CASES)
-@pytest.mark.parametrize("twin", ["flipout", "deterministic"])
-def test_units_go_whole_and_the_smaller_network_is_equal(name: str, shape: Any, options: Any, twin: Any) -> None:
-    model = network(name, shape, options, twin)
-    criterion = "snr" if twin == "flipout" else "magnitude"
+@pytest.mark.parametrize("layers", ["flipout", "deterministic"])
+def test_units_go_whole_and_the_smaller_network_is_equal(name: str, shape: Any, options: Any, layers: Any) -> None:
+    model = network(name, shape, options, layers)
+    criterion = "snr" if layers == "flipout" else "magnitude"
     pruned, report = prune(model, sparsity=0.6, criterion=criterion, granularity="unit")
     masked = strip(pruned)
     smaller = compact(masked)

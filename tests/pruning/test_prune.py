@@ -53,9 +53,9 @@ def weight_seen(layer: Any) -> np.ndarray:
         layer.activation = activation
 
 
-@pytest.mark.parametrize("twin", ["flipout", "reparameterization"])
-def test_every_draw_of_the_forward_pass_has_the_zeros(mlp: Build, twin: str) -> None:
-    pruned, _ = prune(mlp(twin), sparsity=0.6)
+@pytest.mark.parametrize("layers", ["flipout", "reparameterization"])
+def test_every_draw_of_the_forward_pass_has_the_zeros(mlp: Build, layers: str) -> None:
+    pruned, _ = prune(mlp(layers), sparsity=0.6)
     for layer in variational_layers(pruned):
         mask = layer.kernel_posterior.mask.numpy()
         assert 0 < np.count_nonzero(mask) < mask.size

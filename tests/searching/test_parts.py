@@ -13,6 +13,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from tfp_bprune.claims.budget import Budget, Pair, auroc
+from tfp_bprune.files.runs import write_json
 from tfp_bprune.searching import layers
 from tfp_bprune.searching.claim import FACTORS, Candidate, prove, prove_all
 from tfp_bprune.searching.threshold import bisect, scaled
@@ -361,3 +362,10 @@ def test_settings_of_another_search_are_refused(tmp_path: Path) -> None:
     check_same(tmp_path / "settings.json", {"a": 1, "b": [1, 2]})
     with pytest.raises(RunError, match="another b: repeat that one"):
         check_same(tmp_path / "settings.json", {"a": 1, "b": [1, 3]})
+
+
+def test_settings_of_a_version_before_are_the_same(tmp_path: Path) -> None:
+    write_json(tmp_path / "settings.json", {"twin": "flipout"}, True)
+    check_same(tmp_path / "settings.json", {"layers": "flipout"})
+    with pytest.raises(RunError, match="another layers"):
+        check_same(tmp_path / "settings.json", {"layers": "local"})

@@ -208,7 +208,7 @@ def answered(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 def test_the_command_tells_the_shared_keys_twice(answered: dict[str, Any]) -> None:
     shared = {"accuracy", "nll", "ece", "sparsity", "nonzeros", "parameters", "bytes", "latency_ms", "epistemic", "network",
-              "twin", "dataset", "method", "seed"}  # fmt: skip
+              "inference", "dataset", "method", "seed"}  # fmt: skip
     assert shared <= set(answered)
     assert shared <= set(answered["global"])
     assert answered["nonzeros"] == sum(answered["layers"].values())

@@ -76,7 +76,7 @@ def test_every_method_ends_and_goes_on(
 
 def test_networks_without_a_prior_are_refused(digits: Splits) -> None:
     with pytest.raises(BpruneError, match="has no prior to tune"):
-        hyper_model("mlp", digits, twin="dropout")
+        hyper_model("mlp", digits, layers="dropout")
     with pytest.raises(BpruneError, match="unknown method"):
         tune("mlp", digits, Path("unused"), method="grid")  # type: ignore[arg-type]
 

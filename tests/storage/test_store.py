@@ -21,9 +21,9 @@ from tfp_bprune.types import RunError
 Build = Callable[..., Any]
 
 
-@pytest.mark.parametrize("twin", ["flipout", "reparameterization", "local", "deterministic", "dropout"])
-def test_a_model_comes_back_from_a_run_directory(mlp: Build, twin: str, tmp_path: Path, images: np.ndarray) -> None:
-    model = mlp(twin, bayesian_bias=True, train_size=5, prior={"kind": "normal", "scale": 0.5})
+@pytest.mark.parametrize("layers", ["flipout", "reparameterization", "local", "deterministic", "dropout"])
+def test_a_model_comes_back_from_a_run_directory(mlp: Build, layers: str, tmp_path: Path, images: np.ndarray) -> None:
+    model = mlp(layers, bayesian_bias=True, train_size=5, prior={"kind": "normal", "scale": 0.5})
     model(images[:2])  # moves the noise steps, which belong to the model's state
     save_model(model, tmp_path / "run", {"request": {"a": float("nan")}}, seed=3)
     saved = load_model(tmp_path / "run")

@@ -137,7 +137,7 @@ from tfp_bprune.studies.study import Settings, gather
 from tests.studies.test_studies import PAIR
 gather(Settings("compression", Path(sys.argv[1]), jobs=1), PAIR, {}, study="")
 """
-PAIR = [Spec("digits", hidden=(4,), twin="deterministic", epochs=e) for e in (2, 60)]
+PAIR = [Spec("digits", hidden=(4,), layers="deterministic", epochs=e) for e in (2, 60)]
 
 
 def test_a_killed_study_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_gradual_pruning_goes_on_from_the_parents_sparsity(tmp_path: Path) -> No
 
 
 def test_equal_time_is_counted_in_the_bayesian_networks_seconds() -> None:
-    parent = Spec("digits", twin="deterministic", epochs=50)
+    parent = Spec("digits", layers="deterministic", epochs=50)
     children = children_of(parent, 0.9, 5, 2.0)
     assert children["gradual_equal_time"].epochs == 100
     assert parent.epochs + children["retrained_equal_time"].epochs == 2 * (50 + 5)
@@ -337,3 +337,11 @@ def test_scale_measures_size_and_time(tmp_path: Path, store: Path) -> None:
         assert all(scored(row) and row["latency_ms"] > 0 for row in (whole, weights, units))
     assert len(found["snr_db"]["digits/resnet18"]) == 21
     assert "Left out" in (tmp_path / "scale.md").read_text()
+
+
+def test_networks_that_a_version_before_stored_are_found() -> None:
+    parent = Spec("digits", hidden=(4,), epochs=1, batch_size=300)
+    child = Spec("digits", hidden=(4,), epochs=1, batch_size=300, parent=parent, sparsity=0.5)
+    assert (parent.key, child.key) == ("digits-mlp-flipout-0-083c22211a06", "digits-mlp-flipout-0-5e55fb2cf926")
+    before = json.loads(json.dumps(child.to_json()).replace('"layers"', '"twin"'))
+    assert Spec.from_json(before) == child

@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
 
     data = load("digits", batch_size=25)  # 1,294 examples: odd global batches among them
     mine = workers.shard(data)
-    model = build("mlp", "flipout", data.info, options={"hidden": (16,)})
+    model = build("mlp", data.info, layers="flipout", options={"hidden": (16,)})
     set_train_size(model, data.train_size)
     for layer in variational_layers(model):
         layer.kernel_posterior.rho_variable.assign(tf.fill(layer.kernel_posterior.shape, -60.0))

@@ -49,7 +49,7 @@ def main(folder: Path, mode: str) -> None:
     import horovod.tensorflow as hvd
 
     data = load("digits", batch_size=100)
-    model = build("mlp", "flipout", data.info, options={"hidden": (16,)})
+    model = build("mlp", data.info, layers="flipout", options={"hidden": (16,)})
     settings = Settings(epochs=4, learning_rate=0.01)
     out = folder / ("parts" if mode != "whole" else "whole")
     stops = [Interrupt()] if mode == "interrupt" else []

@@ -135,15 +135,17 @@ class Interrupt(keras.callbacks.Callback):
             raise InterruptedError
 
 
-@pytest.mark.parametrize("twin", ["flipout", "reparameterization", "local", "deterministic", "dropout"])
-def test_all_twins_continue_to_the_same_bits(mlp: Build, digits: Splits, tmp_path: Path, twin: str) -> None:
+@pytest.mark.parametrize("layers", ["flipout", "reparameterization", "local", "deterministic", "dropout"])
+def test_networks_with_layers_of_each_kind_continue_to_the_same_bits(
+    mlp: Build, digits: Splits, tmp_path: Path, layers: str
+) -> None:
     settings, options = Settings(epochs=4, learning_rate=0.01, kl="blundell"), {"bayesian_bias": True, "seed": 3}
-    fit(mlp(twin, **options), digits, settings, out=tmp_path / "whole", progress=False)
+    fit(mlp(layers, **options), digits, settings, out=tmp_path / "whole", progress=False)
     stop = Interrupt(epoch=2, batch=3)
     with pytest.raises(InterruptedError):
-        fit(mlp(twin, **options), digits, settings, out=tmp_path / "parts", callbacks=[stop], progress=False)
+        fit(mlp(layers, **options), digits, settings, out=tmp_path / "parts", callbacks=[stop], progress=False)
     assert epoch_of(tmp_path / "parts") == 2
-    rows = fit(mlp(twin, **options), digits, settings, out=tmp_path / "parts", resume=True, progress=False)
+    rows = fit(mlp(layers, **options), digits, settings, out=tmp_path / "parts", resume=True, progress=False)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert_bit_identical(tmp_path / "whole", tmp_path / "parts")
 

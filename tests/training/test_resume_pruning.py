@@ -53,13 +53,13 @@ def trained(mlp: Build, digits: Splits, tmp_path: Path) -> Callable[..., dict[in
     """Trains a small network under gradual pruning and gives the zeros in each epoch's checkpoint."""
 
     def train(folder: str, case: Any, *callbacks: Any, resume: bool = False) -> dict[int, list[np.ndarray]]:
-        twin, criterion, granularity = case
+        layers, criterion, granularity = case
         # The last pruning is before the last epochs, in which momentum alone would bring weights back.
         schedule = polynomial(FINAL, begin=digits.steps, end=(EPOCHS - 2) * digits.steps)
         pruning = GradualPruning(schedule, digits.steps, every=3, criterion=criterion, granularity=granularity)
         zeros = Zeros(tmp_path / folder)
         fit(
-            mlp(twin, hidden=(24,), seed=1),
+            mlp(layers, hidden=(24,), seed=1),
             digits,
             Settings(epochs=EPOCHS, learning_rate=0.01),
             out=tmp_path / folder,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tfp_bprune.files.reading import printable
 from tfp_bprune.files.runs import finite, write_json
+from tfp_bprune.files.words import renewed
 from tfp_bprune.types import BpruneError, Json
 
 if TYPE_CHECKING:
@@ -162,11 +163,14 @@ def data_if_there(config: Json, data_dir: Path | None, otherwise: str) -> Splits
 
 
 def facts_of(config: Json) -> Json:
-    """The keys that every row and export carries, from a run's config."""
-    request, data = config.get("request", {}), config.get("data", {})
+    """The keys that every row and export carries, from a run's config.
+
+    How the weights are inferred is `inference` there, since `layers` of an export or a search holds the counts by layer.
+    """
+    request, data = renewed(config.get("request", {})), config.get("data", {})
     known = {
         "network": request.get("model"),
-        "twin": request.get("twin"),
+        "inference": request.get("layers"),
         "dataset": data.get("name"),
         "seed": data.get("seed"),
     }

@@ -93,7 +93,7 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
             )
         )  # fmt: skip
         bar.to(len(sparsities), "")
-        title = f"{facts.get('network', 'network')} ({facts.get('twin', '')}) on {facts.get('dataset', 'data')}, {arguments.split} split"
+        title = f"{facts.get('network', 'network')} ({facts.get('inference', '')}) on {facts.get('dataset', 'data')}, {arguments.split} split"
         contents = ((json.dumps(result, indent=2) + "\n").encode(), sweep_figure(result, title))
         run_directory.commit(dict(zip(files, contents, strict=True)))
     return result

@@ -53,7 +53,10 @@ def _add_network(parser: Parser) -> None:
         "--hidden", type=int, nargs="+", metavar="UNITS", help="widths of an mlp's hidden layers (default: 500 500)"
     )
     parser.add_argument(
-        "--twin", default="flipout", choices=["flipout", "reparameterization", "local", "deterministic", "dropout"]
+        "--layers",
+        default="flipout",
+        choices=["flipout", "reparameterization", "local", "deterministic", "dropout"],
+        help="how weights are inferred; the last two have no distributions (default: flipout)",
     )
 
 
@@ -96,7 +99,7 @@ def _add_distributions(parser: Parser) -> None:
         "--rho-init", type=float, default=-5.0, help="start of rho; sigma = softplus(rho) (default: -5)"
     )
     parser.add_argument("--bayesian-bias", action="store_true", help="biases get a distribution too")
-    parser.add_argument("--dropout-rate", type=float, default=0.5, help="of the dropout twin (default: 0.5)")
+    parser.add_argument("--dropout-rate", type=float, default=0.5, help="with --layers dropout (default: 0.5)")
     parser.add_argument("--noise", type=float, help="fixed noise standard deviation of a regression (default: learned)")
 
 
@@ -174,11 +177,11 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
         )
     model = build(
         request["model"],
-        request["twin"],
         data.info,
+        layers=request["layers"],
         noise=request["noise"],
         options=_options(request),
-        **_twin_options(request),
+        **_layer_options(request),
     )
     callbacks = [GradualPruning(request["sparsity"])] if request["sparsity"] is not None else []
     more: Json = {"distributor": distributor, "callbacks": callbacks, "progress": progress}
@@ -188,7 +191,7 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
     run_directory = Run.open(out)
     with run_directory.locked():
         run_directory.commit(
-            {"history.png": history_figure(rows, f"{request['model']} ({request['twin']}) on {request['dataset']}")}
+            {"history.png": history_figure(rows, f"{request['model']} ({request['layers']}) on {request['dataset']}")}
         )
     return {"run": str(out), "epochs": len(rows), "history": rows}
 
@@ -210,7 +213,7 @@ def _options(request: Json) -> Json:
     return options | ({"width": request["width"]} if request["width"] is not None else {})
 
 
-def _twin_options(request: Json) -> Json:
+def _layer_options(request: Json) -> Json:
     options = {key: request[key] for key in ("rho_init", "bayesian_bias", "dropout_rate", "seed")}
     return options | {"prior": _prior(request)}
 

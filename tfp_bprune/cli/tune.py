@@ -21,7 +21,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--hidden", type=int, nargs="+", default=[500, 500], metavar="UNITS", help="of an mlp at width 1"
     )
-    parser.add_argument("--twin", default="flipout", choices=["flipout", "reparameterization", "local"])
+    parser.add_argument("--layers", default="flipout", choices=["flipout", "reparameterization", "local"])
     parser.add_argument("--method", default="bayesian", choices=["random", "hyperband", "bayesian"])
     parser.add_argument("--trials", type=int, default=20, help="at most; hyperband decides itself (default: 20)")
     parser.add_argument("--epochs", type=int, default=20, help="of a trial, with hyperband at most (default: 20)")
@@ -55,7 +55,7 @@ def run(arguments: Any) -> int:
     with Run(arguments.out).locked():
         result = tune(
             arguments.model, data, arguments.out, method=arguments.method, trials=arguments.trials, epochs=arguments.epochs,
-            objective=arguments.objective, twin=arguments.twin, hidden=tuple(arguments.hidden), seed=arguments.seed,
+            objective=arguments.objective, layers=arguments.layers, hidden=tuple(arguments.hidden), seed=arguments.seed,
             on_trial=_progress(arguments.objective),
         )  # fmt: skip
     if not emit(result, arguments.json):
@@ -91,7 +91,7 @@ def _command(arguments: Any, best: Json) -> str:
     rho = float(rho_of(best["initial_sigma"]))
     where = [f"--data-dir {arguments.data_dir}"] if arguments.data_dir else []
     words = [
-        f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --twin {arguments.twin}", *where, *width,
+        f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --layers {arguments.layers}", *where, *width,
         f"--batch-size {arguments.batch_size} --validation-fraction {arguments.validation_fraction:g} --seed {arguments.seed}",
         f"--epochs {arguments.epochs} --learning-rate {best['learning_rate']:.4g} --kl {best['kl']}",
         f"--prior-pi {best['prior_pi']:g} --prior-scales {best['prior_scale1']:.4g} {best['prior_scale2']:.4g}",

@@ -53,7 +53,7 @@ def sweep(
         all new ones are measured.
       criterion: "snr" unless the model is plain.
       samples: draws of the sampled prediction.
-      facts: further entries of every manifest; those that are not objects go into every row: network, twin, dataset.
+      facts: further entries of every manifest; those that are not objects go into every row: network, inference, dataset.
       on_step: told what comes next, once a sparsity.
       granularity, aggregate: as in `prune`.
       on_replace: called before the exports of an earlier sweep go.

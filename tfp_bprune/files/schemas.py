@@ -61,7 +61,7 @@ MANIFEST_SCHEMA: Schema = record(
     files=mapping(record(("bytes", "sha256"), bytes=COUNT, sha256=DIGEST)),
     versions=mapping(TEXT), kind=TEXT, checkpoint=optional(TEXT), epoch=COUNT, seed=COUNT,
     bytes=COUNT, dense_bytes=COUNT, bytes_gzip=COUNT,
-    network=optional(TEXT), twin=optional(TEXT), dataset=optional(TEXT),
+    network=optional(TEXT), inference=optional(TEXT), dataset=optional(TEXT),
     predictive={"enum": ["mean", "sampled", "moments"]}, export_format=TEXT, input_shape=INPUT_SHAPE,
     inputs=mapping(record(("shape", "dtype"), shape=INPUT_SHAPE, dtype=TEXT)), outputs=mapping({"type": "object"}),
     parameters=COUNT, prunable=COUNT, nonzeros=COUNT, sparsity=PART, layers=mapping(_LAYER),

@@ -1,4 +1,4 @@
-"""Dropout whose noise is stateless, so that the dropout twin of a network resumes as exactly as the Bayesian ones."""
+"""Dropout whose noise is stateless, so that a network with dropout resumes as exactly as the Bayesian ones."""
 
 from __future__ import annotations
 

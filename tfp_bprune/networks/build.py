@@ -9,12 +9,12 @@ from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Info
 from tfp_bprune.graphs.heads import heads_for, note_heads
 from tfp_bprune.layers import GaussianOutput
+from tfp_bprune.networks.factory import LayerFactory
 from tfp_bprune.networks.lenet import convnet, lenet5, lenet300
 from tfp_bprune.networks.mlp import mlp
 from tfp_bprune.networks.resnet import resnet18
-from tfp_bprune.networks.twins import Twins
 from tfp_bprune.networks.vgg import vgg16
-from tfp_bprune.types import BpruneError, Twin
+from tfp_bprune.types import BpruneError, Layers
 
 NETWORKS: dict[str, Callable[..., Any]] = {
     "mlp": mlp,
@@ -28,23 +28,23 @@ NETWORKS: dict[str, Callable[..., Any]] = {
 
 def build(
     name: str,
-    twin: Twin,
     info: Info,
     *,
+    layers: Layers = "flipout",
     noise: float | None = None,
     options: dict[str, Any] | None = None,
-    **twins: Any,
+    **more: Any,
 ) -> Any:
     """Builds a network for a dataset.
 
     Args:
       name: one of `NETWORKS`.
-      twin: "flipout", "reparameterization", "local" (local reparameterization in dense layers, Flipout in
-        convolutions), "deterministic" or "dropout".
       info: what the network needs to know of the data; `load(...).info`.
+      layers: how its weights are inferred: "flipout", "reparameterization", "local" (local reparameterization in dense
+        layers, Flipout in convolutions), "deterministic" or "dropout".
       noise: fixed noise standard deviation of a regression, in target units; None learns it.
       options: arguments of the architecture, such as `{"hidden": (500, 500)}`.
-      **twins: arguments of `Twins`: prior, rho_init, bayesian_bias, train_size, dropout_rate, seed.
+      **more: arguments of `LayerFactory`: prior, rho_init, bayesian_bias, train_size, dropout_rate, seed.
 
     Returns:
       A functional Keras model, not compiled. It takes examples in their raw units [batch, ...] and gives logits
@@ -52,7 +52,7 @@ def build(
       [batch, 2 targets].
 
     Raises:
-      BpruneError: unknown name, twin or option, or data of several inputs or outputs.
+      BpruneError: unknown name, layers or option, or data of several inputs or outputs.
     """
     if name not in NETWORKS:
         raise BpruneError(f"unknown network {name!r}: expected one of {', '.join(NETWORKS)}")
@@ -65,7 +65,7 @@ def build(
     x = keras.layers.Rescaling(info.scale, info.offset, name="rescaling")(inputs)
     try:
         width = 1 if info.task == "binary" else info.classes
-        outputs = NETWORKS[name](x, width, Twins(twin=twin, **twins), **(options or {}))
+        outputs = NETWORKS[name](x, width, LayerFactory(layers=layers, **more), **(options or {}))
     except TypeError as error:
         raise BpruneError(f"network {name!r} cannot be built with {options or {}}: {error}") from error
     if info.task == "regression":

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tfp_bprune._keras import keras
+from tfp_bprune.networks.factory import LayerFactory, scaled
 from tfp_bprune.networks.mlp import mlp
-from tfp_bprune.networks.twins import Twins, scaled
 
 
-def lenet300(x: Any, outputs: int, twins: Twins, width: float = 1.0) -> Any:
+def lenet300(x: Any, outputs: int, make: LayerFactory, width: float = 1.0) -> Any:
     """LeNet-300-100: 784-300-100-10, 266,610 parameters (LeCun et al. 1998; Han et al. 2015, table 3).
 
     Args:
@@ -18,10 +18,10 @@ def lenet300(x: Any, outputs: int, twins: Twins, width: float = 1.0) -> Any:
     Returns:
       Logits [batch, outputs].
     """
-    return mlp(x, outputs, twins, hidden=(scaled(300, width), scaled(100, width)))
+    return mlp(x, outputs, make, hidden=(scaled(300, width), scaled(100, width)))
 
 
-def lenet5(x: Any, outputs: int, twins: Twins, width: float = 1.0) -> Any:
+def lenet5(x: Any, outputs: int, make: LayerFactory, width: float = 1.0) -> Any:
     """LeNet-5 as Caffe has it: 20 and 50 filters of 5x5 without padding, each max-pooled by 2, then 500 units.
 
     431,080 parameters on MNIST (Han et al. 2015, table 4; Louizos et al. 2017, section 5).
@@ -32,17 +32,17 @@ def lenet5(x: Any, outputs: int, twins: Twins, width: float = 1.0) -> Any:
     Returns:
       Logits [batch, outputs].
     """
-    x = twins.conv2d(scaled(20, width), 5, "conv_1", padding="valid")(x)
+    x = make.conv2d(scaled(20, width), 5, "conv_1", padding="valid")(x)
     x = keras.layers.MaxPooling2D(2, name="pool_1")(x)
-    x = twins.conv2d(scaled(50, width), 5, "conv_2", padding="valid")(x)
+    x = make.conv2d(scaled(50, width), 5, "conv_2", padding="valid")(x)
     x = keras.layers.MaxPooling2D(2, name="pool_2")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    x = twins.dense(scaled(500, width), "dense_1", activation="relu")(x)
-    x = twins.dropout("dropout_1")(x)
-    return twins.dense(outputs, "logits")(x)
+    x = make.dense(scaled(500, width), "dense_1", activation="relu")(x)
+    x = make.dropout("dropout_1")(x)
+    return make.dense(outputs, "logits")(x)
 
 
-def convnet(x: Any, outputs: int, twins: Twins, width: float = 1.0) -> Any:
+def convnet(x: Any, outputs: int, make: LayerFactory, width: float = 1.0) -> Any:
     """Two 5x5 convolutions of 32 and 64 filters, each max-pooled by 2, then 1,024 units.
 
     The network of TensorFlow's and Horovod's MNIST examples, from which BPrune's example is made (Sharma and Jennings
@@ -55,9 +55,9 @@ def convnet(x: Any, outputs: int, twins: Twins, width: float = 1.0) -> Any:
       Logits [batch, outputs].
     """
     for i, filters in enumerate((32, 64), start=1):
-        x = twins.conv2d(scaled(filters, width), 5, f"conv_{i}", activation="relu")(x)
+        x = make.conv2d(scaled(filters, width), 5, f"conv_{i}", activation="relu")(x)
         x = keras.layers.MaxPooling2D(2, padding="same", name=f"pool_{i}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    x = twins.dense(scaled(1024, width), "dense_1", activation="relu")(x)
-    x = twins.dropout("dropout_1")(x)
-    return twins.dense(outputs, "logits")(x)
+    x = make.dense(scaled(1024, width), "dense_1", activation="relu")(x)
+    x = make.dropout("dropout_1")(x)
+    return make.dense(outputs, "logits")(x)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfp_bprune._keras import keras
-from tfp_bprune.networks.twins import Twins
+from tfp_bprune.networks.factory import LayerFactory
 from tfp_bprune.types import BpruneError
 
 
-def mlp(x: Any, outputs: int, twins: Twins, hidden: Sequence[int] = (500, 500)) -> Any:
+def mlp(x: Any, outputs: int, make: LayerFactory, hidden: Sequence[int] = (500, 500)) -> Any:
     """ReLU layers of `hidden` units, then `outputs` linear ones.
 
     Args:
@@ -24,6 +24,6 @@ def mlp(x: Any, outputs: int, twins: Twins, hidden: Sequence[int] = (500, 500)) 
     if len(x.shape) > 2:
         x = keras.layers.Flatten(name="flatten")(x)
     for i, units in enumerate(hidden, start=1):
-        x = twins.dense(units, f"dense_{i}", activation="relu")(x)
-        x = twins.dropout(f"dropout_{i}")(x)
-    return twins.dense(outputs, "logits")(x)
+        x = make.dense(units, f"dense_{i}", activation="relu")(x)
+        x = make.dropout(f"dropout_{i}")(x)
+    return make.dense(outputs, "logits")(x)

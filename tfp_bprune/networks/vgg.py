@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tfp_bprune._keras import keras
-from tfp_bprune.networks.twins import Twins, scaled
+from tfp_bprune.networks.factory import LayerFactory, scaled
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-def vgg16(x: Any, outputs: int, twins: Twins, width: float = 1.0) -> Any:
+def vgg16(x: Any, outputs: int, make: LayerFactory, width: float = 1.0) -> Any:
     """VGG-16 for 32x32 images: configuration D of Simonyan and Zisserman 2015 (arXiv 1409.1556, table 1), each
     convolution followed by batch normalization, the three dense layers replaced by one.
 
@@ -26,10 +26,10 @@ def vgg16(x: Any, outputs: int, twins: Twins, width: float = 1.0) -> Any:
     """
     for stage, widths in enumerate(STAGES, start=1):
         for i, filters in enumerate(widths, start=1):
-            x = twins.conv2d(scaled(filters, width), 3, f"conv_{stage}_{i}")(x)
+            x = make.conv2d(scaled(filters, width), 3, f"conv_{stage}_{i}")(x)
             x = keras.layers.BatchNormalization(name=f"norm_{stage}_{i}")(x)
             x = keras.layers.ReLU(name=f"relu_{stage}_{i}")(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool_{stage}")(x)
-        x = twins.dropout(f"dropout_{stage}")(x)
+        x = make.dropout(f"dropout_{stage}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
-    return twins.dense(outputs, "logits")(x)
+    return make.dense(outputs, "logits")(x)

@@ -73,7 +73,13 @@ MEASURED_BY = (scoring,)
 def rows_of(prior: str, found: Found) -> list[Json]:
     """The table's rows of one network; `published` is an accuracy."""
     spec = found.spec
-    about = {"dataset": spec.dataset, "network": spec.network, "twin": spec.twin, "method": prior, "seed": spec.seed}
+    about = {
+        "dataset": spec.dataset,
+        "network": spec.network,
+        "layers": spec.layers,
+        "method": prior,
+        "seed": spec.seed,
+    }
     times = {"epochs": spec.epochs, "seconds": found.seconds, "threads": found.threads}
     known = BLUNDELL if (spec.dataset, prior) == ("mnist", "mixture") else {}
     return [about | row | {"published": known.get(row["requested"])} | times for row in found.measured["rows"]]

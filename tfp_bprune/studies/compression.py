@@ -30,11 +30,11 @@ from tfp_bprune.types import Json
 
 SPARSITIES = (*PRASAD_SPARSITIES, 0.95, 0.98, 0.99, 0.995)
 METHODS: dict[str, Json] = {
-    "sgd": {"twin": "deterministic"},
-    "dropout_0.5": {"twin": "dropout", "dropout_rate": 0.5},
-    "dropout_0.75": {"twin": "dropout", "dropout_rate": 0.75},
-    "dropout_0.9": {"twin": "dropout", "dropout_rate": 0.9},
-    "bbb": {"twin": "flipout"},
+    "sgd": {"layers": "deterministic"},
+    "dropout_0.5": {"layers": "dropout", "dropout_rate": 0.5},
+    "dropout_0.75": {"layers": "dropout", "dropout_rate": 0.75},
+    "dropout_0.9": {"layers": "dropout", "dropout_rate": 0.9},
+    "bbb": {"layers": "flipout"},
 }
 NAMES = {
     "sgd": "SGD",
@@ -54,8 +54,8 @@ def specs_of(dataset: str, seed: int, settings: Settings) -> dict[str, Spec]:
     epochs = settings.epochs or (30 if settings.quick else 50)
     hidden = (64, 64) if settings.quick else (500, 500)
     return {
-        method: Spec(dataset, hidden=hidden, epochs=epochs, seed=seed, batch_size=50 if settings.quick else 100, **twin)
-        for method, twin in METHODS.items()
+        method: Spec(dataset, hidden=hidden, epochs=epochs, seed=seed, batch_size=50 if settings.quick else 100, **how)
+        for method, how in METHODS.items()
     }
 
 
@@ -128,7 +128,13 @@ MEASURED_BY = (by_rho, scoring)
 def rows_of(method: str, found: Found) -> list[Json]:
     """The table's rows of one network, with the published accuracy beside ours."""
     spec = found.spec
-    about = {"dataset": spec.dataset, "network": spec.network, "twin": spec.twin, "method": method, "seed": spec.seed}
+    about = {
+        "dataset": spec.dataset,
+        "network": spec.network,
+        "layers": spec.layers,
+        "method": method,
+        "seed": spec.seed,
+    }
     times = {
         "seconds": found.seconds,
         "epoch_seconds": found.epoch_seconds,

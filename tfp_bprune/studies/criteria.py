@@ -106,7 +106,7 @@ MEASURED_BY = (all_scores, agreement, saliency, scoring)
 def rows_of(found: Found) -> list[Json]:
     """The table's rows of one network."""
     spec = found.spec
-    about = {"dataset": spec.dataset, "network": spec.network, "twin": spec.twin, "seed": spec.seed}
+    about = {"dataset": spec.dataset, "network": spec.network, "layers": spec.layers, "seed": spec.seed}
     overlap = found.measured["overlap"]
     return [about | row | {"overlap_with_snr": overlap[row["method"]]} for row in found.measured["rows"]]
 

@@ -12,11 +12,12 @@ from typing import Any
 from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Splits, load
 from tfp_bprune.files.runs import Run, rows_to_bytes, sha256
+from tfp_bprune.files.words import renewed
 from tfp_bprune.networks import build
 from tfp_bprune.pruning import GradualPruning, KeepPruned, polynomial, prune
 from tfp_bprune.storage import load_model
 from tfp_bprune.training import Settings, fit
-from tfp_bprune.types import Augmentation, DataError, Json, Twin
+from tfp_bprune.types import Augmentation, DataError, Json, Layers
 
 VALIDATION_FRACTION = 0.1
 TIMES = "times.jsonl"
@@ -27,10 +28,10 @@ class Spec:
     """All that determines a trained network, apart from versions and data, which its run's manifest names.
 
     Attributes:
-      dataset, network, twin, seed: as in `data.load` and `models.build`.
+      dataset, network, layers, seed: as in `load` and `build`.
       hidden, width: options of the architecture; None where it has none.
       epochs, batch_size, learning_rate, kl, warmup_part, kl_weight: as in `train.Settings`.
-      dropout_rate: at which units are dropped, for the dropout twin alone.
+      dropout_rate: at which units are dropped, for "dropout" alone.
       prior: config of the prior; None for the default scale mixture.
       rho_init: where rho starts.
       augmentation: of training images.
@@ -43,7 +44,7 @@ class Spec:
 
     dataset: str
     network: str = "mlp"
-    twin: Twin = "flipout"
+    layers: Layers = "flipout"
     hidden: tuple[int, ...] | None = None
     width: float | None = None
     epochs: int = 50
@@ -70,7 +71,7 @@ class Spec:
     def from_json(cls, stored: Json) -> Spec:
         """The inverse of `to_json`."""
         known = {field.name for field in fields(cls)}
-        values = {key: value for key, value in stored.items() if key in known}
+        values = {key: value for key, value in renewed(stored).items() if key in known}
         if "parent" in values:
             values["parent"] = cls.from_json(values["parent"])
         if "hidden" in values:
@@ -80,8 +81,8 @@ class Spec:
     @property
     def key(self) -> str:
         """A name for the network that no other has: what a person looks for, and a hash of everything."""
-        digest = sha256(json.dumps(self.to_json(), sort_keys=True).encode())[:12]
-        return f"{self.dataset}-{self.network}-{self.twin}-{self.seed}-{digest}"
+        digest = sha256(json.dumps(_as_first_named(self.to_json()), sort_keys=True).encode())[:12]
+        return f"{self.dataset}-{self.network}-{self.layers}-{self.seed}-{digest}"
 
     @property
     def kind(self) -> str:
@@ -96,7 +97,14 @@ class Spec:
     @property
     def bayesian(self) -> bool:
         """Whether its weights have distributions."""
-        return self.twin not in ("deterministic", "dropout")
+        return self.layers not in ("deterministic", "dropout")
+
+
+def _as_first_named(value: Any) -> Any:
+    """With `twin` for `layers`, over which the names of networks were hashed first: stores of before stay found."""
+    if not isinstance(value, dict):
+        return value
+    return {"twin" if key == "layers" else key: _as_first_named(item) for key, item in value.items()}
 
 
 def _without_none(value: Any) -> Any:
@@ -166,9 +174,9 @@ def start_of(spec: Spec, data: Splits, store: Path) -> Any:
         return prune(model, spec.sparsity)[0] if spec.sparsity and not spec.gradual else model
     options: Json = {"hidden": spec.hidden} if spec.hidden is not None else {}
     options |= {"width": spec.width} if spec.width is not None else {}
-    twins: Json = {"dropout_rate": spec.dropout_rate} if spec.dropout_rate is not None else {}
-    twins |= {"prior": spec.prior, "rho_init": spec.rho_init, "seed": spec.seed}
-    return build(spec.network, spec.twin, data.info, options=options, **twins)
+    more: Json = {"dropout_rate": spec.dropout_rate} if spec.dropout_rate is not None else {}
+    more |= {"prior": spec.prior, "rho_init": spec.rho_init, "seed": spec.seed}
+    return build(spec.network, data.info, layers=spec.layers, options=options, **more)
 
 
 def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
@@ -190,7 +198,7 @@ def trained(spec: Spec, store: Path, data: Splits, data_dir: Path | None = None)
 
 def _request(spec: Spec, data_dir: Path | None) -> Json:
     """What the package's other commands want to know of a run, and the whole of the spec."""
-    about = {"dataset": spec.dataset, "model": spec.network, "twin": spec.twin, "seed": spec.seed}
+    about = {"dataset": spec.dataset, "model": spec.network, "layers": spec.layers, "seed": spec.seed}
     about |= {"validation_fraction": spec.kept_aside, "augmentation": spec.augmentation}
     return about | {"data_dir": str(data_dir.absolute()) if data_dir else None, "study": spec.to_json()}
 

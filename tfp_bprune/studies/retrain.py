@@ -112,7 +112,13 @@ MEASURED_BY = (scoring,)
 
 def _rows(method: str, way: str, found: Found) -> list[Json]:
     spec = found.spec
-    about = {"dataset": spec.dataset, "network": spec.network, "twin": spec.twin, "method": method, "seed": spec.seed}
+    about = {
+        "dataset": spec.dataset,
+        "network": spec.network,
+        "layers": spec.layers,
+        "method": method,
+        "seed": spec.seed,
+    }
     about |= {"way": way, "epochs": spec.epochs, "seconds": found.seconds, "threads": found.threads}
     return [about | row for row in found.measured["rows"]]
 

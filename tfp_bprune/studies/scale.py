@@ -61,7 +61,7 @@ def specs_of(dataset: str, network: str, seed: int, settings: Settings) -> dict[
     fields = common.to_json()
     return {
         "bayesian": Spec.from_json(fields | {"kl_weight": KL_WEIGHT}),
-        "plain": Spec.from_json(fields | {"twin": "deterministic"}),
+        "plain": Spec.from_json(fields | {"layers": "deterministic"}),
     }
 
 
@@ -154,7 +154,7 @@ MEASURED_BY = (scoring, scores_of, latencies)
 def rows_of(kind: str, found: Found) -> list[Json]:
     """The table's rows of one network; the log likelihood is that of a held-out example, in nats."""
     spec = found.spec
-    about = {"dataset": spec.dataset, "network": spec.network, "twin": spec.twin, "method": kind, "seed": spec.seed}
+    about = {"dataset": spec.dataset, "network": spec.network, "layers": spec.layers, "method": kind, "seed": spec.seed}
     times = {"width": spec.width, "epochs": spec.epochs, "seconds": found.seconds, "threads": found.threads}
     return [about | row | {"log_likelihood": -row["nll"]} | times for row in found.measured["rows"]]
 
@@ -241,7 +241,7 @@ def workers_text(workers: list[Json], why: str) -> str:
     if not workers:
         return f"## One worker and two\n\nLeft out: {why}."
     lines = [
-        [r["network"], r["twin"], f"{r['one']:.0f}", f"{r['two']:.0f}", f"{r['two'] / r['one']:.2f}"] for r in workers
+        [r["network"], r["layers"], f"{r['one']:.0f}", f"{r['two']:.0f}", f"{r['two'] / r['one']:.2f}"] for r in workers
     ]
-    table = markdown_table(["network", "twin", "1 worker", "2 workers", "ratio"], lines, names=2)
+    table = markdown_table(["network", "layers", "1 worker", "2 workers", "ratio"], lines, names=2)
     return f"## One worker and two\n\n{_WORKERS.format(batch=_BATCH)}\n\n{table}"

@@ -254,7 +254,7 @@ def label(spec: Spec) -> str:
     body = "-".join(map(str, spec.hidden)) if spec.hidden else (f"width {spec.width:g}" if spec.width else "")
     prior = f"{spec.prior['kind'].replace('_', ' ')} prior" if spec.prior else ""
     how = f"{100 * spec.sparsity:g} % removed {'before' if spec.parent else 'during'} training" if spec.sparsity else ""
-    return " ".join(filter(None, [spec.network, body, names.get(spec.twin, spec.twin), prior, how]))
+    return " ".join(filter(None, [spec.network, body, names.get(spec.layers, spec.layers), prior, how]))
 
 
 def spread_of_times(group: Sequence[Found]) -> str:

@@ -24,7 +24,7 @@ from tfp_bprune.files.runs import read_json, write_json
 from tfp_bprune.types import Json
 
 _ROUNDS, _STEPS = 5, 4
-_TWINS = ("deterministic", "flipout")
+_LAYERS = ("deterministic", "flipout")
 
 
 def throughput_rows(networks: Sequence[str], width: float, batch: int) -> tuple[list[Json], str]:
@@ -69,17 +69,17 @@ def main(request: Json, out: Path) -> None:
 
     rows = []
     for network in request["networks"]:
-        for twin in _TWINS:
-            one = step_of(network, twin, request, lambda optimizer: optimizer)
-            two = step_of(network, twin, request, distributor.wrap)
+        for layers in _LAYERS:
+            one = step_of(network, layers, request, lambda optimizer: optimizer)
+            two = step_of(network, layers, request, distributor.wrap)
             turns = np.array([[took(one, True), took(two, False)] for _ in range(_ROUNDS)])
             alone, both = request["batch"] / np.median(turns, 0) * [1, 2]
-            rows.append({"network": network, "twin": twin, "one": float(alone), "two": float(both)})
+            rows.append({"network": network, "layers": layers, "one": float(alone), "two": float(both)})
     if rank == 0:
         write_json(out, rows)
 
 
-def step_of(network: str, twin: Any, request: Json, wrap: Callable[[Any], Any]) -> Callable[[], float]:
+def step_of(network: str, layers: Any, request: Json, wrap: Callable[[Any], Any]) -> Callable[[], float]:
     """One training step on a batch of noise, traced and run twice already."""
     from tfp_bprune._keras import keras, tf
     from tfp_bprune.data.splits import Info
@@ -87,7 +87,7 @@ def step_of(network: str, twin: Any, request: Json, wrap: Callable[[Any], Any]) 
     from tfp_bprune.networks import build
 
     info = Info("cifar10", "classification", (32, 32, 3), 10, 1 / 126, -1.0)
-    model = build(network, twin, info, options={"width": request["width"]})
+    model = build(network, info, layers=layers, options={"width": request["width"]})
     set_train_size(model, 45000)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(wrap(keras.optimizers.legacy.Adam(1e-4)), loss)

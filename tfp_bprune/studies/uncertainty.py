@@ -167,7 +167,13 @@ MEASURED_BY = (scoring, recalibrated, strangers, _row)
 def rows_of(method: str, found: Found) -> list[Json]:
     """The table's rows of one network."""
     spec = found.spec
-    about = {"dataset": spec.dataset, "network": spec.network, "twin": spec.twin, "method": method, "seed": spec.seed}
+    about = {
+        "dataset": spec.dataset,
+        "network": spec.network,
+        "layers": spec.layers,
+        "method": method,
+        "seed": spec.seed,
+    }
     return [about | row for row in found.measured["rows"]]
 
 

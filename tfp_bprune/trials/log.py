@@ -14,6 +14,7 @@ from typing import Any
 from tfp_bprune.files.reading import check, open_below, parse, read_below
 from tfp_bprune.files.runs import finite, sha256, unsealed, write_json
 from tfp_bprune.files.schemas import TRIAL_SCHEMA
+from tfp_bprune.files.words import renewed
 from tfp_bprune.types import Json, RunError
 
 _MOST = 2**28  # bytes
@@ -115,7 +116,7 @@ def check_same(path: Path, settings: Json) -> None:
     if not os.path.lexists(path):
         write_json(path, wanted, True)
         return
-    stored = read_sealed(path)
+    stored = renewed(read_sealed(path))
     differing = sorted(key for key in wanted if stored.get(key) != wanted[key])
     if differing:
         raise RunError(

@@ -24,7 +24,7 @@ from tfp_bprune.training.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.training.schedules import KL_SCHEDULES, kl_schedule
 from tfp_bprune.trials._keras_tuner import keras_tuner
 from tfp_bprune.trials.log import check_same
-from tfp_bprune.types import BpruneError, Json, RunError, TrainingError, Twin
+from tfp_bprune.types import BpruneError, Json, Layers, RunError, TrainingError
 
 Method = Literal["random", "hyperband", "bayesian"]
 METHODS = ("random", "hyperband", "bayesian")
@@ -38,7 +38,7 @@ def hyper_model(
     network: str,
     data: Splits,
     *,
-    twin: Twin = "flipout",
+    layers: Layers = "flipout",
     epochs: int = 20,
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
@@ -52,16 +52,16 @@ def hyper_model(
     Args:
       network: one of `models.build.NETWORKS`.
       data: from `load`.
-      twin: a Bayesian one.
+      layers: a Bayesian one.
       epochs: at most, over which the learning rate falls to 0.
       hidden: widths of an mlp at `width` 1.
       seed: of the initial weights and the noise.
 
     Raises:
-      BpruneError: the network is unknown, the twin has no prior, there are no validation examples, `epochs` or a width is
+      BpruneError: the network is unknown, the layers have no prior, there are no validation examples, `epochs` or a width is
         below 1, or Keras Tuner was imported for another Keras.
     """
-    _check_network(network, data, twin, epochs, hidden)
+    _check_network(network, data, layers, epochs, hidden)
     rounds = epochs
 
     class BayesianHyperModel(keras_tuner().HyperModel):  # type: ignore[misc]
@@ -72,7 +72,7 @@ def hyper_model(
             chosen = _choose(hp)
             settings = _settings(chosen, rounds)
             model = build(
-                network, twin, data.info, options=_width(network, chosen["width"], hidden), seed=seed,
+                network, data.info, layers=layers, options=_width(network, chosen["width"], hidden), seed=seed,
                 prior=_prior(chosen), rho_init=float(rho_of(chosen["initial_sigma"])),
             )  # fmt: skip
             return compile_model(model, data, settings)
@@ -96,9 +96,9 @@ def hyper_model(
     return BayesianHyperModel()
 
 
-def _check_network(network: str, data: Splits, twin: str, epochs: int, hidden: tuple[int, ...]) -> None:
-    if twin in ("deterministic", "dropout"):
-        raise BpruneError(f"twin {twin!r} has no prior to tune: expected flipout, reparameterization or local")
+def _check_network(network: str, data: Splits, layers: str, epochs: int, hidden: tuple[int, ...]) -> None:
+    if layers in ("deterministic", "dropout"):
+        raise BpruneError(f"layers {layers!r} has no prior to tune: expected flipout, reparameterization or local")
     if not len(data.examples("valid")):
         raise BpruneError("there is no validation split to tune on: use a validation fraction above 0")
     if epochs < 1:
@@ -153,7 +153,7 @@ def tune(
     trials: int = 20,
     epochs: int = 20,
     objective: str = "val_nll",
-    twin: Twin = "flipout",
+    layers: Layers = "flipout",
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
     on_trial: Callable[[Json], None] = lambda row: None,
@@ -161,7 +161,7 @@ def tune(
     """Searches hyperparameters by validation scores; called again with the same `out` it goes on where it was killed.
 
     Args:
-      network, twin, hidden, seed: as in `hyper_model`.
+      network, layers, hidden, seed: as in `hyper_model`.
       out: folder for Keras Tuner's trials and `tune.json`.
       method: "random", "hyperband" (which chooses the number of trials itself, within one of its iterations) or "bayesian".
       trials: at most.
@@ -181,17 +181,17 @@ def tune(
         raise BpruneError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
     if method != "hyperband" and trials < 1:
         raise BpruneError(f"trials must be at least 1, got {trials}")
-    _check_network(network, data, twin, epochs, hidden)
+    _check_network(network, data, layers, epochs, hidden)
     _check_objective(objective, data)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    asked: Json = {"network": network, "data": fingerprint_of_splits(data), "twin": twin, "method": method}
+    asked: Json = {"network": network, "data": fingerprint_of_splits(data), "layers": layers, "method": method}
     asked |= {"epochs": epochs, "objective": objective, "hidden": list(hidden), "seed": seed}
     check_same(out / SETTINGS_FILE, asked)
     kt = keras_tuner()
     direction = "max" if objective.endswith("accuracy") else "min"
     shared: Json = {
-        "hypermodel": hyper_model(network, data, twin=twin, epochs=epochs, hidden=hidden, seed=seed),
+        "hypermodel": hyper_model(network, data, layers=layers, epochs=epochs, hidden=hidden, seed=seed),
         "objective": kt.Objective(objective, direction),
         "directory": str(out),
         "project_name": method,
@@ -214,7 +214,7 @@ def tune(
     if not done:
         raise BpruneError(f"no trial in {out} ended with a finite {objective}: widen the ranges or train longer")
     best = min(done, key=lambda row: row["score"] if direction == "min" else -row["score"])
-    result = finite({"network": network, "twin": twin, "dataset": data.info.name, "method": method, "objective": objective,
+    result = finite({"network": network, "layers": layers, "dataset": data.info.name, "method": method, "objective": objective,
                      "seed": seed, "epochs": epochs, "score": best["score"], "best": best["values"], "rows": done})  # fmt: skip
     write_json(out / TUNE_FILE, result)
     return result

@@ -1,6 +1,6 @@
-"""One body, four twins: the same architecture with the layers of each kind of network.
+"""One body, five kinds of layers: the same architecture with any of them.
 
-An architecture asks a `Twins` for its layers and never says which kind they are.
+An architecture asks a `LayerFactory` for its layers and never says which kind they are.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any, get_args
 from tfp_bprune._keras import keras
 from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, StatelessDropout, noise
 from tfp_bprune.layers.posterior import DEFAULT_RHO
-from tfp_bprune.types import BpruneError, Estimator, Json, Twin
+from tfp_bprune.types import BpruneError, Estimator, Json, Layers
 
 
 @dataclass(frozen=True)
-class Twins:
-    """Makes the layers of one twin.
+class LayerFactory:
+    """Makes the layers of a network.
 
     Attributes:
-      twin: "flipout", "reparameterization" and "local" are Bayesian; "deterministic" and "dropout" are ordinary.
+      layers: "flipout", "reparameterization" and "local" are Bayesian; "deterministic" and "dropout" are ordinary.
       prior, rho_init, bayesian_bias, train_size: as in `layers.Variational`.
-      dropout_rate: for the dropout twin alone.
+      dropout_rate: for "dropout" alone.
       seed: decides initial values and noise of every layer.
     """
 
-    twin: Twin = "flipout"
+    layers: Layers = "flipout"
     prior: NormalPrior | ScaleMixturePrior | Json | str | None = None
     rho_init: float = DEFAULT_RHO
     bayesian_bias: bool = False
@@ -35,13 +35,13 @@ class Twins:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.twin not in get_args(Twin):
-            raise BpruneError(f"unknown twin {self.twin!r}: expected one of {', '.join(get_args(Twin))}")
+        if self.layers not in get_args(Layers):
+            raise BpruneError(f"unknown layers {self.layers!r}: expected one of {', '.join(get_args(Layers))}")
 
     @property
     def bayesian(self) -> bool:
-        """Whether the weights of this twin are distributions."""
-        return self.twin in get_args(Estimator)
+        """Whether the weights of these layers are distributions."""
+        return self.layers in get_args(Estimator)
 
     def dense(self, units: int, name: str, activation: str | None = None) -> Any:
         """A dense layer of `units` outputs."""
@@ -70,8 +70,8 @@ class Twins:
         )
 
     def dropout(self, name: str) -> Callable[[Any], Any]:
-        """Dropout in the dropout twin, nothing in the others."""
-        if self.twin != "dropout":
+        """Dropout where `layers` is "dropout", nothing elsewhere."""
+        if self.layers != "dropout":
             return lambda x: x
         return StatelessDropout(self.dropout_rate, seed=self.seed, name=name)
 
@@ -79,7 +79,7 @@ class Twins:
         if not self.bayesian:
             start = keras.initializers.HeNormal(seed=noise.derive(self.seed, name) % 2**31)
             return getattr(keras.layers, kind)(name=name, kernel_initializer=start, **arguments)
-        return LAYERS[kind, self.twin](
+        return LAYERS[kind, self.layers](
             name=name,
             prior=self.prior,
             rho_init=self.rho_init,
