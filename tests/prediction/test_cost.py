@@ -57,6 +57,16 @@ def test_costs_are_read_as_they_were_saved(tmp_path: Path) -> None:
     costs = dataclasses.replace(Costs(), entry=0.125)
     cost.save(costs, tmp_path / "costs.json")
     assert cost.read(tmp_path / "costs.json") == costs
+    (tmp_path / "before.json").write_text(json.dumps(dataclasses.asdict(costs)))  # without a hash, as it was
+    assert cost.read(tmp_path / "before.json") == costs
+
+
+def test_costs_that_were_changed_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    cost.save(dataclasses.replace(Costs(), entry=0.125), path)
+    path.write_bytes(path.read_bytes().replace(b"0.125", b"0.225"))
+    with pytest.raises(ExportError, match=r"holds no costs of products .*does not match its own SHA-256"):
+        cost.read(path)
 
 
 @pytest.mark.parametrize("content", [None, "", "no JSON", "[]", "3", "{}", json.dumps({"dense_call": 1})])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.cli import tune as command
 from tfp_bprune.cli.common import Parser
 from tfp_bprune.data.splits import Splits, from_arrays, load
+from tfp_bprune.files.runs import unsealed
 from tfp_bprune.tuning import hyper_model, keras_tuner, tune
 from tfp_bprune.tuning.tuner import _check_objective
 from tfp_bprune.types import BpruneError, RunError
@@ -59,7 +59,7 @@ def test_every_method_ends_and_goes_on(
         "kl",
         "width",
     }
-    assert json.loads((tmp_path / "tune.json").read_text()) == result
+    assert unsealed((tmp_path / "tune.json").read_bytes(), "tune.json") == result
     capsys.readouterr()
     again = tune("mlp", digits, tmp_path, **options, on_trial=lambda row: pytest.fail("a trial was repeated"))
     assert capsys.readouterr().out == ""

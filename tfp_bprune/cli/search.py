@@ -193,7 +193,7 @@ def _sensitivity(arguments: Any, out: Path) -> int:
     with Run(out).locked():
         rows = analyse(saved.model, data_of(saved.config, arguments.data_dir), out, arguments.criterion)
         result = {**facts_of(saved.config), "rows": rows}
-        write_json(out / "sensitivity.json", result)
+        write_json(out / "sensitivity.json", result, seal=True)
         write_atomically(out / "sensitivity.png", sensitivity_figure(result))
     if not emit(result, arguments.json):
         say(sensitivity_table(result), f"table: {out / 'sensitivity.json'}   picture: {out / 'sensitivity.png'}")

@@ -21,8 +21,9 @@ from typing import Any, Literal
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.files.reading import read_json
+from tfp_bprune.files.reading import read_below, read_json
 from tfp_bprune.files.schemas import COST, record
+from tfp_bprune.files.writing import unsealed, write_json
 from tfp_bprune.types import ExportError, RunError
 
 Kernels = Literal["auto", "dense", "sparse"]
@@ -184,21 +185,21 @@ def _microseconds(call: Callable[[Any], Any], x: Any) -> float:
 
 
 def save(costs: Costs, path: Path) -> None:
-    """Writes costs as JSON."""
-    from tfp_bprune.files.runs import write_json
-
-    write_json(path, dataclasses.asdict(costs))
+    """Writes costs as JSON, with a hash of the file in it."""
+    write_json(path, dataclasses.asdict(costs), seal=True)
 
 
 def read(path: Path) -> Costs:
     """Costs written by `save`.
 
     Raises:
-      ExportError: there is no such file, or it holds something else.
+      ExportError: there is no such file, it holds something else, or was changed.
     """
     names = [field.name for field in dataclasses.fields(Costs)]
     try:
         found = read_json(path, record(tuple(names), **dict.fromkeys(names, COST)))
+        if "sha256" in found:  # files of before state none
+            unsealed(read_below(path.parent, path.name), path)
     except RunError as error:
         what = error if error.__cause__ is None else type(error.__cause__).__name__
         raise ExportError(

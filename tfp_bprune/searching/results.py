@@ -84,7 +84,7 @@ def write_results(
         "machine": machine(),
     }
     result["sentence"] = sentence(result)
-    write_json(out / RESULT_FILE, result, True)
+    write_json(out / RESULT_FILE, result, seal=True)
     return finite(result)
 
 

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Splits
-from tfp_bprune.files.runs import finite, write_json
+from tfp_bprune.files.runs import finite, sealed, unsealed, write_atomically
 from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.networks import build
 from tfp_bprune.networks.build import NETWORKS
@@ -175,7 +175,7 @@ def tune(
       RunError: `out` holds another search.
 
     Returns:
-      `best`, the hyperparameters; `score`, their objective; `rows`, all trials.
+      `best`, the hyperparameters; `score`, their objective; `rows`, all trials; `sha256`, of the file.
     """
     if method not in METHODS:
         raise BpruneError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
@@ -216,8 +216,9 @@ def tune(
     best = min(done, key=lambda row: row["score"] if direction == "min" else -row["score"])
     result = finite({"network": network, "layers": layers, "dataset": data.info.name, "method": method, "objective": objective,
                      "seed": seed, "epochs": epochs, "score": best["score"], "best": best["values"], "rows": done})  # fmt: skip
-    write_json(out / TUNE_FILE, result)
-    return result
+    content = sealed(result)
+    write_atomically(out / TUNE_FILE, content)
+    return unsealed(content, TUNE_FILE)
 
 
 def _begun(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:
