@@ -1,4 +1,4 @@
-"""All eight Bayesian layers meet the contract of layers, under their several options."""
+"""All Bayesian layers meet the contract of layers, under their several options."""
 
 from __future__ import annotations
 
@@ -37,10 +37,18 @@ CONVOLUTION: dict[str, list[tuple[dict[str, Any], tuple[int, ...]]]] = {
 CASES = [("Dense", *case) for case in DENSE] + [(kind, *case) for kind, cases in CONVOLUTION.items() for case in cases]
 
 
-@pytest.mark.parametrize("estimator", ["flipout", "reparameterization"])
-@pytest.mark.parametrize(("kind", "arguments", "input_shape"), CASES)
+ESTIMATORS = ("flipout", "reparameterization", "local")
+EACH = [  # a layer that stands for two estimators, as Flipout for "local" in convolutions, once
+    (estimator, *case)
+    for place, estimator in enumerate(ESTIMATORS)
+    for case in CASES
+    if LAYERS[case[0], estimator] not in [LAYERS[case[0], before] for before in ESTIMATORS[:place]]
+]
+
+
+@pytest.mark.parametrize(("estimator", "kind", "arguments", "input_shape"), EACH)
 def test_layer_meets_the_contract(
-    kind: str, estimator: str, arguments: dict[str, Any], input_shape: tuple[int, ...]
+    estimator: str, kind: str, arguments: dict[str, Any], input_shape: tuple[int, ...]
 ) -> None:
     check_layer(LAYERS[kind, estimator], arguments, input_shape)
 
