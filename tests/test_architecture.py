@@ -32,7 +32,7 @@ ROOMS = (
     "studies",
     "cli",
 )
-SHARED = ("_keras", "_progress", "types", "files")
+SHARED = ("_keras", "_progress", "_registry", "types", "files")
 MODULES = sorted(p.relative_to(PACKAGE.parent) for p in PACKAGE.rglob("*.py"))
 
 

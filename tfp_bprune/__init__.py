@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 # Public names by the room that they come from, loaded on first use. No name is that of a room.
 _ROOMS = {
     "_progress": (),
+    "_registry": (),
     "claims": (),
     "data": (),
+    "data.datasets": ("dataset",),
     "data.info": ("Info", "info_of"),
     "data.splits": ("from_arrays", "load"),
     "evaluation": ("reload", "sweep"),

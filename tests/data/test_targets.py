@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tfp_bprune._keras import tf
-from tfp_bprune.data import splits as data_module
 from tfp_bprune.data.info import Info, info_of
 from tfp_bprune.data.splits import from_arrays, load
 from tfp_bprune.types import DataError
@@ -186,9 +185,3 @@ def test_the_fingerprints_of_embedded_data_stay() -> None:
     # Runs say by them what they were trained on.
     assert load("digits").info.fingerprint.startswith("d682d30d90037cf1")
     assert load("diabetes").info.fingerprint.startswith("bb0cd340c0198322")
-
-
-def test_a_further_embedded_dataset_is_loaded_by_its_own_loader(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = ((X, CLASSES), (X, CLASSES), Info("mine", "classification", (3,), 3))
-    monkeypatch.setitem(data_module.EMBEDDED, "mine", lambda: mine)
-    assert load("mine").info.name == "mine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import signal
@@ -95,8 +96,27 @@ def _stopped(arguments: Any, how: str, number: int) -> int:
     return _SIGNALLED + number
 
 
+class _Import(argparse.Action):
+    """Imports a module as soon as it is named: before the command's arguments are held to what there is."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, **more)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            importlib.import_module(values)
+        except (BpruneError, ImportError) as error:
+            parser.error(f"{option_string} {values}: {error}")
+
+
 def _parser() -> Parser:
     parser = Parser(prog=PROGRAM, description=_DESCRIPTION, epilog="Each command has its own --help with an example.")
+    parser.add_argument(
+        "--import",
+        action=_Import,
+        metavar="MODULE",
+        help="import a Python module first, for the datasets and whatever else it registers",
+    )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {metadata.version('tfp-bprune')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:

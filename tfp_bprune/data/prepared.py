@@ -1,4 +1,4 @@
-"""A folder that TensorFlow Datasets prepared, looked at before it reads it: its `features.json` names Python classes."""
+"""What TensorFlow Datasets prepared on disk; a folder is looked at first: its `features.json` names Python classes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,97 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tfp_bprune._keras import tf
+from tfp_bprune.data.datasets import DATASETS, hold_out
+from tfp_bprune.data.info import Info
 from tfp_bprune.files.reading import read_json
 from tfp_bprune.types import DataError, RunError
 
 _OURS_TO_IMPORT = re.compile(r"tensorflow_datasets\.core\.features\.[a-z0-9_.]+\.[A-Za-z0-9]+")
 _KEY = "pythonClassName"
+_READ_AT_ONCE = 1000
+
+
+def prepared(name: str, data_dir: Path) -> tuple[Any, Any, Info]:
+    """An image classification that TensorFlow Datasets prepared: train, test and its description.
+
+    Raises:
+      DataError: it is unknown, absent, damaged, or not an image classification.
+    """
+    builder = _prepared_builder(name, data_dir)
+    image, label = _image_and_label(builder)
+    splits = builder.info.splits
+    source = "train" if "train" in splits else next(iter(splits))
+    x, y = _read(builder, source)
+    held_out = next((s for s in ("test", "validation") if s in splits and s != source), None)
+    train, test = ((x, y), _read(builder, held_out)) if held_out else hold_out(x, y)
+    if x.dtype != np.uint8:
+        scale, offset = 1.0, 0.0
+    else:  # pixels / 126 as in Blundell et al. 2015; colour images are centred besides
+        scale, offset = 1 / 126, (-1.0 if image.shape[-1] == 3 else 0.0)
+    return train, test, Info(name, "classification", x.shape[1:], label.num_classes, scale, offset)
+
+
+def _prepared_builder(name: str, data_dir: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    if re.fullmatch(r"\w+", folder := re.split("[:/]", name)[0]):
+        check_prepared(data_dir / folder)
+    try:
+        builder = tfds.builder(name, data_dir=str(data_dir))
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise DataError(
+            f"there is no dataset {name!r} in {data_dir} nor in TensorFlow Datasets' catalogue: {_expected()}"
+        ) from error
+    except Exception as error:  # a malformed name, an unknown configuration or version, a damaged folder
+        said = str(error).splitlines() or [type(error).__name__]
+        raise DataError(f"dataset {name!r} cannot be loaded ({said[0]}): {_expected()}") from error
+    if not builder.is_prepared():
+        raise DataError(
+            f"dataset {name!r} is not in {data_dir}: give the folder that holds it (--data-dir or TFDS_DATA_DIR), "
+            f"or fetch it with: tfds build {name} --data_dir {data_dir}"
+        )
+    return builder
+
+
+def _expected() -> str:
+    return f"expected one of {', '.join(DATASETS)} or a name such as mnist, fashion_mnist, cifar10"
+
+
+def _image_and_label(builder: Any) -> tuple[Any, Any]:
+    import tensorflow_datasets as tfds
+
+    keys, features = builder.info.supervised_keys, builder.info.features
+    if keys is not None and len(keys) == 2:
+        image, label = features[keys[0]], features[keys[1]]
+        if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
+            if None in image.shape:
+                raise DataError(
+                    f"images of {builder.name} have no fixed size {image.shape}: expected one shape for all examples"
+                )
+            return image, label
+    raise DataError(
+        f"{builder.name} is not an image classification: expected supervised keys (image, class label), got {keys}"
+    )
+
+
+def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow_datasets as tfds
+
+    try:
+        dataset = builder.as_dataset(split=split, as_supervised=True, batch_size=_READ_AT_ONCE)
+        batches = [(np.asarray(x), np.asarray(y)) for x, y in tfds.as_numpy(dataset)]
+    except (tf.errors.OpError, OSError, ValueError, AssertionError) as error:  # records that are cut or missing
+        said = str(error).splitlines() or [type(error).__name__]
+        raise DataError(
+            f"split {split!r} of {builder.name} cannot be read ({said[0]}): prepare the dataset anew"
+        ) from error
+    if not batches:
+        raise DataError(f"split {split!r} of {builder.name} is empty: prepare the dataset anew")
+    return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
 
 
 def check_prepared(folder: Path) -> None:

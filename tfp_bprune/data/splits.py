@@ -1,16 +1,13 @@
 """Data by name, as `tf.data` batches for `model.fit` and as arrays for everything else.
 
-`load` reads any image-classification dataset of TensorFlow Datasets that is prepared on disk, and two real datasets
-that come with scikit-learn and need no download: `digits` (8x8 handwriting) and `diabetes` (regression).
-The validation split is taken out of the training split; the test split is for final numbers only.
+`load` reads what is registered (see `datasets`), and any image-classification dataset of TensorFlow Datasets that is
+prepared on disk. The validation split is taken out of the training split; the test split is for final numbers only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +17,13 @@ import numpy as np
 from tfp_bprune._keras import tf
 from tfp_bprune.data.arrays import Arrays, by_name, count, leaves, rows
 from tfp_bprune.data.augment import augment, check_augmentation, draws
+from tfp_bprune.data.datasets import DATASETS, pair_of, registered
 from tfp_bprune.data.info import Info, described_arrays, read_arrays
-from tfp_bprune.data.prepared import check_prepared
+from tfp_bprune.data.prepared import prepared
 from tfp_bprune.data.targets import SaidTask, Target
 from tfp_bprune.types import Augmentation, DataError, Json
 
 _EVALUATION_BATCH = 1000
-_HELD_OUT = 0.2  # of the examples of a dataset that comes without a test split
-_FIXED_SEED = 20200525  # what is held out never depends on the user's seed
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,8 @@ def load(
     """Loads a dataset as train, validation and test splits.
 
     Args:
-      name: `digits`, `diabetes`, or an image-classification dataset of TensorFlow Datasets (`mnist`, `cifar10`, ...).
+      name: of a registered dataset (`digits`, `diabetes` and those of `dataset`), or of an image classification of
+        TensorFlow Datasets (`mnist`, `cifar10`, ...).
       data_dir: TensorFlow Datasets' folder; by default `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
       batch_size: examples a training step, of one worker.
       validation_fraction: part of the training split that is held out, in [0, 1).
@@ -197,10 +194,8 @@ def load(
       DataError: the dataset is unknown, absent, not an image classification, or a split would be empty.
     """
     _check_order(batch_size, seed)  # before anything that takes time
-    if name in EMBEDDED:
-        train, test, info = EMBEDDED[name]()
-    else:
-        train, test, info = _load_tfds(name, _data_dir(data_dir))
+    read = registered if name in DATASETS else prepared
+    train, test, info = read(name, _data_dir(data_dir))
     place = None if data_dir is None else os.path.abspath(data_dir)
     request = {"dataset": name, "data_dir": place, "validation_fraction": validation_fraction}
     splits = from_arrays(train, test, info, batch_size, validation_fraction, seed, augmentation)
@@ -234,7 +229,7 @@ def from_arrays(
       DataError: what the targets are is not certain.
     """
     _check_order(batch_size, seed)
-    (train_x, train_y), (test_x, test_y) = _pair(train, "train"), _pair(test, "test")
+    (train_x, train_y), (test_x, test_y) = pair_of(train, "train"), pair_of(test, "test")
     if info is None:
         train_x, train_y, info = described_arrays(train_x, train_y, "arrays", task)
     else:
@@ -265,13 +260,6 @@ def from_arrays(
         "test": Split("test", test_x, test_y),
     }
     return Splits(parts, info, batch_size, seed, augmentation=augmentation)
-
-
-def _pair(given: Any, what: str) -> tuple[Any, Any]:
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        size = f" of {len(given)}" if isinstance(given, tuple | list) else ""
-        raise DataError(f"{what} is a {type(given).__name__}{size}: expected a pair (examples, targets)")
-    return given[0], given[1]
 
 
 def _check_sizes(name: str, n: int, held_out: int, fraction: float, test: int) -> None:
@@ -316,105 +304,5 @@ def _with_fingerprint(info: Info, *splits: Arrays) -> Info:
     return replace(info, fingerprint=digest.hexdigest())
 
 
-def _hold_out(x: np.ndarray, y: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    order = np.random.default_rng(_FIXED_SEED).permutation(len(x))
-    cut = round(_HELD_OUT * len(x))
-    test, train = np.sort(order[:cut]), np.sort(order[cut:])
-    return (x[train], y[train]), (x[test], y[test])
-
-
-def _digits() -> tuple[Any, Any, Info]:
-    from sklearn import datasets
-
-    x, y = datasets.load_digits(return_X_y=True)
-    train, test = _hold_out(x.reshape(-1, 8, 8, 1).astype(np.uint8), y.astype(np.int64))
-    return train, test, Info("digits", "classification", (8, 8, 1), 10, scale=2 / 16)
-
-
-def _diabetes() -> tuple[Any, Any, Info]:
-    from sklearn import datasets
-
-    x, y = datasets.load_diabetes(return_X_y=True, scaled=False)
-    train, test = _hold_out(x.astype(np.float32), y.astype(np.float32))
-    mean, std = train[0].mean(0), train[0].std(0)
-    info = Info("diabetes", "regression", x.shape[1:], 1, tuple((1 / std).tolist()), tuple((-mean / std).tolist()))
-    return train, test, info
-
-
-EMBEDDED: dict[str, Callable[[], tuple[Any, Any, Info]]] = {"digits": _digits, "diabetes": _diabetes}
-
-
 def _data_dir(given: str | os.PathLike[str] | None) -> Path:
     return Path(given or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
-def _load_tfds(name: str, data_dir: Path) -> tuple[Any, Any, Info]:
-    builder = _prepared_builder(name, data_dir)
-    image, label = _image_and_label(builder)
-    splits = builder.info.splits
-    source = "train" if "train" in splits else next(iter(splits))
-    x, y = _read(builder, source)
-    held_out = next((s for s in ("test", "validation") if s in splits and s != source), None)
-    train, test = ((x, y), _read(builder, held_out)) if held_out else _hold_out(x, y)
-    if x.dtype != np.uint8:
-        scale, offset = 1.0, 0.0
-    else:  # pixels / 126 as in Blundell et al. 2015; colour images are centred besides
-        scale, offset = 1 / 126, (-1.0 if image.shape[-1] == 3 else 0.0)
-    return train, test, Info(name, "classification", x.shape[1:], label.num_classes, scale, offset)
-
-
-def _prepared_builder(name: str, data_dir: Path) -> Any:
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    if re.fullmatch(r"\w+", folder := re.split("[:/]", name)[0]):
-        check_prepared(data_dir / folder)
-    try:
-        builder = tfds.builder(name, data_dir=str(data_dir))
-    except tfds.core.registered.DatasetNotFoundError as error:
-        raise DataError(
-            f"there is no dataset {name!r} in {data_dir} nor in TensorFlow Datasets' catalogue: "
-            f"expected one of {', '.join(EMBEDDED)} or a name such as mnist, fashion_mnist, cifar10"
-        ) from error
-    except Exception as error:  # a malformed name, an unknown configuration or version, a damaged folder
-        said = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"dataset {name!r} cannot be loaded: {said[0]}") from error
-    if not builder.is_prepared():
-        raise DataError(
-            f"dataset {name!r} is not in {data_dir}: give the folder that holds it (--data-dir or TFDS_DATA_DIR), "
-            f"or fetch it with: tfds build {name} --data_dir {data_dir}"
-        )
-    return builder
-
-
-def _image_and_label(builder: Any) -> tuple[Any, Any]:
-    import tensorflow_datasets as tfds
-
-    keys, features = builder.info.supervised_keys, builder.info.features
-    if keys is not None and len(keys) == 2:
-        image, label = features[keys[0]], features[keys[1]]
-        if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
-            if None in image.shape:
-                raise DataError(
-                    f"images of {builder.name} have no fixed size {image.shape}: expected one shape for all examples"
-                )
-            return image, label
-    raise DataError(
-        f"{builder.name} is not an image classification: expected supervised keys (image, class label), got {keys}"
-    )
-
-
-def _read(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
-    import tensorflow_datasets as tfds
-
-    try:
-        dataset = builder.as_dataset(split=split, as_supervised=True, batch_size=_EVALUATION_BATCH)
-        batches = [(np.asarray(x), np.asarray(y)) for x, y in tfds.as_numpy(dataset)]
-    except (tf.errors.OpError, OSError, ValueError, AssertionError) as error:  # records that are cut or missing
-        said = str(error).splitlines() or [type(error).__name__]
-        raise DataError(
-            f"split {split!r} of {builder.name} cannot be read ({said[0]}): prepare the dataset anew"
-        ) from error
-    if not batches:
-        raise DataError(f"split {split!r} of {builder.name} is empty: prepare the dataset anew")
-    return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from tfp_bprune._progress import Bar
+from tfp_bprune._registry import extensions
 from tfp_bprune.files.runs import Run
 from tfp_bprune.studies.process import begin
 from tfp_bprune.studies.worker import Task, alone, perform
@@ -52,7 +53,7 @@ class _Turn:
         with tempfile.NamedTemporaryFile("r", errors="replace") as said:
             try:
                 with ProcessPoolExecutor(1, started_anew, begin, (said.name,)) as process:
-                    return process.submit(alone, self.task).result()
+                    return process.submit(alone, self.task, extensions()).result()
             except BrokenProcessPool:
                 lines = [line.strip() for line in said if line.strip()]
                 return lines[-1] if lines else _DIED

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,19 @@ def _digest(found: Any) -> str:
     return sha256(json.dumps(found, sort_keys=True).encode())
 
 
-def alone(task: Task) -> str:
-    """Performs a task in this process, which was started for it; what went wrong, in one line."""
+def alone(task: Task, extensions: Sequence[str] = ()) -> str:
+    """Performs a task in this process, which was started for it; what went wrong, in one line.
+
+    Args:
+      extensions: modules to import first: what they register, the study knows.
+    """
     from tfp_bprune._keras import tf
 
     tf.config.threading.set_intra_op_parallelism_threads(task.threads)
     tf.config.threading.set_inter_op_parallelism_threads(task.threads)
     try:
+        for module in extensions:
+            importlib.import_module(module)
         perform(task, os.getppid())
     except BpruneError as error:
         return " ".join(str(error).split())
