@@ -39,7 +39,7 @@ MUTANTS = (
     Mutant("files/reading.py", "parse_float=_number", "parse_float=float", "tests/hostile/test_files.py"),
     Mutant("files/runs.py", "            unsealed(content, path)\n", "            pass\n", "tests/hostile/test_flips.py"),
     Mutant("storage/store.py", "    check_known(config)\n", "", "tests/hostile/test_architectures.py"),
-    Mutant("evaluation/operations.py", "ALLOWED if name in reached else ALLOWED | _SAVING", "ALLOWED | _SAVING", "tests/hostile/test_savedmodels.py"),
+    Mutant("exports/operations.py", "ALLOWED if name in reached else ALLOWED | _SAVING", "ALLOWED | _SAVING", "tests/hostile/test_savedmodels.py"),
 )  # fmt: skip
 
 

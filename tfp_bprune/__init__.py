@@ -7,13 +7,16 @@ from tfp_bprune import _keras as _keras  # settles Keras 2 before TensorFlow loa
 
 if TYPE_CHECKING:
     from tfp_bprune.claims.budget import Budget as Budget
+    from tfp_bprune.data.datasets import dataset as dataset
     from tfp_bprune.data.info import Info as Info
     from tfp_bprune.data.info import info_of as info_of
     from tfp_bprune.data.splits import from_arrays as from_arrays
     from tfp_bprune.data.splits import load as load
     from tfp_bprune.evaluation.fresh import reload as reload
     from tfp_bprune.evaluation.sweep import sweep as sweep
-    from tfp_bprune.exports.savedmodel import export as export
+    from tfp_bprune.exports import Form as Form
+    from tfp_bprune.exports import export as export
+    from tfp_bprune.exports import register_form as register_form
     from tfp_bprune.graphs.bayesianize import bayesianize as bayesianize
     from tfp_bprune.graphs.convert import adopt as adopt
     from tfp_bprune.graphs.convert import strip as strip
@@ -46,7 +49,7 @@ _ROOMS = {
     "data.info": ("Info", "info_of"),
     "data.splits": ("from_arrays", "load"),
     "evaluation": ("reload", "sweep"),
-    "exports": ("export",),
+    "exports": ("Form", "export", "register_form"),
     "files": (),
     "graphs": ("adopt", "bayesianize", "strip"),
     "layers": ("NormalPrior", "ScaleMixturePrior"),

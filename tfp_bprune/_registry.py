@@ -37,7 +37,7 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise BpruneError(f"{name!r} cannot name a {self.what}: expected letters, digits and _ . + -")
-        place = (source.__module__, source.__qualname__)
+        place = (source.__module__, getattr(source, "__qualname__", type(source).__qualname__))
         if name in self._things and self._things[name][1] != place:
             taken = ".".join(self._things[name][1])
             raise BpruneError(f"there is a {self.what} {name!r} already, of {taken}: choose another name")

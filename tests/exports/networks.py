@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune._keras import keras
+from tfp_bprune.exports.forms import FORMS
 from tfp_bprune.layers import Conv2DFlipout, DenseFlipout
 
 L = keras.layers
@@ -58,3 +61,11 @@ def settled(model: Any) -> Any:
             layer.moving_mean.assign(rng.normal(size=layer.moving_mean.shape))
             layer.moving_variance.assign(rng.uniform(0.5, 2, layer.moving_variance.shape))
     return model
+
+
+def run(form: str, content: bytes, x: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of an exported file, by the loader of its form."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / FORMS[form].file
+        path.write_bytes(content)
+        return FORMS[form].runner(path)({"inputs": x})

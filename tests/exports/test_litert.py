@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.exports.networks import NETWORKS, classifier, settled
+from tests.exports.networks import NETWORKS, classifier, run, settled
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.exports import export, litert
+from tfp_bprune.exports import Form, export, litert
 from tfp_bprune.exports.sparsify import Rows, sparsify
 from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.prediction import Predictor
@@ -38,7 +38,7 @@ def content(predictor: Predictor) -> bytes:
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_file_answers_as_tensorflow_does(predictor: Predictor, content: bytes, batch: int) -> None:
     x = np.random.default_rng(1).normal(size=(batch, 8, 8, 1)).astype(np.float32)
-    found = litert.runner(content)(x)
+    found = run("litert", content, x)
     expected = predictor.predict(tf.constant(x))
     assert set(found) == set(expected) == {"probabilities", "entropy"}
     for name, value in expected.items():
@@ -98,7 +98,7 @@ def test_pruned_kernels_take_less_and_compute_the_same(monkeypatch: pytest.Monke
     assert len(small) < 0.3 * len(large)
     for batch in (1, 5, 64):
         x = np.random.default_rng(batch).normal(size=(batch, 150)).astype(np.float32)
-        one, other = (litert.runner(content)(x) for content in (small, large))
+        one, other = (run("litert", content, x) for content in (small, large))
         np.testing.assert_array_equal(one["probabilities"], other["probabilities"])
     assert sparsify(small) == small
 
@@ -128,11 +128,11 @@ def test_operations_that_litert_lacks_are_named(arguments: Any, operation: str) 
         litert.to_litert(Predictor(NETWORKS["mlp"](), *arguments))
 
 
-def test_wrong_answers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_answers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = lambda x: {"probabilities": np.full((len(x["inputs"]), 4), np.nan), "entropy": np.zeros(len(x["inputs"]))}  # noqa: E731
-    monkeypatch.setattr(litert, "runner", lambda content: wrong)
+    monkeypatch.setattr(Form, "runner", lambda form, path: wrong)
     with pytest.raises(ExportError, match="'probabilities' of the LiteRT file differs from TensorFlow's by nan"):
-        litert.to_litert(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))
+        export(NETWORKS["mlp"](), tmp_path / "out", format="litert")
 
 
 def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.exports.networks import NETWORKS, settled
+from tests.exports.networks import NETWORKS, run, settled
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.exports import Form, export
 from tfp_bprune.exports import onnx as exporter
 from tfp_bprune.layers import Conv2DFlipout, DenseFlipout, GaussianOutput
 from tfp_bprune.prediction import Predictor
@@ -37,7 +39,7 @@ def content(predictor: Predictor) -> bytes:
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_file_answers_as_tensorflow_does(predictor: Predictor, content: bytes, batch: int) -> None:
     x = np.random.default_rng(1).normal(size=(batch, 8, 8, 1)).astype(np.float32)
-    found = exporter.runner(content)(x)
+    found = run("onnx", content, x)
     expected = predictor.predict(tf.constant(x))
     assert set(found) == set(expected) == {"probabilities", "entropy"}
     for name, value in expected.items():
@@ -56,8 +58,8 @@ def test_the_graph_is_valid_and_keeps_its_names(content: bytes) -> None:
 def test_a_certain_answer_has_no_entropy_and_no_nan() -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
     model.set_weights([np.zeros((2, 3)), np.array([0.0, 300.0, 0.0])])
-    outputs = exporter.runner(exporter.to_onnx(Predictor(model, "mean", lowering=FOR_CONVERTERS)))(
-        np.zeros((2, 2), np.float32)
+    outputs = run(
+        "onnx", exporter.to_onnx(Predictor(model, "mean", lowering=FOR_CONVERTERS)), np.zeros((2, 2), np.float32)
     )
     np.testing.assert_array_equal(outputs["entropy"], 0)
     np.testing.assert_array_equal(outputs["probabilities"], [[0, 1, 0]] * 2)
@@ -69,7 +71,7 @@ def test_a_regression_has_mean_and_noise() -> None:
         Predictor(model, "mean", lowering=FOR_CONVERTERS),
         np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32),
     )
-    found = exporter.runner(exporter.to_onnx(predictor))(x)
+    found = run("onnx", exporter.to_onnx(predictor), x)
     expected = predictor.predict(tf.constant(x))
     assert set(found) == {"mean", "noise_std"}
     for name, value in expected.items():
@@ -85,11 +87,18 @@ def test_operations_that_onnx_lacks_are_named(arguments: Any, operation: str) ->
         exporter.to_onnx(Predictor(NETWORKS["mlp"](), *arguments))
 
 
-def test_wrong_answers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_answers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = lambda x: {"probabilities": np.full((len(x["inputs"]), 4), 0.9), "entropy": np.zeros(len(x["inputs"]))}  # noqa: E731
-    monkeypatch.setattr(exporter, "runner", lambda content: wrong)
+    monkeypatch.setattr(Form, "runner", lambda form, path: wrong)
     with pytest.raises(ExportError, match=r"of the ONNX file differs from TensorFlow's by .*expected at most [12]e-04"):
-        exporter.to_onnx(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))
+        export(NETWORKS["mlp"](), tmp_path / "out", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_does_not_run_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter, "to_onnx", lambda predictor: b"no graph")
+    with pytest.raises(ExportError, match=r"^onnxruntime failed: .*; use the format 'savedmodel'$"):
+        export(NETWORKS["mlp"](), tmp_path / "out", format="onnx")
 
 
 @pytest.mark.parametrize("package", ["tf2onnx", "onnx", "onnxruntime"])
@@ -99,16 +108,12 @@ def test_without_the_extra_its_name_is_said(monkeypatch: pytest.MonkeyPatch, pac
         exporter.to_onnx(Predictor(NETWORKS["mlp"](), "mean", lowering=FOR_CONVERTERS))
 
 
-def pooled_by_moments(dilation: int) -> Predictor:
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_moments_that_onnx_cannot_follow_back_are_refused_in_one_line(tmp_path: Path, dilation: int) -> None:
     layers = [Conv2DFlipout(4, 3, activation="relu", dilation_rate=dilation), keras.layers.GlobalAveragePooling2D()]
     model = keras.Sequential([keras.Input((8, 8, 1)), *layers, DenseFlipout(3)])
-    return Predictor(model, "moments", lowering=FOR_CONVERTERS, task="classification", from_logits=True)
-
-
-@pytest.mark.parametrize("dilation", [1, 2])
-def test_moments_that_onnx_cannot_follow_back_are_refused_in_one_line(dilation: int) -> None:
     with pytest.raises(
         ExportError, match=r"moments back through this network.* use the predictive 'mean', or the format"
     ) as error:
-        exporter.to_onnx(pooled_by_moments(dilation))
+        export(model, tmp_path / "out", "moments", format="onnx", task="classification", from_logits=True)
     assert "\n" not in str(error.value)

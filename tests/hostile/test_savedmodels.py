@@ -13,8 +13,8 @@ import pytest
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.evaluation import fresh
 from tfp_bprune.evaluation.fresh import reload
-from tfp_bprune.evaluation.operations import ALLOWED, check_harmless
 from tfp_bprune.exports import export
+from tfp_bprune.exports.operations import ALLOWED, check_harmless
 from tfp_bprune.files.runs import Run
 from tfp_bprune.types import BpruneError, ExportError
 

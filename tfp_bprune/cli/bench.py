@@ -110,9 +110,11 @@ def _random(shape: list[int], arguments: Any) -> np.ndarray:
 def _rows(name: Json, manifest: Json, found: Reloaded, split: Split | None) -> list[Json]:
     """A row for each batch size of one export."""
     from tfp_bprune.evaluation.fresh import scores_of
-    from tfp_bprune.exports.savedmodel import format_of
+    from tfp_bprune.exports.forms import form_of
 
-    about = name | {"format": format_of(manifest)} | {key: manifest[key] for key in ("predictive", "sparsity", "bytes")}
+    about = (
+        name | {"format": form_of(manifest).name} | {key: manifest[key] for key in ("predictive", "sparsity", "bytes")}
+    )
     scores = {} if split is None else scores_of(found.outputs, split.y, name["export"])
     return [
         about

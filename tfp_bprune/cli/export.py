@@ -78,7 +78,7 @@ def _add_kernels(parser: Parser) -> None:
 def run(arguments: Any) -> int:
     """Runs the command."""
     from tfp_bprune.exports import export
-    from tfp_bprune.exports.savedmodel import check_new
+    from tfp_bprune.exports.writing import check_new
     from tfp_bprune.storage import load_model
 
     _check(arguments)

@@ -161,7 +161,7 @@ def _strange(arguments: Any, config: Json) -> Split | None:
 def _export(arguments: Any, out: Path) -> int:
     """One point of the front as a SavedModel."""
     from tfp_bprune.exports import export
-    from tfp_bprune.exports.savedmodel import check_new
+    from tfp_bprune.exports.writing import check_new
     from tfp_bprune.searching.find import SETTINGS_FILE
     from tfp_bprune.searching.results import network_at, point_of
     from tfp_bprune.searching.samples import fingerprint_of

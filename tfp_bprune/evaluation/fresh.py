@@ -17,9 +17,8 @@ import numpy as np
 
 from tfp_bprune.data.arrays import Arrays, mapped
 from tfp_bprune.evaluation.metrics import of_outputs
-from tfp_bprune.evaluation.operations import check_harmless
-from tfp_bprune.exports.formats import RUNTIMES, require
-from tfp_bprune.exports.savedmodel import FILES, VERSION, format_of
+from tfp_bprune.exports.converting import require
+from tfp_bprune.exports.forms import form_of
 from tfp_bprune.files.reading import check
 from tfp_bprune.files.runs import MANIFEST, Run
 from tfp_bprune.files.schemas import EXPORT_SCHEMA
@@ -31,19 +30,6 @@ _ROUNDS = 30
 _ALONE = "inputs"  # an array that goes to the one input, whatever its name
 Examples = np.ndarray | Mapping[str, np.ndarray]
 SECONDS, _BYTES, _SPREAD = 15.0, 2**30, 20
-_FILES = {
-    "savedmodel": re.compile(
-        rf"{VERSION}/(saved_model\.pb|fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})"
-        r"|assets\.extra/tf_serving_warmup_requests)"
-    ),
-    "onnx": re.compile(r"model\.onnx"),
-    "litert": re.compile(r"model\.tflite"),
-}
-_NEEDED = {
-    "savedmodel": [f"{VERSION}/saved_model.pb", f"{VERSION}/variables/variables.index"],
-    "onnx": ["model.onnx"],
-    "litert": ["model.tflite"],
-}
 
 
 @dataclass(frozen=True)
@@ -163,11 +149,11 @@ def check_export(path: str | os.PathLike[str]) -> Json:
     if manifest.get("kind") != "export":
         raise ExportError(f"{run.path} is a {manifest.get('kind')}: expected a folder written by `tfp-bprune export`")
     check(manifest, run.path / MANIFEST, EXPORT_SCHEMA)
-    file_format = format_of(manifest)
+    form = form_of(manifest)
     for name in manifest["files"]:
-        if not _FILES[file_format].fullmatch(name):
-            raise ExportError(f"{run.path} holds {name!r}, which no export in the format {file_format} has")
-    missing = [name for name in _NEEDED[file_format] if name not in manifest["files"]]
+        if not re.fullmatch(form.files, name):
+            raise ExportError(f"{run.path} holds {name!r}, which no export in the format {form.name} has")
+    missing = [name for name in form.needed if name not in manifest["files"]]
     if missing:
         raise ExportError(f"the manifest of {run.path} does not name {missing[0]}: expected what export writes")
     run.verify()
@@ -176,15 +162,15 @@ def check_export(path: str | os.PathLike[str]) -> Json:
 
 def _served(path: Path, manifest: Json, private: Path | None) -> Json:
     """What `reload.py` needs to know of an export; its files are checked, and copied where nobody else can change them."""
-    file_format = format_of(manifest)
-    require(file_format, RUNTIMES[file_format])
+    form = form_of(manifest)
+    require(form.name, form.runtime.split(".")[0], extra=form.extra)
     if private is not None:
         run = Run.open(path)
         for name in manifest["files"]:
             write_below(private, name, content := run.read(name))
-            if name == f"{VERSION}/saved_model.pb":
-                check_harmless(content, path)
-    return {"format": file_format, "path": str((private or path) / FILES[file_format])}
+            if form.check is not None:
+                form.check(name, content, path)
+    return {"loader": str(form.load.resolve()), "runtime": form.runtime, "path": str((private or path) / form.file)}
 
 
 def _limits(manifests: Sequence[Json]) -> Json:

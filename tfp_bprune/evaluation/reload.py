@@ -1,12 +1,12 @@
 """Loads exports where nothing but their runtime is imported; run as a script, in a process of its own.
 
-Argument: a JSON file with `models` (each a `format`, a `path` and `inputs`: by name, the key of an array and the type that
-it is read as), `inputs` (.npz), `outputs` (one .npz a model), `batches`, `rounds`, `threads`;
+Argument: a JSON file with `models` (each a `loader`, which is a Python file, its `runtime`, a `path` and `inputs`: by name, the
+key of an array and the type that it is read as), `inputs` (.npz), `outputs` (one .npz a model), `batches`, `rounds`, `threads`;
 `limits` with `seconds` and `bytes`, or none.
 Prints one JSON object: for each model its latency in ms by batch size, the median over rounds, models interleaved.
 """
 
-import importlib
+import importlib.util
 import json
 import math
 import resource
@@ -34,61 +34,14 @@ class Served(NamedTuple):
     run: Callable[[Any], Outputs]
 
 
-def saved_model(path: str, threads: int) -> Served:
-    """A SavedModel in TensorFlow."""
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-    loaded = tf.saved_model.load(path)
-    signature = loaded.signatures["serving_default"]
-
-    def run(inputs: Any, _owner: Any = loaded) -> Outputs:  # kept: it owns the variables
-        return {name: value.numpy() for name, value in signature(**inputs).items()}
-
-    return Served(lambda batch: {name: tf.constant(x) for name, x in batch.items()}, run)
-
-
-def onnx(path: str, threads: int) -> Served:
-    """An ONNX file in ONNX Runtime."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Idle threads would else spin for a while and take the cores from the model that has its turn next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return Served(dict, lambda batch: dict(zip(names, session.run(names, batch), strict=True)))
-
-
-def litert(path: str, threads: int) -> Served:
-    """A LiteRT file in its interpreter, whose memory follows the batch size."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=path, num_threads=threads)
-    signature = interpreter.get_signature_runner("serving_default")
-    sources = {name: details["index"] for name, details in signature.get_input_details().items()}
-    targets = {name: details["index"] for name, details in signature.get_output_details().items()}
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def run(batch: Inputs) -> Outputs:
-        nonlocal shapes
-        if shapes != (given := {name: x.shape for name, x in batch.items()}):
-            for name, shape in given.items():
-                interpreter.resize_tensor_input(sources[name], shape)
-            interpreter.allocate_tensors()
-            shapes = given
-        for name, x in batch.items():
-            interpreter.set_tensor(sources[name], x)
-        interpreter.invoke()
-        return {name: interpreter.get_tensor(index) for name, index in targets.items()}
-
-    return Served(dict, run)
-
-
-RUNTIMES = {"savedmodel": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert.interpreter"}
-LOADERS: dict[str, Callable[[str, int], Served]] = {"savedmodel": saved_model, "onnx": onnx, "litert": litert}
+def served(loader: str, path: str, threads: int) -> Served:
+    """The model at `path`, by the loader of its form: a Python file that stands alone."""
+    spec = importlib.util.spec_from_file_location("_loader", loader)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Served(getattr(module, "prepare", dict), module.load(path, threads))
 
 
 def main(request_file: str) -> None:
@@ -96,10 +49,10 @@ def main(request_file: str) -> None:
     with open(request_file) as file:
         request = json.load(file)
     arrays = dict(np.load(request["inputs"]))
-    for name in {RUNTIMES[model["format"]] for model in request["models"]}:
+    for name in {model["runtime"] for model in request["models"]}:
         importlib.import_module(name)  # which takes long itself, and is not the writer's choice
     limits = Limits(request["limits"])
-    models = [LOADERS[model["format"]](model["path"], request["threads"]) for model in request["models"]]
+    models = [served(model["loader"], model["path"], request["threads"]) for model in request["models"]]
     inputs = [read(arrays, model["inputs"]) for model in request["models"]]
     limits.loosen(lambda: [predict(model, repeated(x, 1)) for model, x in zip(models, inputs, strict=True)])
     for model, x, target in zip(models, inputs, request["outputs"], strict=True):

@@ -3,51 +3,33 @@
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import numpy as np
+from pathlib import Path
 
 from tfp_bprune._keras import tf
-from tfp_bprune.exports.formats import RUNTIMES, TOLERANCE, Outputs, check_agreement, failure, hushed, refusal, require
+from tfp_bprune.exports.converting import EXTRA, failure, hushed, refusal, require
+from tfp_bprune.exports.forms import Form, register_form
 from tfp_bprune.exports.sparsify import sparsify
+from tfp_bprune.files.runs import write_atomically
 from tfp_bprune.prediction.predict import Predictor
 from tfp_bprune.types import ExportError, Predictive
-
-# float16 keeps 11 bits of each weight: relative errors of 5e-4, which add up over layers.
-_TOLERANCE_FLOAT16 = 0.02
 
 
 def to_litert(predictor: Predictor, float16: bool = False) -> bytes:
     """Converts `predictor.predict` to builtin LiteRT operations in float32, for any batch size.
 
     The signature `serving_default` takes `inputs` [batch, ...] and gives the named outputs of `export.predict`. Pruned
-    kernels are stored sparse where that is smaller, see `sparsify`; the file is run against TensorFlow.
+    kernels are stored sparse where that is smaller, see `sparsify`; `export` runs the file against TensorFlow.
 
     Args:
       predictor: with dense kernels.
       float16: stores weights in half the bytes; computed is in float32 all the same.
 
     Raises:
-      ExportError: the extra `formats` is missing, LiteRT lacks an operation, or its outputs differ from TensorFlow's.
+      ExportError: the extra `formats` is missing, or LiteRT lacks an operation.
     """
-    require("litert", RUNTIMES["litert"])
+    require("litert", "ai_edge_litert")
     with hushed():
-        content = sparsify(_converted(predictor, float16))
-        check_agreement("litert", predictor, runner(content), _TOLERANCE_FLOAT16 if float16 else TOLERANCE)
-    return content
-
-
-def runner(content: bytes) -> Any:
-    """A function from inputs [batch, ...], by name or one, to the named outputs of a LiteRT file."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    signature = Interpreter(model_content=content, num_threads=1).get_signature_runner("serving_default")
-
-    def run(x: np.ndarray | Outputs) -> Outputs:
-        given = x if isinstance(x, dict) else {next(iter(signature.get_input_details())): x}
-        return {name: np.array(value) for name, value in signature(**given).items()}
-
-    return run
+        return sparsify(_converted(predictor, float16))
 
 
 def _converted(predictor: Predictor, float16: bool) -> bytes:
@@ -67,5 +49,23 @@ def _explained(error: Exception, predictive: Predictive) -> ExportError:
     """The converter's pages of text as one line."""
     lacking = re.findall(r"^(?:TF Select|Custom) ops: (.*)$", str(error), re.MULTILINE)
     if lacking:
-        return refusal("litert", [name for names in lacking for name in names.split(", ")], predictive)
+        return refusal("LiteRT", [name for names in lacking for name in names.split(", ")], predictive)
     return failure("LiteRT's converter", error, predictive)
+
+
+def _write(predictor: Predictor, path: Path, float16: bool) -> None:
+    write_atomically(path, to_litert(predictor, float16))
+
+
+LITERT = register_form(
+    Form(
+        "litert",
+        "model.tflite",
+        "ai_edge_litert.interpreter",
+        _write,
+        Path(__file__).parent / "loaders" / "litert.py",
+        title="LiteRT",
+        extra=EXTRA,
+        float16=True,
+    )
+)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfp_bprune.exports.formats import Outputs, check_agreement, failure, hushed, refusal, require
+from tfp_bprune.exports.converting import EXTRA, failure, hushed, refusal, require
+from tfp_bprune.exports.forms import Form, register_form
+from tfp_bprune.files.runs import write_atomically
 from tfp_bprune.prediction.predict import Predictor
-from tfp_bprune.types import BpruneError
 
 OPSET = 17
 
@@ -18,39 +20,17 @@ def to_onnx(predictor: Predictor) -> bytes:
     """Converts `predictor.predict` to ONNX, opset 17, in float32, for any batch size.
 
     The graph takes `inputs` [batch, ...] and gives the named outputs of `export.predict`; the file is checked by
-    `onnx.checker` and run against TensorFlow.
+    `onnx.checker`; `export` runs it against TensorFlow.
 
     Args:
       predictor: with dense kernels.
 
     Raises:
-      ExportError: the extra `formats` is missing, ONNX lacks an operation or fails, or its outputs differ from TensorFlow's.
+      ExportError: the extra `formats` is missing, ONNX lacks an operation or fails.
     """
     require("onnx", "tf2onnx", "onnx", "onnxruntime")
     with hushed():
-        model = _converted(predictor)
-        content = model.SerializeToString()
-        try:
-            check_agreement("onnx", predictor, runner(content))
-        except BpruneError:
-            raise
-        except Exception as error:
-            raise failure("ONNX Runtime", error, predictor.predictive) from error
-    return content
-
-
-def runner(content: bytes) -> Any:
-    """A function from inputs [batch, ...], by name or one, to the named outputs of an ONNX file."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(x: np.ndarray | Outputs) -> Outputs:
-        given = x if isinstance(x, dict) else {session.get_inputs()[0].name: x}
-        return dict(zip(names, session.run(names, given), strict=True))
-
-    return run
+        return _converted(predictor).SerializeToString()
 
 
 def _converted(predictor: Predictor) -> Any:
@@ -70,7 +50,7 @@ def _converted(predictor: Predictor) -> Any:
             return model
     except Exception as error:
         raise failure("tf2onnx", error, predictor.predictive) from error
-    raise refusal("onnx", unknown, predictor.predictive)
+    raise refusal("ONNX", unknown, predictor.predictive)
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
@@ -91,3 +71,16 @@ def _xlogy(context: Any, node: Any, name: str, arguments: Any) -> None:
     is_zero = context.make_node("Equal", [x, zero]).output[0]
     context.remove_node(name)
     context.make_node("Where", [is_zero, zero, product], name=name, outputs=outputs, shapes=shapes, dtypes=types)
+
+
+ONNX = register_form(
+    Form(
+        "onnx",
+        "model.onnx",
+        "onnxruntime",
+        lambda predictor, path: write_atomically(path, to_onnx(predictor)),
+        Path(__file__).parent / "loaders" / "onnx.py",
+        title="ONNX",
+        extra=EXTRA,
+    )
+)

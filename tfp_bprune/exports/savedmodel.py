@@ -1,208 +1,52 @@
-"""`export`: a SavedModel that any process with TensorFlow alone can load and any TensorFlow Serving can serve, or
-the same predictions as an ONNX or LiteRT file.
-
-PATH/
-  1/               the SavedModel, in a numbered version folder, with requests that warm up TensorFlow Serving,
-  model.onnx       or the ONNX file,
-  model.tflite     or the LiteRT file
-  manifest.json    what it is, and size and SHA-256 of every file
-"""
+"""A SavedModel: TensorFlow alone loads it, TensorFlow Serving serves it."""
 
 from __future__ import annotations
 
-import gzip
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tfp_bprune._keras import tf
-from tfp_bprune.exports.formats import TITLES
-from tfp_bprune.exports.litert import to_litert
-from tfp_bprune.exports.manifest import describe, signature_of
-from tfp_bprune.exports.onnx import to_onnx
-from tfp_bprune.exports.warmup import SIGNATURE, fixed, write_warmup
-from tfp_bprune.files.runs import Run, write_atomically
-from tfp_bprune.files.writing import beside
-from tfp_bprune.graphs.convert import adopt
-from tfp_bprune.graphs.heads import Said
+from tfp_bprune.exports.forms import Form, register_form
+from tfp_bprune.exports.operations import check_harmless
+from tfp_bprune.exports.warmup import FILE, SIGNATURE, fixed, write_warmup
 from tfp_bprune.prediction.checks import explained
-from tfp_bprune.prediction.cost import Costs, Kernels
-from tfp_bprune.prediction.distance import DRAWS, check_validation, distance_to_draws
-from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
-from tfp_bprune.prediction.predict import DEFAULT_SAMPLES, Predictor
-from tfp_bprune.prediction.stored import Storage
-from tfp_bprune.types import ExportError, Format, Json, Predictive, RunError
+from tfp_bprune.prediction.predict import Predictor
 
-VERSION = "1"
-FILES: dict[Format, str] = {"savedmodel": VERSION, "onnx": "model.onnx", "litert": "model.tflite"}
+VERSION = "1"  # the folder by which TensorFlow Serving tells versions apart
 
 
-def export(
-    model: Any,
-    path: str | os.PathLike[str],
-    predictive: Predictive = "mean",
-    samples: int = DEFAULT_SAMPLES,
-    *,
-    seed: int = 0,
-    kernels: Kernels = "auto",
-    format: Format = "savedmodel",
-    float16: bool = False,
-    error_rate: float | None = None,
-    task: Said = None,
-    from_logits: bool | None = None,
-    costs: Costs | None = None,
-    validation: Any = None,
-    facts: Json | None = None,
-) -> Json:
-    """Writes `model` as a SavedModel, or an ONNX or LiteRT file, with no TFP object and no Python of this package in it.
-
-    Its signature (`serving_default`) takes `inputs` [batch, ...] and gives the outputs that `export.answers` lists. Several
-    inputs go by their names, and the outputs of several by theirs: `NAME_probabilities`.
-    Units that pruning left dead are removed; outputs stay equal to within float32 rounding.
+def to_savedmodel(predictor: Predictor, path: Path, float16: bool = False) -> None:
+    """Writes a SavedModel with the signature `serving_default` and requests that warm up TensorFlow Serving.
 
     Args:
-      model: pruned or not; functional or sequential.
-      path: a folder that does not exist yet.
-      predictive: "mean", "sampled" or "moments", see `Predictor`.
-      samples: draws, when sampled.
-      seed: of the draws.
-      kernels: how dense layers are multiplied: "dense", "sparse", or "auto", the faster by `costs`; "sparse" is for
-        SavedModels alone. Files hold pruned kernels in few bytes whatever the choice.
-      format: "savedmodel", "onnx" or "litert"; the last two need the extra `formats` and a predictive without draws.
-      float16: weights in half the bytes, in a SavedModel or a LiteRT file; computed is in float32.
-      error_rate: of "sampled": an example gets no further draws once its class is settled.
-      task: what the outputs mean, for all or by the output's name: "classification", "binary", "multilabel", "regression",
-        or "gaussian", means and then standard deviations. By default what `fit` or the loss said, or what is certain from
-        the model: a softmax, sigmoid or `GaussianOutput` at its end.
-      from_logits: whether class outputs are logits; by default where a linear layer gives them.
-      costs: of products, to choose by; those shipped unless given.
-      validation: of "moments": examples, an array or several by input, on at most 500 of which its answers are held against
-        draws of the weights; the manifest has the differences as `moments_vs_draws` (`export.distance`).
-      facts: further entries of the manifest, such as the data's fingerprint.
-
-    Returns:
-      The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out; of a SavedModel also the
-      `costs` it was made by and, in `layers`, what `Predictor.products` says of each dense layer.
-
-    Raises:
-      ExportError: `path` exists or cannot be written, or the model cannot be exported as asked.
-      BpruneError: what an output means is not certain and nobody said it, or what was said contradicts the model.
+      predictor: whose kernels are stored as its lowering says, in half the bytes too.
+      path: the version folder.
+      float16: what the lowering says already.
     """
-    path = Path(path)
-    check_new(path)
-    _check_format(format, kernels, float16)
-    check_validation(validation, predictive)
-    served = format == "savedmodel"
-    storage: Storage = "float16" if float16 else "float32"
-    lowering = Lowering(kernels, storage, costs or Costs()) if served else FOR_CONVERTERS
-    predictor = Predictor(model, predictive, samples, seed, lowering, error_rate, task=task, from_logits=from_logits)
-    about = _about(model, predictor, predictive, lowering, float16) | {"export_format": format, **(facts or {})}
-    if predictive == "sampled":
-        about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
-    if error_rate is not None:
-        about["error_rate"] = error_rate
-    if validation is not None:
-        drawn = Predictor(model, "sampled", DRAWS, seed, task=task, from_logits=from_logits)
-        about["moments_vs_draws"] = distance_to_draws(predictor, drawn, validation)
-    with _aside(path) as folder:
-        place = folder / FILES[format]
-        _write(predictor, model.name, place, format, float16)
-        run = Run(folder)
-        run.record(bytes=bytes_of(place), bytes_gzip=bytes_of(place, compressed=True), **about)
-        return run.manifest
+    name = predictor.network_name
+    with explained(name):
+        tf.saved_model.save(predictor, str(path), signatures={SIGNATURE: predictor.predict})
+    write_warmup(path, name, fixed(predictor.predict, list(predictor.inputs.values())))
 
 
-def _about(model: Any, predictor: Predictor, predictive: Predictive, lowering: Lowering, float16: bool) -> Json:
-    """What a manifest says of the network; of a SavedModel also how each dense layer is multiplied, and by which costs."""
-    about: Json = {"kind": "export", "network": model.name, "predictive": predictive, **signature_of(predictor)}
-    about |= describe(adopt(model))
-    if float16:
-        about["float16"] = True
-    if lowering.at_load:
-        about["costs"] = asdict(lowering.costs)
-        for name, product in predictor.products().items():
-            if name in about["layers"]:
-                about["layers"][name] |= product
-    return about
+def _check(name: str, content: bytes, path: object) -> None:
+    if name == f"{VERSION}/saved_model.pb":
+        check_harmless(content, path)
 
 
-def check_new(path: Path) -> None:
-    """Refuses a place where something is already.
-
-    Raises:
-      ExportError: `path` exists.
-    """
-    if path.exists():
-        raise ExportError(f"{path} already exists: choose another folder, an export never overwrites")
-
-
-def bytes_of(path: Path, compressed: bool = False) -> int:
-    """Size on disk of a file or of all files below a folder, in bytes; `compressed` each by gzip."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(len(gzip.compress(f.read_bytes(), 6)) if compressed else f.stat().st_size for f in files)
-
-
-def format_of(manifest: Json) -> Format:
-    """The format of an export; the key `format` is the manifest's own version."""
-    file_format = manifest.get("export_format", "savedmodel")
-    _check_known(file_format)
-    return file_format
-
-
-def _check_format(file_format: Format, kernels: Kernels, float16: bool) -> None:
-    _check_known(file_format)
-    if file_format != "savedmodel" and kernels == "sparse":
-        raise ExportError(
-            f"{TITLES[file_format]} has no sparse products: expected kernels 'auto' or 'dense', got 'sparse'"
-        )
-    if float16 and file_format == "onnx":
-        raise ExportError("float16 is for the formats 'savedmodel' and 'litert', got 'onnx': leave it out")
-
-
-def _check_known(file_format: str) -> None:
-    if file_format not in FILES:
-        raise ExportError(f"unknown format {file_format!r}: expected one of {', '.join(map(repr, FILES))}")
-
-
-def _write(predictor: Predictor, name: str, target: Path, file_format: Format, float16: bool) -> None:
-    """Writes the predictor of the network `name` in its format; `target` is inside a folder that is renamed when all is there."""
-    if file_format == "savedmodel":
-        with _quiet(), explained(name):
-            tf.saved_model.save(predictor, str(target), signatures={SIGNATURE: predictor.predict})
-        write_warmup(target, name, fixed(predictor.predict, list(predictor.inputs.values())))
-        return
-    with _quiet():  # converters save a SavedModel in between
-        content = to_onnx(predictor) if file_format == "onnx" else to_litert(predictor, float16)
-    write_atomically(target, content)
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when all went well and vanishes when it did not."""
-    try:
-        with beside(path) as folder:
-            yield folder
-            folder.rename(path)
-    except (OSError, tf.errors.OpError, RunError) as error:  # TensorFlow has errors of its own for a full disk
-        if path.exists():
-            check_new(path)  # another process was faster
-        said = str(error).splitlines() or [type(error).__name__]
-        raise ExportError(f"cannot write {path}: {said[0]}; choose a folder that can be written") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TensorFlow's notes on what it saves."""
-    loggers = [tf.get_logger(), logging.getLogger("absl")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+SAVED_MODEL = register_form(
+    Form(
+        "savedmodel",
+        VERSION,
+        "tensorflow",
+        to_savedmodel,
+        Path(__file__).parent / "loaders" / "savedmodel.py",
+        title="SavedModel",
+        float16=True,
+        sparse=True,
+        tolerance=None,
+        files=rf"{VERSION}/(saved_model\.pb|fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})"
+        rf"|{FILE.replace('.', '[.]')})",
+        needed=(f"{VERSION}/saved_model.pb", f"{VERSION}/variables/variables.index"),
+        check=_check,
+    )
+)

@@ -76,12 +76,15 @@ class Predictor(tf.Module):
         _check(model, predictive, samples)
         heads = heads_of(model, task, from_logits)
         self.heads, self.inputs, self.predictive = heads, _inputs_of(model), predictive
+        self.network_name = model.name
         _check_error_rate(error_rate, predictive, heads)
         with explained(model.name):
             network = in_float32(strip(model) if predictive == "mean" else adopt(model))
             self.policy, self.dropout = policy_of(model), drawn_layers(network)
             if predictive == "mean" or not self.dropout:  # what is constant is not, behind dropout
                 network = compact(network)
+        whole = network
+        self._network = lambda: whole  # a module that it held would go into SavedModels
         lowering = lowering or Lowering()
         if predictive == "moments":  # both forms and their slopes would be more graph than they save time
             lowering = replace(lowering, by_batch=False)
@@ -105,6 +108,12 @@ class Predictor(tf.Module):
             body = shape_held(body, [spec.shape for spec in specs])
         self.predict = tf.function(body, input_signature=specs)
         self._read.extend(self._traced(model.name))
+
+    @property
+    def network(self) -> Any:
+        """The Keras model behind `predict`, in float32: plain at the posterior mean, Bayesian for other predictives; without
+        dead units, where nothing is drawn of them."""
+        return self._network()
 
     def _traced(self, name: str) -> list[Any]:
         """Traces `predict`, and gives the variables that it reads and that no layer was known to have."""

@@ -1,4 +1,4 @@
-"""What the formats beside SavedModel share: the extra that they need, refusals, and a check of what they compute."""
+"""What conversions share: the packages that they need, refusals, and a check of what they compute."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.exports.forms import TOLERANCE, Outputs
 from tfp_bprune.exports.warmup import fixed
-from tfp_bprune.types import ExportError, Format, Predictive
+from tfp_bprune.types import ExportError, Predictive
 
 EXTRA = "tfp-bprune[formats]"
-TITLES: dict[Format, str] = {"savedmodel": "SavedModel", "onnx": "ONNX", "litert": "LiteRT"}
-RUNTIMES: dict[Format, str] = {"savedmodel": "tensorflow", "onnx": "onnxruntime", "litert": "ai_edge_litert"}
-TOLERANCE = 1e-4
 _ROUNDING = 1e-6  # relative: what float32 leaves of an input after a sum or two
 _MARGIN = 3.0
 _BATCHES = (1, 3)  # a second size, so that a batch that was fixed while converting is noticed
 _OF_MOMENTS = ", which following moments back through this network takes"
 _SAID = 200  # characters of what others say
-Outputs = dict[str, np.ndarray]
 
 
-def require(file_format: Format, *modules: str) -> None:
+def require(file_format: str, *packages: str, extra: str = EXTRA) -> None:
     """Refuses a format whose packages are not installed.
 
+    Args:
+      file_format: its name.
+      packages: names to import them by.
+      extra: what to install for them.
+
     Raises:
-      ExportError: one of `modules` is missing.
+      ExportError: one of `packages` is missing.
     """
-    missing = [module for module in modules if find_spec(module) is None]
+    missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise ExportError(
-            f"the format {file_format!r} needs {', '.join(missing)}, not installed here: pip install '{EXTRA}'"
-        )
+        remedy = f": pip install '{extra}'" if extra else ""
+        raise ExportError(f"the format {file_format!r} needs {', '.join(missing)}, not installed here{remedy}")
 
 
-def refusal(file_format: Format, operations: Sequence[str], predictive: Predictive) -> ExportError:
+def refusal(title: str, operations: Sequence[str], predictive: Predictive) -> ExportError:
     """The error for a graph with operations that the format does not have."""
     others = "'mean'" if predictive == "moments" else "'mean' or 'moments' with kernels 'dense'"
     return ExportError(
-        f"{TITLES[file_format]} has no {', '.join(sorted(set(operations)))}"
+        f"{title} has no {', '.join(sorted(set(operations)))}"
         f"{_OF_MOMENTS if predictive == 'moments' else ''}: use the predictive {others}, or the format 'savedmodel'"
     )
 
@@ -59,13 +60,11 @@ def failure(who: str, error: Exception, predictive: Predictive) -> ExportError:
     return ExportError(f"{who} failed: {first[:_SAID]}; use the format 'savedmodel'")
 
 
-def check_agreement(
-    file_format: Format, predictor: Any, run: Callable[[Any], Outputs], tolerance: float = TOLERANCE
-) -> None:
+def check_agreement(title: str, predictor: Any, run: Callable[[Any], Outputs], tolerance: float = TOLERANCE) -> None:
     """Compares a converted network with TensorFlow on small batches.
 
     Args:
-      file_format: what it was converted to.
+      title: of what it was converted to.
       predictor: whose `predict` was converted.
       run: the converted network, named inputs [batch, ...] to named outputs.
       tolerance: largest difference allowed, absolute for outputs up to 1 and relative to the largest above; and beyond it as
@@ -80,12 +79,12 @@ def check_agreement(
         expected, found = _answers(predictor, x), run(x)
         if {n: v.shape for n, v in found.items()} != {n: v.shape for n, v in expected.items()}:
             raise ExportError(
-                f"the {TITLES[file_format]} file gives {sorted(found)} for {batch} inputs, in other names or shapes than "
+                f"the {title} file gives {sorted(found)} for {batch} inputs, in other names or shapes than "
                 f"TensorFlow's {sorted(expected)}: use the format 'savedmodel'"
             )
         moved = _answers(predictor, _rounded(x, tolerance / TOLERANCE * _ROUNDING))
         for name, value in expected.items():
-            _check_output(file_format, name, value, found[name], tolerance, np.abs(moved[name] - value).max())
+            _check_output(title, name, value, found[name], tolerance, np.abs(moved[name] - value).max())
 
 
 @contextmanager
@@ -125,13 +124,13 @@ def _rounded(x: Outputs, error: float) -> Outputs:
 
 
 def _check_output(
-    file_format: Format, name: str, expected: np.ndarray, found: np.ndarray, tolerance: float, moved: float
+    title: str, name: str, expected: np.ndarray, found: np.ndarray, tolerance: float, moved: float
 ) -> None:
     scale = max(1.0, float(np.max(np.abs(expected))))
     difference = float(np.max(np.abs(expected - found))) / scale
     allowed = tolerance + _MARGIN * float(moved) / scale
     if not difference <= allowed:  # so that NaN is refused too
         raise ExportError(
-            f"{name!r} of the {TITLES[file_format]} file differs from TensorFlow's by {difference:.2g}, "
+            f"{name!r} of the {title} file differs from TensorFlow's by {difference:.2g}, "
             f"expected at most {allowed:.0e}: use the format 'savedmodel'"
         )

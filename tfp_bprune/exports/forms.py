@@ -1,0 +1,129 @@
+"""What an export can be: one `Form` each, by name, to which anyone adds."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune._registry import Registry
+from tfp_bprune.types import BpruneError, ExportError, Json, Predictive
+
+TOLERANCE, TOLERANCE_FLOAT16 = 1e-4, 0.02  # float16 keeps 11 bits of each weight: 5e-4, which add up over layers
+Outputs = dict[str, np.ndarray]
+ALL: tuple[Predictive, ...] = ("mean", "sampled", "moments")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a network becomes files, and how these are run without this package.
+
+    Attributes:
+      name: what `export(format=...)` and a manifest call it.
+      file: what an export folder holds beside its manifest: the name of a file, or of a folder of files.
+      runtime: the module that runs it, which the loader's process imports before anything of an export.
+      convert: writes `convert(predictor, path)`: a `Predictor` to `path`, where `file` is to be, inside a folder that
+        nobody sees until all is there. `predictor.predict` is the TensorFlow function to write; `predictor.network` the
+        Keras model behind it (plain and without dead units for the mean), `predictor.heads` what its outputs mean. With
+        `float16` it also takes the keyword `float16`. It raises an `ExportError` for what the form cannot hold.
+      load: a Python file that stands alone: the loader's process has the runtime, and nothing of this package. It defines
+        `load(path: str, threads: int)`, which gives a function from inputs, arrays [batch, ...] by name, to the named
+        outputs that `predictor.predict` gives, arrays [batch, ...], for any batch size; and, where the runtime takes
+        something else than arrays, `prepare(inputs)`, which makes that of them and is not timed.
+      title: as messages call it; by default the name.
+      extra: what `pip install` gets for the runtime, where it is optional.
+      predictives: those that it can hold.
+      float16: whether it can hold weights in half the bytes.
+      sparse: whether it multiplies pruned kernels as sparse ones, by the costs that `export` is given.
+      tolerance, tolerance_float16: what its answers may differ by from TensorFlow's, absolute up to 1 and relative above;
+        None where nothing is converted.
+      files: a regular expression for all names that an export may hold, `needed` those that it must; both by default `file`.
+      check: `check(name, content, path)` refuses a file of an export that could do more than compute; called for each
+        file of an export that is not trusted.
+    """
+
+    name: str
+    file: str
+    runtime: str
+    convert: Callable[..., None]
+    load: Path
+    title: str = ""
+    extra: str = ""
+    predictives: tuple[Predictive, ...] = ALL
+    float16: bool = False
+    sparse: bool = False
+    tolerance: float | None = TOLERANCE
+    tolerance_float16: float = TOLERANCE_FLOAT16
+    files: str = ""
+    needed: tuple[str, ...] = ()
+    check: Callable[[str, bytes, object], None] | None = None
+
+    def __post_init__(self) -> None:
+        defaults = {"title": self.name, "files": re.escape(self.file), "needed": (self.file,), "load": Path(self.load)}
+        for field, value in defaults.items():
+            if field == "load" or not getattr(self, field):
+                object.__setattr__(self, field, value)
+
+    def runner(self, path: Path, threads: int = 1) -> Callable[[Outputs], Outputs]:
+        """The loader's function for the file at `path`, in this process."""
+        spec = importlib.util.spec_from_file_location(f"_loader_{self.name}", self.load)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        prepare, run = getattr(module, "prepare", dict), module.load(str(path), threads)
+        return lambda inputs: run(prepare(inputs))
+
+
+FORMS: Registry[Form] = Registry("format")
+
+
+def register_form(form: Form) -> Form:
+    """Adds a form, for `export(format=form.name)`, `reload` and every command.
+
+    Raises:
+      BpruneError: its name is taken, or it is not as `Form` says.
+    """
+    if not isinstance(form, Form):
+        raise BpruneError(f"got a {type(form).__name__}: expected a Form(name, file, runtime, convert, load)")
+    if not form.load.is_file():
+        raise BpruneError(f"the loader of the format {form.name!r}, {form.load}, is no file: expected a Python file")
+    if not re.fullmatch(r"\w[\w.-]*", form.file) or form.file == "manifest.json":
+        raise BpruneError(f"the format {form.name!r} writes {form.file!r}: expected the name of a file or folder")
+    if not all(part.isidentifier() and not keyword.iskeyword(part) for part in form.runtime.split(".")):
+        raise BpruneError(f"the format {form.name!r} has the runtime {form.runtime!r}: expected the name of a module")
+    return FORMS.add(form.name, form, form.convert)
+
+
+def form_named(name: str) -> Form:
+    """The form of this name.
+
+    Raises:
+      ExportError: there is none.
+    """
+    if name not in FORMS:
+        raise ExportError(
+            f"unknown format {name!r}: expected one of {', '.join(map(repr, FORMS))}, or import the module that registers it"
+        )
+    return FORMS[name]
+
+
+def form_of(manifest: Json) -> Form:
+    """The form of an export; the key `format` of a manifest is the manifest's own version.
+
+    Raises:
+      ExportError: nothing registered it.
+    """
+    return form_named(manifest.get("export_format", "savedmodel"))
+
+
+def names(chosen: Callable[[Form], Any]) -> str:
+    """The forms of which something holds, for messages: 'one', 'other' and 'third'."""
+    *others, last = [repr(form.name) for form in FORMS.values() if chosen(form)]
+    return f"{', '.join(others)} and {last}" if others else last

@@ -1,0 +1,200 @@
+"""`export`: a SavedModel that any process with TensorFlow alone can load and any TensorFlow Serving can serve, or
+the same predictions in another form.
+
+PATH/
+  1/               the SavedModel, in a numbered version folder, with requests that warm up TensorFlow Serving,
+  model.onnx       or the ONNX file,
+  model.tflite     or the LiteRT file, or what another `Form` writes
+  manifest.json    what it is, and size and SHA-256 of every file
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tfp_bprune._keras import tf
+from tfp_bprune.exports.converting import check_agreement, failure, hushed, require
+from tfp_bprune.exports.forms import Form, form_named, names
+from tfp_bprune.exports.manifest import describe, signature_of
+from tfp_bprune.files.runs import Run
+from tfp_bprune.files.writing import beside
+from tfp_bprune.graphs.convert import adopt
+from tfp_bprune.graphs.heads import Said
+from tfp_bprune.prediction.cost import Costs, Kernels
+from tfp_bprune.prediction.distance import DRAWS, check_validation, distance_to_draws
+from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
+from tfp_bprune.prediction.predict import DEFAULT_SAMPLES, Predictor
+from tfp_bprune.prediction.stored import Storage
+from tfp_bprune.types import BpruneError, ExportError, Json, Predictive, RunError
+
+
+def export(
+    model: Any,
+    path: str | os.PathLike[str],
+    predictive: Predictive = "mean",
+    samples: int = DEFAULT_SAMPLES,
+    *,
+    seed: int = 0,
+    kernels: Kernels = "auto",
+    format: str = "savedmodel",
+    float16: bool = False,
+    error_rate: float | None = None,
+    task: Said = None,
+    from_logits: bool | None = None,
+    costs: Costs | None = None,
+    validation: Any = None,
+    facts: Json | None = None,
+) -> Json:
+    """Writes `model` as a SavedModel, or an ONNX or LiteRT file, with no TFP object and no Python of this package in it.
+
+    Its signature (`serving_default`) takes `inputs` [batch, ...] and gives the outputs that `export.answers` lists. Several
+    inputs go by their names, and the outputs of several by theirs: `NAME_probabilities`.
+    Units that pruning left dead are removed; outputs stay equal to within float32 rounding.
+
+    Args:
+      model: pruned or not; functional or sequential.
+      path: a folder that does not exist yet.
+      predictive: "mean", "sampled" or "moments", see `Predictor`.
+      samples: draws, when sampled.
+      seed: of the draws.
+      kernels: how dense layers are multiplied: "dense", "sparse", or "auto", the faster by `costs`; "sparse" is for
+        SavedModels, and other forms that can. Files hold pruned kernels in few bytes whatever the choice.
+      format: "savedmodel", "onnx", "litert", or what was registered with `register_form`; ONNX and LiteRT need the extra
+        `formats` and a predictive without draws.
+      float16: weights in half the bytes, in a SavedModel or a LiteRT file; computed is in float32.
+      error_rate: of "sampled": an example gets no further draws once its class is settled.
+      task: what the outputs mean, for all or by the output's name: "classification", "binary", "multilabel", "regression",
+        or "gaussian", means and then standard deviations. By default what `fit` or the loss said, or what is certain from
+        the model: a softmax, sigmoid or `GaussianOutput` at its end.
+      from_logits: whether class outputs are logits; by default where a linear layer gives them.
+      costs: of products, to choose by; those shipped unless given.
+      validation: of "moments": examples, an array or several by input, on at most 500 of which its answers are held against
+        draws of the weights; the manifest has the differences as `moments_vs_draws` (`export.distance`).
+      facts: further entries of the manifest, such as the data's fingerprint.
+
+    Returns:
+      The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out; of a SavedModel also the
+      `costs` it was made by and, in `layers`, what `Predictor.products` says of each dense layer.
+
+    Raises:
+      ExportError: `path` exists or cannot be written, or the model cannot be exported as asked.
+      BpruneError: what an output means is not certain and nobody said it, or what was said contradicts the model.
+    """
+    path = Path(path)
+    check_new(path)
+    form = form_named(format)
+    _check_form(form, predictive, kernels, float16)
+    check_validation(validation, predictive)
+    storage: Storage = "float16" if float16 else "float32"
+    lowering = Lowering(kernels, storage, costs or Costs()) if form.sparse else FOR_CONVERTERS
+    predictor = Predictor(model, predictive, samples, seed, lowering, error_rate, task=task, from_logits=from_logits)
+    about = _about(model, predictor, predictive, lowering, float16) | {"export_format": format, **(facts or {})}
+    if predictive == "sampled":
+        about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
+    if error_rate is not None:
+        about["error_rate"] = error_rate
+    if validation is not None:
+        drawn = Predictor(model, "sampled", DRAWS, seed, task=task, from_logits=from_logits)
+        about["moments_vs_draws"] = distance_to_draws(predictor, drawn, validation)
+    with _aside(path) as folder:
+        place = folder / form.file
+        _write(form, predictor, place, float16)
+        run = Run(folder)
+        run.record(bytes=bytes_of(place), bytes_gzip=bytes_of(place, compressed=True), **about)
+        return run.manifest
+
+
+def _about(model: Any, predictor: Predictor, predictive: Predictive, lowering: Lowering, float16: bool) -> Json:
+    """What a manifest says of the network; of a SavedModel also how each dense layer is multiplied, and by which costs."""
+    about: Json = {"kind": "export", "network": model.name, "predictive": predictive, **signature_of(predictor)}
+    about |= describe(adopt(model))
+    if float16:
+        about["float16"] = True
+    if lowering.at_load:
+        about["costs"] = asdict(lowering.costs)
+        for name, product in predictor.products().items():
+            if name in about["layers"]:
+                about["layers"][name] |= product
+    return about
+
+
+def check_new(path: Path) -> None:
+    """Refuses a place where something is already.
+
+    Raises:
+      ExportError: `path` exists.
+    """
+    if path.exists():
+        raise ExportError(f"{path} already exists: choose another folder, an export never overwrites")
+
+
+def bytes_of(path: Path, compressed: bool = False) -> int:
+    """Size on disk of a file or of all files below a folder, in bytes; `compressed` each by gzip."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(len(gzip.compress(f.read_bytes(), 6)) if compressed else f.stat().st_size for f in files)
+
+
+def _check_form(form: Form, predictive: Predictive, kernels: Kernels, float16: bool) -> None:
+    if predictive not in form.predictives:
+        expected = " or ".join(map(repr, form.predictives))
+        raise ExportError(f"{form.title} has no predictive {predictive!r}: expected {expected}")
+    if kernels == "sparse" and not form.sparse:
+        raise ExportError(f"{form.title} has no sparse products: expected kernels 'auto' or 'dense', got 'sparse'")
+    if float16 and not form.float16:
+        holders = names(lambda one: one.float16)
+        raise ExportError(f"float16 is for the formats {holders}, got {form.name!r}: leave it out")
+
+
+def _write(form: Form, predictor: Predictor, target: Path, float16: bool) -> None:
+    """Writes the predictor in the form, and runs what was written against TensorFlow."""
+    options = {"float16": float16} if form.float16 else {}
+    with _quiet():  # converters save a SavedModel in between
+        form.convert(predictor, target, **options)
+    if not target.exists():
+        raise ExportError(f"the conversion to {form.title} wrote no {target.name}: expected what its form says")
+    if form.tolerance is None:
+        return
+    require(form.name, form.runtime.split(".")[0], extra=form.extra)
+    with hushed():
+        try:
+            tolerance = form.tolerance_float16 if float16 else form.tolerance
+            check_agreement(form.title, predictor, form.runner(target), tolerance)
+        except BpruneError:
+            raise
+        except Exception as error:
+            raise failure(form.runtime, error, predictor.predictive) from error
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when all went well and vanishes when it did not."""
+    try:
+        with beside(path) as folder:
+            yield folder
+            folder.rename(path)
+    except (OSError, tf.errors.OpError, RunError) as error:  # TensorFlow has errors of its own for a full disk
+        if path.exists():
+            check_new(path)  # another process was faster
+        said = str(error).splitlines() or [type(error).__name__]
+        raise ExportError(f"cannot write {path}: {said[0]}; choose a folder that can be written") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TensorFlow's notes on what it saves."""
+    loggers = [tf.get_logger(), logging.getLogger("absl")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
