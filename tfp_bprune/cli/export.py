@@ -41,7 +41,6 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=["savedmodel", "onnx", "litert"],
         default="savedmodel",
         help="what to write; onnx and litert need the extra `formats` (default: savedmodel)",
     )
