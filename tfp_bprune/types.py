@@ -16,6 +16,17 @@ Granularity = Literal["weight", "unit"]
 Scope = Literal["global", "layer"]
 Aggregate = Literal["norm", "mean", "max"]
 Augmentation = Literal["none", "shift", "shift_flip"]
+PriorName = Literal["scale_mixture", "normal"]
+KLWeighting = Literal["warmup", "constant", "blundell"]
+Scaling = Literal["none", "root", "linear"]  # of the learning rate, with the number of workers
+Compression = Literal["none", "fp16"]  # of the gradients that workers send
+Calibrated = Literal["mean", "sampled"]  # what batch normalization is measured for
+Kernels = Literal["auto", "dense", "sparse"]
+HeldOut = Literal["test", "valid"]
+Target = Literal["nonzeros", "bytes", "latency"]
+Order = Literal["refined", "score"]
+TuningMethod = Literal["random", "hyperband", "bayesian"]
+Objective = Literal["val_nll", "val_loss", "val_accuracy", "val_mse"]
 Json = dict[str, Any]
 
 

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tfp_bprune.cli.choices import CRITERIA, add_choice
 from tfp_bprune.files.reading import printable
 from tfp_bprune.files.runs import finite, write_json
 from tfp_bprune.files.words import renewed
-from tfp_bprune.types import BpruneError, Json
+from tfp_bprune.types import Aggregate, BpruneError, Granularity, Json, Scope
 
 if TYPE_CHECKING:
     from tfp_bprune.data.splits import Splits
@@ -65,29 +66,12 @@ def add_trust(parser: Parser) -> None:
 
 def add_pruning(parser: Parser) -> None:
     """`--criterion`, `--scope`, `--granularity` and `--aggregate`."""
-    parser.add_argument(
-        "--criterion",
-        choices=["snr", "magnitude"],
-        help="what to rank by (default: snr, |mu| / sigma; magnitude for a network without distributions)",
-    )
-    parser.add_argument(
-        "--granularity",
-        choices=["weight", "unit"],
-        default="weight",
-        help="remove single weights, or whole neurons and filters (default: weight)",
-    )
-    parser.add_argument(
-        "--aggregate",
-        choices=["max", "mean", "norm"],
-        default="max",
-        help="how a unit's weights make its score (default: max, the best weight of its weaker side)",
-    )
-    parser.add_argument(
-        "--scope",
-        choices=["global", "layer"],
-        default="global",
-        help="rank all layers together, or each by itself (default: global)",
-    )
+    rank_by = "what to rank by (default: snr, |mu| / sigma; magnitude for a network without distributions)"
+    add_choice(parser, "--criterion", CRITERIA, help=rank_by)
+    add_choice(parser, "--granularity", Granularity, "weight", "remove single weights, or whole neurons and filters")
+    weaker = "how a unit's weights make its score (default: max, the best weight of its weaker side)"
+    add_choice(parser, "--aggregate", Aggregate, "max", weaker)
+    add_choice(parser, "--scope", Scope, "global", "rank all layers together, or each by itself")
 
 
 def emit(result: Json, target: str | None) -> bool:

@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tfp_bprune.cli.choices import add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, add_trust, data_of, emit, say
-from tfp_bprune.types import Json, RunError
+from tfp_bprune.types import HeldOut, Json, Predictive, RunError
 
 HELP = "score a run or an export on held-out data"
 EXAMPLE = """example:
@@ -19,10 +20,8 @@ EXAMPLE = """example:
 def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("path", type=Path, metavar="PATH", help="a run directory or an export")
-    parser.add_argument("--split", choices=["test", "valid"], default="test", help="what to score on (default: test)")
-    parser.add_argument(
-        "--predictive", choices=["mean", "sampled", "moments"], default="mean", help="for a run (default: mean)"
-    )
+    add_choice(parser, "--split", HeldOut, "test", "what to score on")
+    add_choice(parser, "--predictive", Predictive, "mean", "for a run")
     parser.add_argument("--samples", type=int, default=30, help="draws, when sampled (default: 30)")
     add_trust(parser)
     add_data(parser)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfp_bprune.cli.choices import FORMATS, add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, data_if_there, emit, facts_of, note, say
-from tfp_bprune.types import ExportError, Json
+from tfp_bprune.types import ExportError, Json, Kernels, Predictive
 
 if TYPE_CHECKING:
     from tfp_bprune.data.splits import Split
@@ -26,12 +27,8 @@ def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("--out", type=Path, required=True, metavar="EXPORT", help="a folder that does not exist yet")
-    parser.add_argument(
-        "--predictive",
-        choices=["mean", "sampled", "moments"],
-        default="mean",
-        help="the posterior mean, the mean over draws, or means and variances in one pass (default: mean)",
-    )
+    passes = "the posterior mean, the mean over draws, or means and variances in one pass"
+    add_choice(parser, "--predictive", Predictive, "mean", passes)
     parser.add_argument("--samples", type=int, default=30, help="draws, when sampled (default: 30)")
     parser.add_argument(
         "--error-rate",
@@ -39,11 +36,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="P",
         help="of sampled classification: no further draws for an example whose class is settled but for this probability",
     )
-    parser.add_argument(
-        "--format",
-        default="savedmodel",
-        help="what to write; onnx and litert need the extra `formats` (default: savedmodel)",
-    )
+    add_choice(parser, "--format", FORMATS, "savedmodel", "what to write; onnx and litert need the extra `formats`")
     parser.add_argument("--float16", action="store_true", help="weights in half the bytes (savedmodel, litert)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     _add_kernels(parser)
@@ -57,12 +50,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _add_kernels(parser: Parser) -> None:
-    parser.add_argument(
-        "--kernels",
-        choices=["auto", "dense", "sparse"],
-        default="auto",
-        help="how dense layers are multiplied; auto takes the faster form at each batch size (default: auto)",
-    )
+    faster = "how dense layers are multiplied; auto takes the faster form at each batch size"
+    add_choice(parser, "--kernels", Kernels, "auto", faster)
     parser.add_argument(
         "--calibrate", action="store_true", help="measure on this machine what is faster, for auto; some seconds"
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tfp_bprune.cli.choices import add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, say
-from tfp_bprune.types import Json
+from tfp_bprune.types import Calibrated, Json
 
 HELP = "remove weights of low signal-to-noise ratio"
 EXAMPLE = """example:
@@ -20,11 +21,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--sparsity", type=float, help="fraction of the weights to remove, in [0, 1)")
     parser.add_argument("--threshold", type=float, help="or remove weights that score below this")
     parser.add_argument("--include-bias", action="store_true", help="Bayesian biases are prunable too")
-    parser.add_argument(
-        "--recalibrate",
-        choices=["mean", "sampled"],
-        help="measure batch normalization anew on training data, for the mean or for draws",
-    )
+    measured = "measure batch normalization anew on training data, for the mean or for draws"
+    add_choice(parser, "--recalibrate", Calibrated, help=measured)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the pruned run, a new or empty folder")
     add_pruning(parser)
     add_data(parser)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfp_bprune.cli.choices import CRITERIA, add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, data_of, emit, facts_of, say
-from tfp_bprune.types import BpruneError, Json, RunError
+from tfp_bprune.types import BpruneError, Json, Order, RunError, Target
 
 if TYPE_CHECKING:
     from tfp_bprune.data.splits import Split
@@ -26,22 +27,11 @@ def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     _add_budget(parser)
-    parser.add_argument(
-        "--target",
-        choices=["nonzeros", "bytes", "latency"],
-        default="nonzeros",
-        help="what to make small (default: nonzeros)",
-    )
+    add_choice(parser, "--target", Target, "nonzeros", "what to make small")
     parser.add_argument("--trials", type=int, default=100, help="networks evaluated at most (default: 100)")
-    parser.add_argument(
-        "--order",
-        choices=["refined", "score"],
-        default="refined",
-        help="in which the weights of a layer go: by score, or by score refined on training examples (default: refined)",
-    )
-    parser.add_argument(
-        "--criterion", choices=["snr", "magnitude"], help="the score (default: snr; magnitude without distributions)"
-    )
+    by = "in which the weights of a layer go: by score, or by score refined on training examples"
+    add_choice(parser, "--order", Order, "refined", by)
+    add_choice(parser, "--criterion", CRITERIA, help="the score (default: snr; magnitude without distributions)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="trials and results; a search there goes on (default: RUN/search)"

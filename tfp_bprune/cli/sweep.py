@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tfp_bprune.cli.choices import add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, facts_of, say
-from tfp_bprune.types import Json
+from tfp_bprune.types import HeldOut, Json
 
 HELP = "prune, export and measure a run at several sparsities"
 EXAMPLE = """example:
@@ -34,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
         help="fractions to remove (default: 0 0.5 0.75 0.9 0.95 0.98)",
     )
     parser.add_argument("--samples", type=int, default=30, help="draws of the sampled prediction (default: 30)")
-    parser.add_argument("--split", choices=["test", "valid"], default="test", help="what to score on (default: test)")
+    add_choice(parser, "--split", HeldOut, "test", "what to score on")
     parser.add_argument(
         "--recalibrate",
         action="store_true",

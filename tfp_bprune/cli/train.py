@@ -5,8 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tfp_bprune.cli.choices import add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
-from tfp_bprune.types import BpruneError, Json, RunError
+from tfp_bprune.types import (
+    Augmentation,
+    BpruneError,
+    Compression,
+    Json,
+    KLWeighting,
+    Layers,
+    PriorName,
+    RunError,
+    Scaling,
+    Task,
+)
 
 HELP = "train a network into a run directory"
 EXAMPLE = """example:
@@ -38,11 +50,7 @@ def _add_network(parser: Parser) -> None:
     parser.add_argument(
         "--dataset", help="digits, diabetes, or a prepared TensorFlow Datasets name (default: digits, or diabetes)"
     )
-    parser.add_argument(
-        "--task",
-        choices=["classification", "regression"],
-        help="chooses the default dataset; checked against a given one",
-    )
+    add_choice(parser, "--task", Task, help="chooses the default dataset; checked against a given one")
     parser.add_argument(
         "--model", default="mlp", help="mlp, lenet300, lenet5, convnet, vgg16 or resnet18 (default: mlp)"
     )
@@ -52,12 +60,7 @@ def _add_network(parser: Parser) -> None:
     parser.add_argument(
         "--hidden", type=int, nargs="+", metavar="UNITS", help="widths of an mlp's hidden layers (default: 500 500)"
     )
-    parser.add_argument(
-        "--layers",
-        default="flipout",
-        choices=["flipout", "reparameterization", "local", "deterministic", "dropout"],
-        help="how weights are inferred; the last two have no distributions (default: flipout)",
-    )
+    add_choice(parser, "--layers", Layers, "flipout", "how weights are inferred; the last two have no distributions")
 
 
 def _add_training(parser: Parser) -> None:
@@ -66,12 +69,8 @@ def _add_training(parser: Parser) -> None:
     parser.add_argument(
         "--learning-rate", type=float, default=1e-3, help="Adam's at the start; a cosine takes it to 0 (default: 0.001)"
     )
-    parser.add_argument(
-        "--kl",
-        default="warmup",
-        choices=["warmup", "constant", "blundell"],
-        help="weight of the KL over time (default: warmup to 1/M a batch over the first 40 %% of the epochs)",
-    )
+    rises = "weight of the KL over time (default: warmup to 1/M a batch over the first 40 %% of the epochs)"
+    add_choice(parser, "--kl", KLWeighting, "warmup", rises)
     parser.add_argument(
         "--kl-weight",
         type=float,
@@ -86,7 +85,7 @@ def _add_training(parser: Parser) -> None:
 
 
 def _add_distributions(parser: Parser) -> None:
-    parser.add_argument("--prior", default="scale_mixture", choices=["scale_mixture", "normal"])
+    add_choice(parser, "--prior", PriorName, "scale_mixture")
     parser.add_argument("--prior-pi", type=float, help="probability of the wide part of the mixture (default: 0.5)")
     parser.add_argument(
         "--prior-scales",
@@ -107,21 +106,12 @@ def _add_examples(parser: Parser) -> None:
     parser.add_argument(
         "--validation-fraction", type=float, default=0.1, help="part of the training split (default: 0.1)"
     )
-    parser.add_argument(
-        "--augmentation",
-        default="none",
-        choices=["none", "shift", "shift_flip"],
-        help="move training images at random, and mirror them (default: none)",
-    )
+    add_choice(parser, "--augmentation", Augmentation, "none", "move training images at random, and mirror them")
 
 
 def _add_workers(parser: Parser) -> None:
-    parser.add_argument(
-        "--scaling",
-        default="root",
-        choices=["none", "root", "linear"],
-        help="of the learning rate with the number of workers (default: root, its square root)",
-    )
+    with_workers = "of the learning rate with the number of workers (default: root, its square root)"
+    add_choice(parser, "--scaling", Scaling, "root", with_workers)
     parser.add_argument(
         "--scaling-warmup",
         type=int,
@@ -129,12 +119,7 @@ def _add_workers(parser: Parser) -> None:
         metavar="EPOCHS",
         help="over which that factor rises from 1 (default: 5)",
     )
-    parser.add_argument(
-        "--compression",
-        default="none",
-        choices=["none", "fp16"],
-        help="of the gradients that workers send each other (default: none)",
-    )
+    add_choice(parser, "--compression", Compression, "none", "of the gradients that workers send each other")
 
 
 def run(arguments: Any) -> int:

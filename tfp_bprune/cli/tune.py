@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tfp_bprune.cli.choices import add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
-from tfp_bprune.types import Json
+from tfp_bprune.types import Estimator, Json, Objective, TuningMethod
 
 HELP = "search priors and other hyperparameters of the training with Keras Tuner"
 EXAMPLE = """example:
@@ -21,16 +22,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--hidden", type=int, nargs="+", default=[500, 500], metavar="UNITS", help="of an mlp at width 1"
     )
-    parser.add_argument("--layers", default="flipout", choices=["flipout", "reparameterization", "local"])
-    parser.add_argument("--method", default="bayesian", choices=["random", "hyperband", "bayesian"])
+    add_choice(parser, "--layers", Estimator, "flipout", "how weights are inferred")
+    add_choice(parser, "--method", TuningMethod, "bayesian", "of Keras Tuner")
     parser.add_argument("--trials", type=int, default=20, help="at most; hyperband decides itself (default: 20)")
     parser.add_argument("--epochs", type=int, default=20, help="of a trial, with hyperband at most (default: 20)")
-    parser.add_argument(
-        "--objective",
-        default="val_nll",
-        choices=["val_nll", "val_loss", "val_accuracy", "val_mse"],
-        help="of a regression val_mse, of all else val_accuracy (default: val_nll)",
-    )
+    add_choice(parser, "--objective", Objective, "val_nll", "val_mse is of a regression, val_accuracy of all else")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--validation-fraction", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)

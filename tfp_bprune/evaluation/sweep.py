@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from tfp_bprune.pruning.masks import check_sparsity
 from tfp_bprune.pruning.scores import decibel
 from tfp_bprune.pruning.select import default_criterion, prunable_weights, scored
 from tfp_bprune.training import recalibrate
-from tfp_bprune.types import Aggregate, Criterion, Granularity, Json, Scope
+from tfp_bprune.types import Aggregate, Calibrated, Criterion, Granularity, Json, Scope
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
 BATCHES = (1, 32, 256)
@@ -77,7 +77,7 @@ def sweep(
             pruned, report = prune(
                 model, sparsity=sparsity, criterion=criterion, scope=scope, granularity=granularity, aggregate=aggregate
             )
-            kinds: list[Literal["mean", "sampled"]] = ["mean", "sampled"] if bayesian else ["mean"]
+            kinds: list[Calibrated] = ["mean", "sampled"] if bayesian else ["mean"]
             places = [fresh / f"{sparsity:g}-{kind}" for kind in kinds]
             ready = [pruned if calibration is None else recalibrate(pruned, calibration, kind) for kind in kinds]
             manifests = [

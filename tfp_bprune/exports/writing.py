@@ -27,12 +27,12 @@ from tfp_bprune.files.runs import Run
 from tfp_bprune.files.writing import beside
 from tfp_bprune.graphs.convert import adopt
 from tfp_bprune.graphs.heads import Said
-from tfp_bprune.prediction.cost import Costs, Kernels
+from tfp_bprune.prediction.cost import Costs
 from tfp_bprune.prediction.distance import DRAWS, check_validation, distance_to_draws
 from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.prediction.predict import DEFAULT_SAMPLES, Predictor
 from tfp_bprune.prediction.stored import Storage
-from tfp_bprune.types import BpruneError, ExportError, Json, Predictive, RunError
+from tfp_bprune.types import BpruneError, ExportError, Json, Kernels, Predictive, RunError
 
 
 def export(

@@ -5,7 +5,9 @@ Entries that are not named here may be anything: nothing reads them but people.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
+
+from tfp_bprune.types import Order, Predictive
 
 Schema = dict[str, Any]
 
@@ -62,7 +64,7 @@ MANIFEST_SCHEMA: Schema = record(
     versions=mapping(TEXT), kind=TEXT, checkpoint=optional(TEXT), epoch=COUNT, seed=COUNT,
     bytes=COUNT, dense_bytes=COUNT, bytes_gzip=COUNT,
     network=optional(TEXT), inference=optional(TEXT), dataset=optional(TEXT),
-    predictive={"enum": ["mean", "sampled", "moments"]}, export_format=TEXT, input_shape=INPUT_SHAPE,
+    predictive={"enum": list(get_args(Predictive))}, export_format=TEXT, input_shape=INPUT_SHAPE,
     inputs=mapping(record(("shape", "dtype"), shape=INPUT_SHAPE, dtype=TEXT)), outputs=mapping({"type": "object"}),
     parameters=COUNT, prunable=COUNT, nonzeros=COUNT, sparsity=PART, layers=mapping(_LAYER),
     samples=COUNT, draw_seed=COUNT, error_rate=PART, float16={"type": "boolean"},
@@ -84,7 +86,7 @@ ROW_SCHEMA: Schema = record(epoch=COUNT) | {"additionalProperties": optional(NUM
 
 TRIAL_SCHEMA: Schema = record(
     ("trial", "phase", "ranking", "counts", "excess", "nonzeros", "bytes", "latency", "accuracy", "accuracy_drop"),
-    trial=COUNT, phase=TEXT, ranking={"enum": ["score", "refined"]}, counts=mapping(COUNT), nonzeros=NUMBER,
+    trial=COUNT, phase=TEXT, ranking={"enum": list(get_args(Order))}, counts=mapping(COUNT), nonzeros=NUMBER,
     accuracy=PART, nll=optional(NUMBER), ece=optional(NUMBER), accuracy_drop=NUMBER, excess=NUMBER,
     bytes=NUMBER, latency=NUMBER, sha256=DIGEST,
 )  # fmt: skip

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +24,8 @@ from tfp_bprune._keras import tf
 from tfp_bprune.files.reading import read_below, read_json
 from tfp_bprune.files.schemas import COST, record
 from tfp_bprune.files.writing import unsealed, write_json
-from tfp_bprune.types import ExportError, RunError
+from tfp_bprune.types import ExportError, Kernels, RunError
 
-Kernels = Literal["auto", "dense", "sparse"]
 BATCHES = tuple(2**i for i in range(14))
 TYPICAL = 64
 _CLEAR, _CLEAR_PART = 8.0, 0.15  # microseconds, and part of the dense product's

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.prediction.cost import Choice, Costs, Kernels, choose
+from tfp_bprune.prediction.cost import Choice, Costs, choose
 from tfp_bprune.prediction.stored import Decoded, Packed, Storage, digest, narrowed, widened
 from tfp_bprune.prediction.value import Value
+from tfp_bprune.types import Kernels
 
 _SCALE = 1  # its place among the arrays of a kernel
 _GRAPH = 8192  # bytes of the operations that make a packed array ready

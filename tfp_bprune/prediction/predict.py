@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from tfp_bprune._keras import tf
 from tfp_bprune.graphs.compact import compact
@@ -28,7 +28,7 @@ from tfp_bprune.types import ExportError, Json, Predictive
 __all__ = ["DEFAULT_SAMPLES", "PREDICTIVES", "Predictor", "entropy"]
 
 DEFAULT_SAMPLES = 30
-PREDICTIVES = ("mean", "sampled", "moments")
+PREDICTIVES = get_args(Predictive)
 BREAK_EVEN_BATCHES = (1, 256)
 
 

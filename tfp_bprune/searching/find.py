@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 
@@ -27,11 +27,10 @@ from tfp_bprune.searching.threshold import bisect
 from tfp_bprune.trials.log import TrialLog, check_same
 from tfp_bprune.trials.pareto import front
 from tfp_bprune.trials.ranking import STEPS, Counts, Ranking, by_score, refined, stored_scores
-from tfp_bprune.trials.size import Sizes, Target, check_target
+from tfp_bprune.trials.size import Sizes, check_target
 from tfp_bprune.trials.trial import Evaluator
-from tfp_bprune.types import BpruneError, Criterion, Json, PruneError
+from tfp_bprune.types import BpruneError, Criterion, Json, Order, PruneError, Target
 
-Order = Literal["refined", "score"]
 TRIALS_FILE, SETTINGS_FILE = "trials.jsonl", "settings.json"
 _EXPECTED = 0.65  # of what one threshold leaves by score: where it is expected to end in the refined order
 _LEAST_TRIALS = 20
@@ -65,7 +64,7 @@ class Settings:
         check_target(self.target)
         if self.trials < _LEAST_TRIALS:
             raise BpruneError(f"trials must be at least {_LEAST_TRIALS}, got {self.trials}")
-        if self.order not in ("refined", "score"):
+        if self.order not in get_args(Order):
             raise BpruneError(f"order must be 'refined' or 'score', got {self.order!r}")
         if self.seed < 0:
             raise BpruneError(f"seed must be at least 0, got {self.seed}")

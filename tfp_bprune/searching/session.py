@@ -10,9 +10,9 @@ from typing import Any, cast
 from tfp_bprune.claims.budget import Budget, NumberPair, Pair, auroc
 from tfp_bprune.trials.log import TrialLog
 from tfp_bprune.trials.ranking import Counts, Ranking
-from tfp_bprune.trials.size import Sizes, Target
+from tfp_bprune.trials.size import Sizes
 from tfp_bprune.trials.trial import Answers, Examples, Numbers
-from tfp_bprune.types import Json, RunError
+from tfp_bprune.types import Json, RunError, Target
 
 
 @dataclass

@@ -17,7 +17,7 @@ from tfp_bprune.networks import build
 from tfp_bprune.pruning import GradualPruning, KeepPruned, polynomial, prune
 from tfp_bprune.storage import load_model
 from tfp_bprune.training import Settings, fit
-from tfp_bprune.types import Augmentation, DataError, Json, Layers
+from tfp_bprune.types import Augmentation, DataError, Json, KLWeighting, Layers
 
 VALIDATION_FRACTION = 0.1
 TIMES = "times.jsonl"
@@ -51,7 +51,7 @@ class Spec:
     batch_size: int = 100
     seed: int = 0
     learning_rate: float = 1e-3
-    kl: str = "warmup"
+    kl: KLWeighting = "warmup"
     warmup_part: float = 0.4
     kl_weight: float = 1.0
     dropout_rate: float | None = None

@@ -6,7 +6,7 @@ import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,9 +15,8 @@ from tfp_bprune.data.splits import Splits
 from tfp_bprune.layers import noise
 from tfp_bprune.training.callbacks import optimizer_variables
 from tfp_bprune.training.workers import AverageMetrics, SameMasks
-from tfp_bprune.types import Json, TrainingError
+from tfp_bprune.types import Compression, Json, TrainingError
 
-Compression = Literal["none", "fp16"]
 Result = TypeVar("Result")
 
 

@@ -33,9 +33,9 @@ from tfp_bprune.training.distribute import Begun, Committed, Distributor, OnePro
 from tfp_bprune.training.loss import loss_of, metrics_of
 from tfp_bprune.training.progress import ProgressBar
 from tfp_bprune.training.rate import SettableAdam
-from tfp_bprune.training.schedules import WARMUP_PART, ScaledCosine, Scaling, kl_schedule, scale_for
+from tfp_bprune.training.schedules import WARMUP_PART, ScaledCosine, kl_schedule, scale_for
 from tfp_bprune.training.states import PREFIX, SetStates, states_of
-from tfp_bprune.types import Json, RunError, TrainingError
+from tfp_bprune.types import Json, KLWeighting, RunError, Scaling, TrainingError
 
 _SET_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
@@ -59,7 +59,7 @@ class Settings:
 
     epochs: int = 20
     learning_rate: float = 1e-3
-    kl: str = "warmup"
+    kl: KLWeighting = "warmup"
     warmup_part: float = WARMUP_PART
     kl_weight: float = 1.0
     scaling: Scaling = "root"

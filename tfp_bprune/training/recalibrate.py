@@ -9,7 +9,7 @@ pruning. What is measured anew is what the network will be used with: its mean, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +18,10 @@ from tfp_bprune.graphs.convert import adopt, strip
 from tfp_bprune.graphs.rebuild import rebuild
 from tfp_bprune.training.batches import Batch, batches_of
 from tfp_bprune.training.residuals import DRAWS, measure_noise, noisy_outputs
-from tfp_bprune.types import BpruneError
+from tfp_bprune.types import BpruneError, Calibrated
 
 
-def recalibrate(model: Any, data: Any, predictive: Literal["mean", "sampled"] = "mean", batches: int = 100) -> Any:
+def recalibrate(model: Any, data: Any, predictive: Calibrated = "mean", batches: int = 100) -> Any:
     """A copy of `model` whose batch normalizations and Gaussian noise are those that `data` gives them now.
 
     Each layer is normalized by the statistics of the batch while they are measured, as in training, so that all layers

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.types import Json, TrainingError
+from tfp_bprune.types import Json, KLWeighting, Scaling, TrainingError
 
-Scaling = Literal["none", "root", "linear"]
 Schedule = Callable[[int], float]
-KL_SCHEDULES = ("constant", "warmup", "blundell")
+KL_SCHEDULES = get_args(KLWeighting)
 # On MNIST (784-500-500-10, 20 epochs) it raised the validation accuracy from .981 to .984 at every sparsity to 95 %:
 # with the whole KL from the first step, weights that the likelihood would come to need are drawn to 0 before.
 WARMUP_PART = 0.4

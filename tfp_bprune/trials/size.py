@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from tfp_bprune.prediction.cost import TYPICAL, Costs, choose
 from tfp_bprune.trials.trial import Evaluator
 from tfp_bprune.types import BpruneError
 
-Target = Literal["nonzeros", "bytes", "latency"]
 TARGETS = ("nonzeros", "bytes", "latency")
 _FLOAT = 4
 _SKIP_EVERY = 255

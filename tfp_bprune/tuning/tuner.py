@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from threadpoolctl import threadpool_limits
 
@@ -24,10 +24,9 @@ from tfp_bprune.training.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.training.schedules import KL_SCHEDULES, kl_schedule
 from tfp_bprune.trials._keras_tuner import keras_tuner
 from tfp_bprune.trials.log import check_same
-from tfp_bprune.types import BpruneError, Json, Layers, RunError, TrainingError
+from tfp_bprune.types import BpruneError, Estimator, Json, Objective, RunError, TrainingError, TuningMethod
 
-Method = Literal["random", "hyperband", "bayesian"]
-METHODS = ("random", "hyperband", "bayesian")
+METHODS = get_args(TuningMethod)
 WIDTHS = (0.5, 1.0, 2.0)
 _HIDDEN = (500, 500)
 _NEVER = 10**9  # a candidate that fails is a candidate that is bad
@@ -38,7 +37,7 @@ def hyper_model(
     network: str,
     data: Splits,
     *,
-    layers: Layers = "flipout",
+    layers: Estimator = "flipout",
     epochs: int = 20,
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
@@ -97,8 +96,8 @@ def hyper_model(
 
 
 def _check_network(network: str, data: Splits, layers: str, epochs: int, hidden: tuple[int, ...]) -> None:
-    if layers in ("deterministic", "dropout"):
-        raise BpruneError(f"layers {layers!r} has no prior to tune: expected flipout, reparameterization or local")
+    if layers not in get_args(Estimator):
+        raise BpruneError(f"layers {layers!r} has no prior to tune: expected one of {', '.join(get_args(Estimator))}")
     if not len(data.examples("valid")):
         raise BpruneError("there is no validation split to tune on: use a validation fraction above 0")
     if epochs < 1:
@@ -149,11 +148,11 @@ def tune(
     data: Splits,
     out: str | os.PathLike[str],
     *,
-    method: Method = "bayesian",
+    method: TuningMethod = "bayesian",
     trials: int = 20,
     epochs: int = 20,
-    objective: str = "val_nll",
-    layers: Layers = "flipout",
+    objective: Objective = "val_nll",
+    layers: Estimator = "flipout",
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
     on_trial: Callable[[Json], None] = lambda row: None,
