@@ -7,38 +7,15 @@ none, so that removal keeps all shapes consistent, residual additions included.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import keras
-from tfp_bprune.graphs.convert import activation_name
 from tfp_bprune.graphs.graph import Graph, Step
-from tfp_bprune.layers import StatelessDropout, kind_of
+from tfp_bprune.layers import kind_of
 from tfp_bprune.layers.kind import Flow, along
-
-_L = keras.layers
-ACTIVATIONS = (_L.Activation, _L.ReLU, _L.LeakyReLU, _L.ELU, _L.ThresholdedReLU)
-POOLING = tuple(
-    getattr(_L, f"{kind}Pooling{rank}D")
-    for kind in ("Max", "Average", "GlobalMax", "GlobalAverage")
-    for rank in (1, 2, 3)
-)
-NOISE = (
-    _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D, _L.AlphaDropout, _L.GaussianDropout,
-    _L.GaussianNoise, StatelessDropout,
-)  # fmt: skip
-IDENTITIES = (  # outside training, when called by the `call` of these classes themselves: `is_identity`
-    *NOISE, _L.ActivityRegularization, _L.RandomFlip, _L.RandomTranslation, _L.RandomRotation, _L.RandomZoom,
-    _L.RandomContrast, _L.RandomBrightness, _L.RandomHeight, _L.RandomWidth,
-)  # fmt: skip
-MERGES = (_L.Add, _L.Subtract, _L.Average, _L.Multiply, _L.Concatenate)
-_JOINING = (_L.Add, _L.Subtract, _L.Average, _L.Multiply, _L.Maximum, _L.Minimum)  # channel by channel
-_ELEMENTWISE = {
-    "linear", "relu", "relu6", "elu", "selu", "gelu", "tanh", "sigmoid", "hard_sigmoid", "swish", "silu", "softplus",
-    "softsign", "exponential", "leaky_relu", "mish",
-}  # fmt: skip
+from tfp_bprune.layers.rules import is_elementwise, rule_of
 
 
 class ChannelLabels:
@@ -84,14 +61,9 @@ class ChannelLabels:
             if not is_elementwise(layer):  # each of a softmax's outputs depends on all of its units
                 self._pin(made)
             return made
-        if keeps_channels(step):
-            return inputs[0]
-        if isinstance(layer, _L.Flatten) and layer.data_format == "channels_last":
-            return np.tile(inputs[0], positions(step, len(inputs[0])))
-        if joins_channels(step) and len({len(labels) for labels in inputs}) == 1:
-            return self._join(inputs)
-        if isinstance(layer, _L.Concatenate) and layer.axis in (-1, len(step.shape) - 1):
-            return np.concatenate(inputs)
+        arranged = rule_of(layer).channels(layer, inputs, step.shape) if inputs else None
+        if arranged is not None:
+            return self._join(arranged)
         for labels in inputs:
             self._pin(labels)
         made = self._new(step)
@@ -103,7 +75,7 @@ class ChannelLabels:
         self._parent.extend(range(start, start + width))
         return np.arange(start, start + width)
 
-    def _join(self, several: list[np.ndarray]) -> np.ndarray:
+    def _join(self, several: Sequence[np.ndarray]) -> np.ndarray:
         for other in several[1:]:
             for a, b in zip(several[0], other, strict=True):
                 self._parent[self._root(int(b))] = self._root(int(a))
@@ -124,45 +96,6 @@ def flow_of(layer: Any) -> Flow:
     return "unknown" if kind is None else kind.flow(layer)
 
 
-def is_elementwise(layer: Any) -> bool:
-    """Whether the layer's activation treats channels one by one; only known ones are taken to."""
-    activation = getattr(layer, "activation", None)
-    if isinstance(activation, _L.Layer):  # Dense(activation=LeakyReLU())
-        return isinstance(activation, ACTIVATIONS) and is_elementwise(activation)
-    return activation_name(layer) in _ELEMENTWISE
-
-
-def is_identity(layer: Any) -> bool:
-    """Whether the layer changes nothing outside training; one of a class of the user's own may."""
-    return isinstance(layer, IDENTITIES) and type(layer).call in {kind.call for kind in IDENTITIES}
-
-
-def joins_channels(step: Step) -> bool:
-    """Whether channel i of the output depends on channel i of each input alone."""
-    return isinstance(step.layer, _JOINING)
-
-
-def is_normalization(step: Step) -> bool:
-    """Batch normalization over the last axis."""
-    last = len(step.shape) - 1
-    return isinstance(step.layer, _L.BatchNormalization) and step.layer.axis in ([last], last)
-
-
-def keeps_channels(step: Step) -> bool:
-    """Whether channel i of the output depends on channel i of the one input alone."""
-    layer = step.layer
-    if isinstance(layer, ACTIVATIONS):
-        return is_elementwise(layer)
-    if isinstance(layer, POOLING):
-        return layer.data_format == "channels_last"
-    return is_identity(layer) or is_normalization(step)
-
-
 def width_of(step: Step) -> int:
     """How many channels a step makes; 0 where it is not known, or where it makes one number, as the size of a batch is."""
     return int(step.shape[-1] or 0) if step.shape else 0
-
-
-def positions(step: Step, channels: int) -> int:
-    """How many positions a flatten step lays side by side."""
-    return math.prod(size or 0 for size in step.shape[1:]) // channels

@@ -13,12 +13,13 @@ import numpy as np
 
 from tfp_bprune._keras import keras
 from tfp_bprune.graphs import dead
-from tfp_bprune.graphs.channels import ChannelLabels, is_normalization
+from tfp_bprune.graphs.channels import ChannelLabels
 from tfp_bprune.graphs.copying import copy_activation_state
 from tfp_bprune.graphs.graph import Step
 from tfp_bprune.graphs.rebuild import rebuild
 from tfp_bprune.layers import Axes, kind_of, weights_of
 from tfp_bprune.layers.kind import along
+from tfp_bprune.layers.rules import rule_of
 
 _L = keras.layers
 
@@ -34,7 +35,7 @@ def compact(model: Any) -> Any:
     kernels = {step.layer.name: dead.kernels_of(step.layer) for step in (*labels.weighted, *labels.kept)}
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
-    sliced = [s for s in labels.graph.steps if s.layer.name in kernels or is_normalization(s)]
+    sliced = [s for s in labels.graph.steps if s.layer.name in kernels or rule_of(s.layer).sized]
     slices = {s.layer.name: _Slice.of(s, labels, needed, constants) for s in sliced}
     if all(s.kept_out.all() for s in slices.values()):
         return model
@@ -71,14 +72,16 @@ def _smaller(layer: Any, kept: _Slice | None) -> Any:
     config, kind = layer.get_config(), kind_of(layer)
     if kind is not None:
         config = kind.resized(layer, config, int(kept.kept_in.sum()), int(kept.kept_out.sum()))
+    else:
+        config = rule_of(layer).resized(layer, config, kept.kept_out)
     return layer.__class__.from_config(config)
 
 
 def _fill(old: Any, new: Any, kept: _Slice) -> None:
     """The surviving slice of each weight; constants of removed inputs go into the bias."""
     kind = kind_of(old)
-    if kind is None:  # batch normalization
-        new.set_weights([w[kept.kept_in] for w in old.get_weights()])
+    if kind is None:
+        new.set_weights([w[..., kept.kept_out] for w in old.get_weights()])
         return
     copy_activation_state(old, new)
     for source, target in zip(old.weights, new.weights, strict=True):

@@ -68,12 +68,6 @@ def refuse_equal_names(model: Any) -> None:
         )
 
 
-def activation_name(layer: Any) -> str:
-    """Name of a layer's activation as Keras has it; "linear" where there is none."""
-    function = getattr(layer, "activation", None)
-    return "linear" if function is None else getattr(function, "__name__", "unknown").removesuffix("_v2")
-
-
 def shared_config(layer: Any) -> Json:
     """The arguments that a layer, plain, raw or ours, has in common with its other kinds.
 

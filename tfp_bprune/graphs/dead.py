@@ -8,27 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import keras
-from tfp_bprune.graphs.channels import (
-    ACTIVATIONS,
-    ChannelLabels,
-    is_elementwise,
-    is_normalization,
-    joins_channels,
-    keeps_channels,
-    positions,
-    width_of,
-)
+from tfp_bprune.graphs.channels import ChannelLabels, width_of
 from tfp_bprune.graphs.convert import is_raw
 from tfp_bprune.graphs.graph import Step, graph_of
-from tfp_bprune.layers import Kind, StatelessDropout, kind_of, weights_of
+from tfp_bprune.layers import Kind, kind_of, weights_of
 from tfp_bprune.layers.kind import along
-
-_L = keras.layers
-# Monte-Carlo dropout that leaves a zero as it is; another constant it does not.
-_FACTORS = (
-    _L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D, _L.SpatialDropout3D, _L.GaussianDropout, StatelessDropout,
-)  # fmt: skip
+from tfp_bprune.layers.rules import is_elementwise, rule_of
 
 
 def labels_of(model: Any) -> ChannelLabels | None:
@@ -126,34 +111,11 @@ def _constant_output(step: Step, inputs: list[np.ndarray], kernels: Kernels | No
     if kernels is not None:
         of = _constant_units if kernels.live.ndim == 2 else _constant_channels
         return of(layer, inputs[0], kernels)
-    if is_normalization(step):
-        return _normalized(layer, inputs[0])
-    if isinstance(layer, ACTIVATIONS) and is_elementwise(layer):
-        return np.where(np.isnan(inputs[0]), np.nan, _called(layer, inputs[0]))
-    if step.is_noisy:
-        return np.where(inputs[0] == 0, 0.0, np.nan) if isinstance(layer, _FACTORS) else np.full(width, np.nan)
-    if keeps_channels(step):
-        return inputs[0]
-    if isinstance(layer, _L.Flatten) and layer.data_format == "channels_last":
-        return np.tile(inputs[0], positions(step, len(inputs[0])))
-    if joins_channels(step) and len({len(constant) for constant in inputs}) == 1:
-        return _joined(layer, np.array(inputs))
-    if isinstance(layer, _L.Concatenate) and layer.axis in (-1, len(step.shape) - 1):
-        return np.concatenate(inputs)
-    return np.full(width, np.nan)
-
-
-def _joined(layer: Any, constants: np.ndarray) -> np.ndarray:
-    """What a layer that joins branches makes of their constants [branches, channels]."""
-    if isinstance(layer, _L.Multiply):
-        return np.where((constants == 0).any(0), 0.0, np.prod(constants, 0))
-    if isinstance(layer, _L.Subtract):
-        return constants[0] - constants[1]
-    kinds: dict[Any, Any] = {_L.Add: np.sum, _L.Average: np.mean, _L.Maximum: np.max, _L.Minimum: np.min}
-    return next(
-        (function(constants, axis=0) for kind, function in kinds.items() if type(layer) is kind),
-        np.full(constants.shape[1], np.nan),
-    )
+    rule = rule_of(layer)
+    arranged = rule.channels(layer, inputs, step.shape) if inputs else None
+    if arranged is None:
+        return np.full(width, np.nan)
+    return rule.constant(layer, np.array(arranged), step.is_noisy)
 
 
 def _constant_units(layer: Any, constant: np.ndarray, kernels: Kernels) -> np.ndarray:
@@ -207,10 +169,3 @@ def foldable(kernels: Kernels, constant: np.ndarray) -> np.ndarray:
 
 def _called(function: Any, values: np.ndarray) -> np.ndarray:
     return np.asarray(function(np.nan_to_num(values).astype(np.float32)), np.float64)
-
-
-def _normalized(layer: Any, constant: np.ndarray) -> np.ndarray:
-    gamma = layer.gamma.numpy() if layer.scale else 1.0
-    beta = layer.beta.numpy() if layer.center else 0.0
-    deviation = np.sqrt(layer.moving_variance.numpy() + layer.epsilon)
-    return gamma * (constant - layer.moving_mean.numpy()) / deviation + beta

@@ -14,25 +14,17 @@ from typing import Any, Literal, get_args
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.info import Info
 from tfp_bprune.data.targets import Target
-from tfp_bprune.graphs.channels import IDENTITIES
-from tfp_bprune.graphs.convert import activation_name
 from tfp_bprune.graphs.names import input_names as input_names
 from tfp_bprune.graphs.names import output_names as output_names
 from tfp_bprune.graphs.names import targets_of
 from tfp_bprune.graphs.rebuild import note, noted
 from tfp_bprune.layers import GaussianOutput, kind_of
+from tfp_bprune.layers.rules import activation_name, rule_of
 from tfp_bprune.types import BpruneError, DataError, Json, OutputTask
 
 _L = keras.layers
 End = Literal["softmax", "sigmoid", "gaussian", "linear", "other"]
 
-_SAME_VALUES = (*IDENTITIES, _L.Reshape, _L.Flatten)
-# Linear functions of what they read; `Softmax` and the like are told apart before.
-_LINEAR = (
-    _L.BatchNormalization, _L.Add, _L.Subtract, _L.Average, _L.Rescaling,
-    *(getattr(_L, f"{kind}{rank}D") for kind in ("ZeroPadding", "Cropping", "UpSampling") for rank in (1, 2, 3)),
-    *(getattr(_L, f"{kind}Pooling{rank}D") for kind in ("Average", "GlobalAverage", "Max", "GlobalMax") for rank in (1, 2, 3)),
-)  # fmt: skip
 _SYMBOLS: dict[str, End] = {"nn.softmax": "softmax", "math.sigmoid": "sigmoid", "nn.sigmoid": "sigmoid"}
 
 
@@ -162,11 +154,12 @@ def end_of(tensor: Any) -> End:
         return name  # type: ignore[return-value]
     if name != "linear":
         return "other"
-    if isinstance(inner, (*_SAME_VALUES, _L.Activation)):
+    meaning = rule_of(inner).meaning
+    if meaning == "same" or isinstance(inner, _L.Activation):
         end = end_of(inputs[0])
         moved = inputs[0].shape[-1] != tensor.shape[-1]
         return "other" if moved and end in ("softmax", "gaussian") else end
-    if isinstance(inner, _LINEAR):
+    if meaning == "linear":
         return "linear" if all(end_of(one) == "linear" for one in inputs) else "other"
     return "linear" if kind_of(inner) or hasattr(inner, "kernel") or hasattr(inner, "depthwise_kernel") else "other"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import noise
+from tfp_bprune.layers.rules import Factors, rule_for
 from tfp_bprune.types import BpruneError, Json
 
 
@@ -43,3 +44,6 @@ class StatelessDropout(keras.layers.Layer):
     def get_config(self) -> Json:
         """The layer's arguments as JSON scalars."""
         return super().get_config() | {"rate": self.rate, "seed": self.seed}
+
+
+rule_for(StatelessDropout)(Factors)

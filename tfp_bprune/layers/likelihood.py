@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers.posterior import rho_of, scale_of
+from tfp_bprune.layers.rules import LayerRule, Spread, rule_for
 from tfp_bprune.types import BpruneError, Json
 
 
@@ -43,3 +45,12 @@ class GaussianOutput(keras.layers.Layer):
     def get_config(self) -> Json:
         """The layer's arguments as JSON scalars."""
         return super().get_config() | {"loc": self.loc, "scale": self.scale, "noise": self.noise}
+
+
+@rule_for(GaussianOutput)
+class _InTargetUnits(LayerRule):
+    by_example = True
+
+    def moments(self, layer: Any, inputs: Sequence[Spread]) -> Spread:
+        mean, variance = inputs[0]
+        return Spread(layer(mean), tf.concat([variance * layer.scale**2, tf.zeros_like(variance)], -1))

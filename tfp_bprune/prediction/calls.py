@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.graphs.channels import ACTIVATIONS, NOISE, is_elementwise, is_identity
+from tfp_bprune.layers.rules import Identity, Noise, is_elementwise, rule_of
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.types import ExportError
 
@@ -24,9 +24,10 @@ def called(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> 
     """
     values = values_of(arguments, keywords)
     training = bool(training_of(layer, arguments, keywords))
-    if is_identity(layer) and (not training or is_random(layer)):
-        return _unchanged(layer, values[0])
-    if isinstance(layer, ACTIVATIONS) and is_elementwise(layer):
+    rule = rule_of(layer)
+    if isinstance(rule, Noise) or (isinstance(rule, Identity) and not training):
+        return _unchanged(layer, rule, values[0])
+    if rule.is_elementwise(layer):
         return replace(values[0], mean=layer(values[0].mean))
     drawn = any(value.drawn for value in values)
     if training:
@@ -41,7 +42,7 @@ def called(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> 
 
 def activated(layer: Any, value: Value) -> Value:
     """The layer's activation of its outputs, on rows unless it looks at each number by itself."""
-    if getattr(layer, "activation", None) is None or isinstance(layer, ACTIVATIONS):
+    if getattr(layer, "activation", None) is None:
         return value
     if not is_elementwise(layer):
         value = value.as_rows()
@@ -78,11 +79,6 @@ def training_of(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
     return names.get("training")
 
 
-def is_random(layer: Any) -> bool:
-    """Whether it is one of Keras's layers of dropout or noise, or this package's."""
-    return isinstance(layer, NOISE) and is_identity(layer)
-
-
 def is_stock(layer: Any) -> bool:
     """Whether all that the layer does is Keras's or this package's own code, and treats examples one by one."""
     return all(_is_stock(type(one)) for one in layer._flatten_layers())
@@ -93,10 +89,8 @@ def _is_stock(kind: type) -> bool:
     return package in ("tf_keras", "keras", "tfp_bprune") and module not in ("tf_op_layer", "lambda_layer")
 
 
-def _unchanged(layer: Any, value: Value) -> Value:
-    changes_type = "Random" in type(layer).__name__ and value.mean.dtype != tf.as_dtype(layer.compute_dtype)
-    if changes_type:
-        value = value.each(lambda tensor: tf.cast(tensor, layer.compute_dtype))
+def _unchanged(layer: Any, rule: Identity, value: Value) -> Value:
+    value = value.each(lambda tensor: rule.returned(layer, tensor))
     return value if layer.supports_masking else replace(value, mask=None)
 
 

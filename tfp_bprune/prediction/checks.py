@@ -10,6 +10,7 @@ from typing import Any
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.rebuild import calls_of
 from tfp_bprune.layers import Variational
+from tfp_bprune.layers.rules import rule_of
 from tfp_bprune.prediction.calls import is_stock
 from tfp_bprune.prediction.lower import Linear, LoweredPositions
 from tfp_bprune.prediction.walk import nodes_of
@@ -94,7 +95,7 @@ def by_row(network: Any, linears: Mapping[int, Linear]) -> bool:
 
 
 def _is_by_row(node: Any) -> bool:
-    if is_stock(node.layer):
+    if is_stock(node.layer) or rule_of(node.layer).by_example:
         return True
     symbol = str(getattr(node.layer, "symbol", None) or "")
     ranks = {len(tensor.shape) for tensor in node.keras_inputs}

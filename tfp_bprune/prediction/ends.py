@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.graphs.convert import activation_name
 from tfp_bprune.graphs.heads import Head, end_of
 from tfp_bprune.graphs.rebuild import calls_of, rebuild
+from tfp_bprune.layers.rules import Identity, activation_name, rule_for
 from tfp_bprune.prediction.walk import nodes_of
 from tfp_bprune.types import ExportError
 
@@ -30,6 +30,9 @@ class Same(_Activation):
     def call(self, inputs: Any, **_: Any) -> Any:
         """The inputs."""
         return inputs
+
+
+rule_for(Same)(Identity)
 
 
 def without_ends(network: Any, heads: Mapping[str, Head]) -> tuple[Any, dict[str, Head]]:

@@ -6,17 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tfp_bprune._keras import keras, tf
-from tfp_bprune.graphs.channels import ACTIVATIONS, is_elementwise
-from tfp_bprune.graphs.convert import activation_name
+from tfp_bprune._keras import tf
 from tfp_bprune.graphs.copying import within
+from tfp_bprune.layers.rules import by_quadrature, is_elementwise, rule_of
+from tfp_bprune.layers.rules.rule import Erf, Match
 from tfp_bprune.prediction import moments, operations, streams
 from tfp_bprune.prediction.calls import activated, called, masked, values_of
 from tfp_bprune.prediction.dropped import dropped, is_drawn, noise_variance
 from tfp_bprune.prediction.lower import Linear, LoweredDense, LoweredPositions
 from tfp_bprune.prediction.value import Value
-
-_L = keras.layers
 
 
 class Mean:
@@ -176,39 +174,34 @@ class Moments(Mean):
       sources: where noise entered.
     """
 
-    def __init__(self, linears: dict[int, Linear], last: Any, erf: moments.Erf = tf.math.erf) -> None:
+    def __init__(self, linears: dict[int, Linear], erf: Erf = tf.math.erf) -> None:
         super().__init__(linears)
         self.sources = Sources()
-        self._last, self._erf = last, erf
+        self._erf = erf
 
     def __call__(self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        """The moments of the outputs of one layer's call; of a softmax at the end, those of its inputs."""
+        """The moments of the outputs of one layer's call."""
         values = [value for value in tf.nest.flatten((arguments, keywords)) if isinstance(value, Value)]
         linear = self._linears.get(id(layer))
-        if layer is self._last and isinstance(layer, _L.Softmax | _L.Activation) and is_softmax(layer):
-            return values[0]
         if is_drawn(layer, arguments, keywords):
             return masked(layer, values, self._dropped(layer, values[0].as_float()))
+        rule = rule_of(layer)
+        match = rule.matched(layer, self._erf)
         if linear is not None:
-            outputs = self._linear(linear, values[0])
+            outputs = self._activated(within(layer), self._linear(linear, values[0]), alone=True)
         elif all(value.certain for value in values):
             return called(layer, arguments, keywords)
         elif operations.is_operation(layer):
             function = operations.function_of(layer, arguments, keywords)
             if function is None:
                 return operations.through(layer, arguments, keywords)
-            return self._matched(values[0].as_rows(), moments.rule_for(function))
-        elif isinstance(layer, (*ACTIVATIONS, _L.PReLU)):
-            outputs = values[0]
+            return self._matched(values[0].as_rows(), by_quadrature(function))
+        elif match is not None:
+            outputs = self._matched(values[0] if rule.is_elementwise(layer) else values[0].as_rows(), match)
         elif any(value.mask is not None for value in values) and layer._call_spec.expects_mask_arg:
             outputs = moments.through_masked(layer, values[0])
         else:
-            outputs = moments.through(layer, values)
-        outputs = (
-            outputs
-            if layer is self._last and is_softmax(layer)
-            else self._activated(within(layer), outputs, linear is not None)
-        )
+            outputs = self._activated(layer, moments.through(layer, values))
         return masked(layer, values, outputs)
 
     def _linear(self, linear: Linear, inputs: Value) -> Value:
@@ -227,23 +220,21 @@ class Moments(Mean):
         self.sources.points.append((mean, own, value.columns))
         return replace(value, mean=mean, variance=own if value.certain else value.variance + own)
 
-    def _activated(self, layer: Any, value: Value, alone: bool) -> Value:
+    def _activated(self, layer: Any, value: Value, alone: bool = False) -> Value:
         if value.certain:
             return activated(layer, value)
-        rule = moments.rule_of(layer, self._erf)
-        if rule is None:
+        match = moments.match_of(layer, self._erf)
+        if match is None:
             return value
-        # PReLU's slopes lie as the examples' numbers do.
-        anyhow = is_elementwise(layer) and not isinstance(layer, _L.PReLU)
-        return self._matched(value if anyhow else value.as_rows(), rule, alone)
+        return self._matched(value if is_elementwise(layer) else value.as_rows(), match, alone)
 
-    def _matched(self, value: Value, rule: moments.Rule, alone: bool = False) -> Value:
+    def _matched(self, value: Value, match: Match, alone: bool = False) -> Value:
         """A function of each number by itself, and the noise that enters with it.
 
         Args:
           alone: whether nothing else reads the value, as what a layer hands to its own activation.
         """
-        mean, variance, slope = rule(value.mean, value.variance)
+        mean, variance, slope = match(value.mean, value.variance)
         passed = with_slope(value.mean, mean, slope)
         self.sources.points.append((passed, self._entering(value, variance, slope, alone), value.columns))
         return Value(passed, variance, value.columns)
@@ -268,8 +259,3 @@ def with_slope(inputs: Any, outputs: Any, slope: Any) -> Any:
         return tf.identity(outputs), lambda upstream: upstream * slope
 
     return bridge(inputs)
-
-
-def is_softmax(layer: Any) -> bool:
-    """Whether the layer ends in a softmax."""
-    return isinstance(layer, _L.Softmax) or activation_name(layer) == "softmax"

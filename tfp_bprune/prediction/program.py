@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.layers.rules.normals import erf_of_exp
 from tfp_bprune.prediction import draws
 from tfp_bprune.prediction.answers import Answer, Outputs, Targets
 from tfp_bprune.prediction.checks import by_row
 from tfp_bprune.prediction.lower import Linear
-from tfp_bprune.prediction.moments import erf_of_exp
 from tfp_bprune.prediction.normal import of_moments
 from tfp_bprune.prediction.passes import Draws, Mean, Moments
 from tfp_bprune.prediction.value import Value
@@ -87,7 +87,7 @@ class Program:
 
     def moments(self, *inputs: Any) -> Outputs:
         """From means and variances."""
-        rule = Moments(self._linears, None, self._erf)
+        rule = Moments(self._linears, self._erf)
         walked = self._walked([Value(tensor) for tensor in inputs], rule)
         return self._merged(lambda answer, value: of_moments(answer, value, rule.sources, self._seed), walked)
 
