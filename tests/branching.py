@@ -93,8 +93,16 @@ def one_dimension(x: Any) -> Any:
     return L.Dense(3)(L.GlobalMaxPooling1D()(L.Conv1D(4, 3, activation="relu", padding="valid")(x)))
 
 
+def moved(x: Any) -> Any:
+    x = L.PReLU(shared_axes=[1, 2])(L.Conv2D(6, 1)(x))
+    x = L.Conv2D(5, 2, activation="sigmoid")(L.ZeroPadding2D(1)(x))
+    x = L.Permute((2, 1, 3))(L.UpSampling2D(2)(L.Cropping2D(2)(x)))
+    x = L.Conv1D(4, 2, activation="relu")(L.PReLU()(L.Rescaling(0.5, 1.0)(L.Reshape((-1, 5))(x))))
+    return L.Dense(3)(L.BatchNormalization()(L.Reshape((140,))(x)))
+
+
 FLAT = [dense_chain, without_bias, softmax_inside, residual, concatenated, merged, operations, skip_to_the_output]
-IMAGES = [convolutions("valid"), convolutions("same"), pooled, convolution_blocks, along_rows, one_dimension]
+IMAGES = [convolutions("valid"), convolutions("same"), pooled, convolution_blocks, along_rows, one_dimension, moved]
 NETWORKS = [((6,), network) for network in FLAT] + [((6, 6, 2), network) for network in IMAGES]
 NAMES = [n.__name__ for n in FLAT] + ["valid", "same", *(n.__name__ for n in IMAGES[2:])]
 

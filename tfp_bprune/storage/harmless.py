@@ -16,6 +16,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.files.reading import check
 from tfp_bprune.files.schemas import TEXT, listing, optional
 from tfp_bprune.layers import LAYERS
+from tfp_bprune.layers.rules.rule import ruled
 from tfp_bprune.types import Json, RunError
 
 _WHERE = "the stored architecture"
@@ -86,7 +87,8 @@ def _check_class(node: Json) -> None:
         raise RunError(
             f"{_WHERE} names the class {str(name)[:99]!r} of the module {module!r}: expected a layer of a known one"
         )
-    if not _is_known(module, name) or registered not in (None, name, f"{_OURS}>{name}"):
+    known = _is_known(module, name) and registered in (None, name, f"{_OURS}>{name}")
+    if not known and not _is_ruled(module, name, registered):
         raise RunError(f"{_WHERE} names {module}.{name}: expected layers of Keras or of this package that run no code")
     config = node.get("config")
     if isinstance(config, dict):
@@ -112,6 +114,12 @@ def _is_known(module: str, name: str) -> bool:
         found = vars(getattr(keras, module.partition(".")[2])).get(name)
         return isinstance(found, type) and issubclass(found, bases[module]) and name not in _RUN_CODE
     return name in _BY_NAME.get(module, ())
+
+
+def _is_ruled(module: str, name: str, registered: Any) -> bool:
+    """Whether it is a layer from elsewhere for which a rule is declared here, under the name by which Keras finds it."""
+    found = keras.utils.get_custom_objects().get(registered) if isinstance(registered, str) else None
+    return isinstance(found, type) and found in ruled() and (found.__module__, found.__name__) == (module, name)
 
 
 def _check_arguments(config: Json, name: str) -> None:

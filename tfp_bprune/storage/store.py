@@ -11,6 +11,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.graphs.copying import adapted, finalize, unnamed_function
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
 from tfp_bprune.layers import LAYERS, variational_layers
+from tfp_bprune.layers.rules.rule import ruled
 from tfp_bprune.storage.harmless import bounded, check_known
 from tfp_bprune.types import Json, RunError
 
@@ -98,7 +99,7 @@ def check_harmless(node: Any) -> None:
     name, module = str(node.get("class_name", "")), node.get("module")
     if name.split(">")[-1] == "Lambda" or name in ("function", "__lambda__", "__typespec__"):
         raise RunError(f"the stored architecture holds a {name}, which can run code: expected registered layers only")
-    declared = {layer.__module__ for layer in LAYERS.values()}  # kinds of layers from elsewhere among them
+    declared = {layer.__module__ for layer in (*LAYERS.values(), *ruled())}  # layers from elsewhere among them
     if (
         module is not None
         and "class_name" in node

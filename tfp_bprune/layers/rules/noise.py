@@ -10,7 +10,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers.rules.moves import Keeps
-from tfp_bprune.layers.rules.rule import Spread, rule_for
+from tfp_bprune.layers.rules.rule import Channels, Spread, rule_for
 
 _L = keras.layers
 _ALPHA_P = -1.6732632423543772 * 1.0507009873554805  # what AlphaDropout puts in the place of what it drops
@@ -51,6 +51,11 @@ class Noise(Identity):
     """
 
     keeps_zeros: ClassVar[bool] = False
+
+    def channels(self, layer: Any, inputs: Channels, shape: tuple[int | None, ...]) -> Channels | None:
+        """Those of the input, unless the noise was made for as many as there are."""
+        said = getattr(layer, "noise_shape", None)
+        return None if said and said[-1] not in (None, 1) else super().channels(layer, inputs, shape)
 
     def strength(self, layer: Any) -> float:
         """Of the noise; 0 where there is none."""

@@ -157,6 +157,11 @@ def rule_for(*classes: type) -> Callable[[Declared], Declared]:
     return declare
 
 
+def ruled() -> set[type]:
+    """The classes for which a rule is declared."""
+    return set(_BY_CLASS)
+
+
 def rule_of(layer: Any) -> LayerRule:
     """The rule of a layer; one that knows nothing where there is none for what it computes."""
     classes = type(layer).__mro__
