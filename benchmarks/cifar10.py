@@ -47,14 +47,14 @@ def trained(network: str, label: str, data: Splits, runs: Path) -> Any:
     path = runs / f"{network}-{label}"
     if not Run(path).exists or Run.open(path).manifest["epoch"] < EPOCHS:
         model = bp.build(network, data.info, layers=layers, options={"width": WIDTH})  # type: ignore[arg-type]
-        bp.fit(model, data, bp.Settings(EPOCHS, kl_weight=weight), out=path, resume=True)
+        bp.fit(model, data, settings=bp.Settings(EPOCHS, kl_weight=weight), out=path, resume=True)
     return bp.load_model(path).model
 
 
 def retrained(model: Any, data: Splits, weight: float, epochs: int) -> Any:
     """The model after a short training in which what is pruned stays pruned."""
     settings = bp.Settings(epochs, 5e-4, kl="constant", kl_weight=weight)
-    bp.fit(model, data, settings, callbacks=[KeepPruned()])
+    bp.fit(model, data, settings=settings, callbacks=[KeepPruned()])
     return model
 
 
@@ -82,11 +82,11 @@ def rows_of(network: str, label: str, data: Splits, runs: Path, retraining: int)
         print(measure.markdown(rows[-1:], COLUMNS).splitlines()[-1], file=sys.stderr, flush=True)
 
     for sparsity in SPARSITIES:
-        pruned, report = bp.prune(model, sparsity)
+        pruned, report = bp.prune(model, sparsity=sparsity)
         add(pruned, "", report)
         add(bp.recalibrate(pruned, calibration), ", recalibrated", report)
     for sparsity in SPARSITIES[1:3]:
-        pruned, report = bp.prune(model, sparsity, granularity="unit")
+        pruned, report = bp.prune(model, sparsity=sparsity, granularity="unit")
         recalibrated = bp.recalibrate(pruned, calibration)
         add(recalibrated, ", recalibrated", report)
         if retraining:
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--retraining-epochs", type=int, default=2, help="after units were removed (default: 2)")
     parser.add_argument("--json", default=str(measure.RESULTS / "cifar10.json"))
     arguments = parser.parse_args()
-    data = bp.load("cifar10", arguments.data_dir, BATCH, augmentation="shift_flip")
+    data = bp.load("cifar10", arguments.data_dir, batch_size=BATCH, augmentation="shift_flip")
     rows: list[dict[str, Any]] = []
     for network in arguments.networks:
         for label in LAYERS:

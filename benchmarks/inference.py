@@ -83,7 +83,7 @@ def trained(name: str, data: Splits, runs: Path) -> Any:
 def kept(path: Path, model: Any, data: Splits, settings: bp.Settings) -> Any:
     """What the run at `path` holds, once it has all epochs of training `model`."""
     if not Run(path).exists or Run.open(path).manifest["epoch"] < settings.epochs:
-        bp.fit(model, data, settings, out=path, resume=True)
+        bp.fit(model, data, settings=settings, out=path, resume=True)
     return bp.load_model(path).model
 
 
@@ -154,7 +154,7 @@ def rows_of(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     model = trained(name, data, arguments.runs)
     made = exports_of(name, model, data, arguments.runs)
     test = data.examples("test")
-    measured = reload(list(made), test.x, BATCHES, arguments.rounds)
+    measured = reload(list(made), test.x, batches=BATCHES, rounds=arguments.rounds)
     rows = []
     base = dict(zip(made, measured, strict=True))
     draws, dense = base[next(iter(made))], {"savedmodel": "dense", "onnx": "dense", "litert": "dense-litert"}
@@ -185,7 +185,7 @@ def grid_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         paths = [place / f"{sparsity:g}-{kernels}" for kernels in ("auto", "dense", "sparse")]
         for path in paths:
             bp.export(smaller, path, kernels=path.name.split("-")[1])  # type: ignore[arg-type]
-        measured = reload(paths, data.examples("valid").x[:512], GRID_BATCHES, 3 * arguments.rounds)
+        measured = reload(paths, data.examples("valid").x[:512], batches=GRID_BATCHES, rounds=3 * arguments.rounds)
         for batch in GRID_BATCHES:
             auto, dense, sparse = (found.latency_ms[str(batch)]["median"] for found in measured)
             row = {"grid": "mlp", "sparsity": sparsity, "batch": batch, "auto": auto, "dense": dense, "sparse": sparse}

@@ -44,7 +44,7 @@ def trained(dataset: str, data: Splits, runs: Path) -> Any:
     path = runs / dataset
     if not Run(path).exists or Run.open(path).manifest["epoch"] < EPOCHS:
         model = bp.build("mlp", data.info, layers="flipout", options={"hidden": (500, 500)})
-        bp.fit(model, data, bp.Settings(EPOCHS), out=path, resume=True)
+        bp.fit(model, data, settings=bp.Settings(EPOCHS), out=path, resume=True)
     return bp.load_model(path).model
 
 

@@ -63,7 +63,7 @@ def measured(run: Path, order: Any, drop: float, data_dir: Path | None) -> dict[
     data = data_of(saved.config, data_dir)
     with tempfile.TemporaryDirectory() as folder:
         begin, cpu = time.perf_counter(), time.process_time()
-        found = search(saved.model, data, Path(folder), Settings(Budget(drop), order=order))
+        found = search(saved.model, data, Path(folder), settings=Settings(Budget(drop), order=order))
         seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
         frontiers = on_the_frontier(found, data.examples("test"), drop)
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -105,6 +106,20 @@ def test_every_public_name_is_there_and_none_is_a_room() -> None:
         assert callable(getattr(tfp_bprune, name)), name
     # Importing a room binds it to the package under its name, where a function of that name would be lost.
     assert not {*ROOMS, *SHARED} & set(tfp_bprune.__all__)
+
+
+# What a function is about, in this order; all that says how is given by name.
+SUBJECTS = {"model", "data", "split", "path", "exports", "x", "y", "out", "name", "info", "network", "train", "test",
+            "data_dir", "optimizer", "schedule", "form"}  # fmt: skip
+VALUES = {"BpruneError", "Budget", "Form", "Info", "NormalPrior", "ScaleMixturePrior", "Settings"}
+
+
+@pytest.mark.parametrize("name", sorted(set(tfp_bprune.__all__) - VALUES))
+def test_after_its_subjects_a_public_function_takes_keywords_alone(name: str) -> None:
+    parameters = inspect.signature(getattr(tfp_bprune, name)).parameters.values()
+    in_order = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    assert set(in_order) <= SUBJECTS
+    assert len(in_order) <= 3
 
 
 @pytest.mark.parametrize("room", [*ROOMS[:-2], *SHARED])

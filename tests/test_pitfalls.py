@@ -48,7 +48,7 @@ def kernels(model: Any) -> list[Any]:
 
 def test_1_pruning_takes_the_noise_of_a_weight_away_too() -> None:
     model = network()
-    pruned, report = prune(model, 0.75)
+    pruned, report = prune(model, sparsity=0.75)
     for before, after in zip(kernels(model), kernels(pruned), strict=True):
         gone = after.loc.numpy() == 0  # no mean starts at 0
         assert gone.any()
@@ -63,7 +63,7 @@ def test_1_inputs_with_no_weight_left_do_not_reach_a_draw() -> None:
     model = network()
     hidden = kernels(model)[0]
     hidden.loc_variable[:3].assign(tf.zeros((3, 8)))  # the lowest SNR of all: 24 of the 72 weights
-    pruned, _ = prune(model, 24 / 72)
+    pruned, _ = prune(model, sparsity=24 / 72)
     changed = X.copy()
     changed[:, :3] = 100
     outputs = []
@@ -96,7 +96,7 @@ def test_2_the_weights_of_least_signal_to_noise_go_first() -> None:
     for q in kernels(model):
         q.loc_variable.assign(random.normal(size=q.shape))
         q.rho_variable.assign(random.uniform(-8, -1, q.shape))  # all negative, as after training
-    pruned, _ = prune(model, 0.5)
+    pruned, _ = prune(model, sparsity=0.5)
     ratios = [np.abs(q.loc.numpy()) / np.log1p(np.exp(q.rho_variable.numpy())) for q in kernels(model)]
     masks = [q.mask.numpy() for q in kernels(pruned)]
     gone = max(ratio[~mask].max() for ratio, mask in zip(ratios, masks, strict=True))
@@ -107,7 +107,7 @@ def test_2_the_weights_of_least_signal_to_noise_go_first() -> None:
 @pytest.mark.parametrize("how", ["call", "predict"])
 def test_2_the_forward_pass_reads_the_pruned_weights(how: str) -> None:
     model = network(rho_init=-40.0)  # sigma = 4e-18: draws are the mean, and the outputs are known
-    pruned, _ = prune(model, 0.6, criterion="magnitude")
+    pruned, _ = prune(model, sparsity=0.6, criterion="magnitude")
 
     def outputs(network: Any) -> np.ndarray:
         return network.predict(X, verbose=0) if how == "predict" else network(X).numpy()
@@ -127,11 +127,11 @@ def test_3_an_epoch_of_all_workers_counts_the_divergence_once(workers: int) -> N
     examples = 48
     x = np.random.default_rng(2).normal(size=(examples, 6)).astype(np.float32)
     y = np.arange(examples) % 3
-    data = from_arrays((x, y), (x, y), Info("toy", "classification", (6,), 3), batch_size=4, validation_fraction=0)
+    data = from_arrays((x, y), (x, y), info=Info("toy", "classification", (6,), 3), batch_size=4, validation_fraction=0)
     batches, total = 0, 0.0
     for rank in range(workers):
         shard = data.shard(rank, workers)
-        model = compile_model(network(prior="normal"), shard, Settings(epochs=1, learning_rate=1e-12))
+        model = compile_model(network(prior="normal"), shard, settings=Settings(epochs=1, learning_rate=1e-12))
         for batch, labels, *weights in shard.train:
             logs = model.train_on_batch(batch, labels, *weights, reset_metrics=True, return_dict=True)
             # A step's loss is a mean over its examples, of all workers: times their number it is a sum.

@@ -64,7 +64,7 @@ def served(pruned: Any, images: np.ndarray, tmp_path_factory: pytest.TempPathFac
     """What a fresh process without this package says of the same examples."""
     place = tmp_path_factory.mktemp("served")
     for predictive, form in EXPORTS:
-        bp.export(pruned, place / f"{predictive}-{form}", predictive, SAMPLES, format=form)  # type: ignore[arg-type]
+        bp.export(pruned, place / f"{predictive}-{form}", predictive=predictive, samples=SAMPLES, format=form)  # type: ignore[arg-type]
     answers = bp.reload([place / "-".join(pair) for pair in EXPORTS], images[:60])
     return dict(zip(EXPORTS, (answer.outputs for answer in answers), strict=True))
 

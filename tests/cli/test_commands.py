@@ -95,7 +95,7 @@ def test_prune(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_prune_takes_models_that_were_saved_by_hand(answer: Answer, mlp: Callable[..., Any], tmp_path: Path) -> None:
-    save_model(mlp(), tmp_path / "run", {})
+    save_model(mlp(), tmp_path / "run", config={})
     assert answer("prune", tmp_path / "run", "--sparsity", 0.5, "--out", tmp_path / "out")["sparsity"] == 0.5
 
 
@@ -106,7 +106,7 @@ def test_prune_of_a_plain_network(answer: Answer, plain_run: Path, tmp_path: Pat
 
 def test_a_run_of_python_knows_how_its_data_is_loaded(answer: Answer, mlp: Callable[..., Any], tmp_path: Path) -> None:
     data = load("digits", batch_size=200, validation_fraction=0.3, seed=5)
-    fit(mlp(), data, Settings(epochs=1), out=tmp_path / "run", progress=False)
+    fit(mlp(), data, settings=Settings(epochs=1), out=tmp_path / "run", progress=False)
     result = answer("evaluate", tmp_path / "run", "--split", "valid")
     assert (result["dataset"], result["split"]) == ("digits", "valid")
     export(load_model(tmp_path / "run").model, tmp_path / "export")
@@ -301,7 +301,7 @@ def test_an_export_records_what_it_scores(
 def test_an_export_without_data_at_hand_is_not_scored(
     mlp: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], said: str
 ) -> None:
-    save_model(mlp(), tmp_path / "run", config)
+    save_model(mlp(), tmp_path / "run", config=config)
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
     (line,) = capsys.readouterr().err.splitlines()

@@ -194,7 +194,7 @@ def test_an_export_is_not_begun_without_the_data_that_was_named(
     refused: Refused, tiny_model: Any, tmp_path: Path
 ) -> None:
     request = {"dataset": "mnist", "validation_fraction": 0.1}
-    save_model(tiny_model, tmp_path / "run", {"request": request, "data": {"batch_size": 9, "seed": 0}})
+    save_model(tiny_model, tmp_path / "run", config={"request": request, "data": {"batch_size": 9, "seed": 0}})
     line = refused("export", tmp_path / "run", "--out", tmp_path / "out", "--data-dir", tmp_path / "nowhere")
     assert f"'mnist' is not in {tmp_path / 'nowhere'}" in line
     assert not (tmp_path / "out").exists()

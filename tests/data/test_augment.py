@@ -47,7 +47,9 @@ def test_each_image_is_one_of_its_own_moves_and_all_moves_are_equally_likely(kin
 def data(augmentation: Any, seed: int = 0) -> Splits:
     x, y = images(23), np.arange(23)
     info = Info("moves", "classification", (SIDE, SIDE, 1), 23)
-    return from_arrays((x, y), (x, y), info, 4, 0.0, seed, augmentation)
+    return from_arrays(
+        (x, y), (x, y), info=info, batch_size=4, validation_fraction=0.0, seed=seed, augmentation=augmentation
+    )
 
 
 def seen(splits: Splits, epoch: int) -> dict[int, np.ndarray]:
@@ -77,6 +79,6 @@ def test_what_cannot_be_augmented_is_refused() -> None:
     with pytest.raises(
         DataError, match=r"'shift' needs images of at least 8 pixels a side, examples have shape \(3,\)"
     ):
-        from_arrays(rows, rows, info, augmentation="shift")
+        from_arrays(rows, rows, info=info, augmentation="shift")
     with pytest.raises(DataError, match="unknown augmentation 'rotate': expected one of none, shift, shift_flip"):
-        from_arrays(rows, rows, info, augmentation="rotate")  # type: ignore[arg-type]
+        from_arrays(rows, rows, info=info, augmentation="rotate")  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def test_what_is_registered_is_loaded_by_its_own_function(tmp_path: Path) -> Non
 
 
 def test_the_description_may_be_given() -> None:
-    info = bp.info_of(X, Y % 2, "another name", task="binary")
+    info = bp.info_of(X, Y % 2, name="another name", task="binary")
     assert registered((*((x, y % 2) for x, y in PAIRS), info)).info.task == "binary"
     assert bp.load("mine").info.name == "mine"
 
@@ -92,7 +92,7 @@ def test_what_is_no_dataset_is_refused_by_name(given: Any, said: str) -> None:
 @pytest.mark.parametrize("name", ["nobody", "no-body", "NoBody", "no.body", "nobody/config", "digit", "digits2"])
 def test_a_name_that_nobody_knows_is_refused_with_what_there_is(name: str, tmp_path: Path) -> None:
     dataset("mine")(lambda: PAIRS)
-    with pytest.raises(DataError, match="digits, diabetes, mine") as caught:
+    with pytest.raises(DataError, match=r"digits, diabetes.* mine") as caught:
         bp.load(name, tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -80,7 +80,9 @@ def test_targets_are_read(name: str) -> None:
     np.testing.assert_array_equal(data.examples("test").y, read)
     assert data.examples("test").y.dtype.kind in ("iu" if expected[0] != "regression" else "iuf")
     assert (data.info.task, data.info.classes, data.info.positions) == expected
-    described = from_arrays((X, y), (X, y), data.info, validation_fraction=0.2) if "floats_said" not in name else data
+    described = (
+        from_arrays((X, y), (X, y), info=data.info, validation_fraction=0.2) if "floats_said" not in name else data
+    )
     np.testing.assert_array_equal(described.examples("test").y, read)
 
 
@@ -108,9 +110,9 @@ def test_what_is_not_certain_or_contradicts_itself_is_refused_in_one_line(name: 
 
 def test_a_task_that_contradicts_the_info_is_refused() -> None:
     with pytest.raises(DataError, match="leave one of them out"):
-        from_arrays((X, CLASSES), (X, CLASSES), Info("mine", "classification", (3,), 3), task="regression")
+        from_arrays((X, CLASSES), (X, CLASSES), info=Info("mine", "classification", (3,), 3), task="regression")
     with pytest.raises(DataError, match=r"target of shape \(5,\) an example: expected \(\)"):
-        from_arrays((X, TAGS), (X, TAGS), Info("mine", "classification", (3,), 4))
+        from_arrays((X, TAGS), (X, TAGS), info=Info("mine", "classification", (3,), 4))
     with pytest.raises(DataError, match="expected a pair"):
         from_arrays((X, CLASSES, X), (X, CLASSES))  # type: ignore[arg-type]
 

@@ -31,7 +31,7 @@ def test_weights_go_and_come_back(tiny_run: Path, digits: Splits) -> None:
 
 def test_masks_give_what_prune_gives(tiny_run: Path, digits: Splits) -> None:
     model, x = load_model(tiny_run).model, digits.examples("test").x[:50]
-    pruned, _ = prune(model, 0.7)
+    pruned, _ = prune(model, sparsity=0.7)
     masks = {name: w.mask for name, w in prunable_weights(pruned, "snr").items()}
     ours, theirs = MaskedNetwork(model).probabilities(x, masks), MaskedNetwork(pruned).probabilities(x)
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)

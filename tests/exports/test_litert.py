@@ -26,7 +26,7 @@ pytest.importorskip("ai_edge_litert")
 @pytest.fixture(scope="module", params=NETWORKS)
 def predictor(request: pytest.FixtureRequest) -> Predictor:
     """One network, pruned to 80 %."""
-    return Predictor(prune(settled(NETWORKS[request.param]()), 0.8)[0], "mean", lowering=FOR_CONVERTERS)
+    return Predictor(prune(settled(NETWORKS[request.param]()), sparsity=0.8)[0], "mean", lowering=FOR_CONVERTERS)
 
 
 @pytest.fixture(scope="module")

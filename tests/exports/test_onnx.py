@@ -27,7 +27,7 @@ pytest.importorskip("tf2onnx")
 @pytest.fixture(scope="module", params=NETWORKS)
 def predictor(request: pytest.FixtureRequest) -> Predictor:
     """One network, pruned to 80 %."""
-    return Predictor(prune(settled(NETWORKS[request.param]()), 0.8)[0], "mean", lowering=FOR_CONVERTERS)
+    return Predictor(prune(settled(NETWORKS[request.param]()), sparsity=0.8)[0], "mean", lowering=FOR_CONVERTERS)
 
 
 @pytest.fixture(scope="module")
@@ -115,5 +115,5 @@ def test_moments_that_onnx_cannot_follow_back_are_refused_in_one_line(tmp_path: 
     with pytest.raises(
         ExportError, match=r"moments back through this network.* use the predictive 'mean', or the format"
     ) as error:
-        export(model, tmp_path / "out", "moments", format="onnx", task="classification", from_logits=True)
+        export(model, tmp_path / "out", predictive="moments", format="onnx", task="classification", from_logits=True)
     assert "\n" not in str(error.value)

@@ -54,7 +54,7 @@ def exports(pruned: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """The network in several forms."""
     place = tmp_path_factory.mktemp("exports")
     for name, (predictive, kernels) in KINDS.items():
-        export(pruned, place / name, predictive, 8, kernels=kernels)  # type: ignore[arg-type]
+        export(pruned, place / name, predictive=predictive, samples=8, kernels=kernels)  # type: ignore[arg-type]
     return {name: place / name for name in KINDS}
 
 
@@ -127,7 +127,13 @@ def test_a_changed_byte_is_noticed(exports: dict[str, Path], copied: Callable[[P
 
 
 def test_a_regression_is_exported(regression_run: Path, tmp_path: Path) -> None:
-    manifest = export(load_model(regression_run).model, tmp_path / "out", "sampled", 3, facts={"dataset": "diabetes"})
+    manifest = export(
+        load_model(regression_run).model,
+        tmp_path / "out",
+        predictive="sampled",
+        samples=3,
+        facts={"dataset": "diabetes"},
+    )
     assert (manifest["task"], manifest["dataset"]) == ("regression", "diabetes")
     serve = tf.saved_model.load(str(tmp_path / "out" / "1")).signatures["serving_default"]
     outputs = serve(inputs=tf.zeros((4, 10)))

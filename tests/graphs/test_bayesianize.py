@@ -48,7 +48,7 @@ def assert_equal_weights(model: Any, other: Any) -> None:
 @pytest.mark.parametrize("layers", ["flipout", "reparameterization", "local"])
 def test_strip_undoes_it_to_the_last_bit(layers: Any) -> None:
     model = ordinary()
-    bayesian = bayesianize(model, layers, train_size=10)
+    bayesian = bayesianize(model, layers=layers, train_size=10)
     assert [type(layer).__name__ for layer in strip(bayesian).layers] == [
         type(layer).__name__ for layer in model.layers
     ]
@@ -257,7 +257,7 @@ def between_models() -> Any:
 def test_what_is_shared_is_one_bayesian_layer_or_stays_shared_when_excluded(shared: Any, vectors: np.ndarray) -> None:
     model = shared()
     for estimator in ("flipout", "reparameterization", "local"):
-        bayesian = bayesianize(model, estimator, rho_init=-30.0, train_size=10)
+        bayesian = bayesianize(model, layers=estimator, rho_init=-30.0, train_size=10)
         assert sorted(names(bayesian)) == ["head", "inside"]
         np.testing.assert_allclose(bayesian(vectors), model(vectors), rtol=1e-5, atol=1e-5)
         assert len(bayesian.losses) == 2
@@ -291,7 +291,7 @@ def test_a_nested_subclassed_model_is_refused() -> None:
 def trained(mlp: Callable[..., Any], digits: Splits) -> Any:
     """A deterministic network that knows most digits."""
     model = mlp("deterministic", hidden=(32,))
-    fit(model, digits, Settings(epochs=8, learning_rate=0.01), progress=False)
+    fit(model, digits, settings=Settings(epochs=8, learning_rate=0.01), progress=False)
     return model
 
 
@@ -301,7 +301,7 @@ def test_draws_near_a_trained_network_are_as_accurate(trained: Any, digits: Spli
     x, y = digits.examples("test").x.astype(np.float32), digits.examples("test").y
     accuracy = np.mean(trained(x).numpy().argmax(1) == y)
     assert accuracy > 0.85
-    bayesian = bayesianize(trained, layers, moped=delta)
+    bayesian = bayesianize(trained, layers=layers, moped=delta)
     # One image a batch, so that each has weights of its own and the images are right or wrong independently. The number
     # right then has a variance of at most n a (1 - a), whatever the chance of each, if they are right with a on average.
     right = bayesian.predict(x, batch_size=1, verbose=0).argmax(1) == y

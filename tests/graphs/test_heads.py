@@ -165,7 +165,7 @@ def test_outputs_of_a_dictionary_go_by_its_keys() -> None:
 
 def test_a_head_survives_storage(tmp_path: Path) -> None:
     model = note_heads(ending_in(L.Dense(2, name="out")), {"out": Head("gaussian")})
-    bp.save_model(model, tmp_path / "saved", {})
+    bp.save_model(model, tmp_path / "saved", config={})
     assert noted_heads(bp.load_model(tmp_path / "saved").model) == {"out": Head("gaussian")}
 
 

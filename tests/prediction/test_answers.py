@@ -217,7 +217,7 @@ def branched() -> Any:
 def test_several_inputs_and_outputs_go_by_their_names(predictive: Any, tmp_path: Path) -> None:
     model = branched()
     t, u = X, np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
-    manifest = export(model, tmp_path / "out", predictive, 5, task={"value": "regression"})
+    manifest = export(model, tmp_path / "out", predictive=predictive, samples=5, task={"value": "regression"})
     assert manifest["task"] == {"is it?": "binary", "value": "regression"}
     assert {n: i["shape"] for n, i in manifest["inputs"].items()} == {"t": [2], "u": [3]}
     assert manifest["outputs"]["is it?"] == {"task": "binary", "logits": False}

@@ -38,7 +38,7 @@ def regression() -> Any:
 def test_a_regression_in_closed_form(tmp_path: Path) -> None:
     """The mean and its deviation are exact by moments, so the differences are those of 200 normal draws, shared by examples."""
     model = regression()
-    found = export(model, tmp_path / "a", "moments", validation=X)["moments_vs_draws"]
+    found = export(model, tmp_path / "a", predictive="moments", validation=X)["moments_vs_draws"]
     assert found == Run.open(tmp_path / "a").manifest["moments_vs_draws"]
     assert (found["examples"], found["draws"]) == (40, 200)
     # Every draw is one normal number on the layer's output: mean 0 +- 1 / sqrt(200), sum of squares chi-squared of 199.
@@ -50,7 +50,7 @@ def test_a_regression_in_closed_form(tmp_path: Path) -> None:
 
 def test_a_narrow_posterior_is_near_draws(tmp_path: Path) -> None:
     model = classifier(linear(rho=-3.0))
-    found = export(model, tmp_path / "a", "moments", validation=X)["moments_vs_draws"]
+    found = export(model, tmp_path / "a", predictive="moments", validation=X)["moments_vs_draws"]
     # With narrow posteriors the information is a quadratic form of normal logits of 2 degrees of freedom, up to 10 %
     # curvature: 199 draws of them, in the worst case all of one degree.
     low, high = stats.chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], 199) / 199
@@ -101,14 +101,14 @@ def two() -> Any:
 
 def test_several_inputs_and_outputs_by_name(tmp_path: Path) -> None:
     given = {"b": np.ones((40, 2)), "a": X.astype(np.float64)}
-    found = export(two(), tmp_path / "a", "moments", validation=given)["moments_vs_draws"]
+    found = export(two(), tmp_path / "a", predictive="moments", validation=given)["moments_vs_draws"]
     assert set(found) == {"examples", "draws", "size", "kind"}
     assert set(found["size"]) == {"mean", "weights_std_ratio", "rank_correlation"}
     assert set(found["kind"]) == {"probability", "epistemic_ratio", "rank_correlation"}
 
 
 def test_examples_are_at_most_500_and_spread(tmp_path: Path) -> None:
-    assert export(regression(), tmp_path / "a", "moments", validation=np.tile(X, (20, 1)))["moments_vs_draws"][
+    assert export(regression(), tmp_path / "a", predictive="moments", validation=np.tile(X, (20, 1)))["moments_vs_draws"][
         "examples"
     ] == 500  # fmt: skip
     [chosen] = distance._chosen([np.arange(2000)])
@@ -125,21 +125,21 @@ def test_examples_are_at_most_500_and_spread(tmp_path: Path) -> None:
 )
 def test_other_examples_are_refused_before_anything_is_written(tmp_path: Path, given: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        export(regression(), tmp_path / "a", "moments", validation=given)
+        export(regression(), tmp_path / "a", predictive="moments", validation=given)
     assert not (tmp_path / "a").exists()
 
 
 def test_names_of_inputs_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="validation has a, c: the network takes a, b"):
-        export(two(), tmp_path / "a", "moments", validation={"a": X, "c": X})
+        export(two(), tmp_path / "a", predictive="moments", validation={"a": X, "c": X})
 
 
 def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="gives mean that is not finite on the validation examples"):
-        export(regression(), tmp_path / "a", "moments", validation=np.full((3, 6), np.nan))
+        export(regression(), tmp_path / "a", predictive="moments", validation=np.full((3, 6), np.nan))
 
 
 @pytest.mark.parametrize("predictive", ["mean", "sampled"])
 def test_it_is_for_moments_alone(tmp_path: Path, predictive: Any) -> None:
     with pytest.raises(ExportError, match=f"validation is what 'moments' are held against .*{predictive}"):
-        export(regression(), tmp_path / "a", predictive, validation=X)
+        export(regression(), tmp_path / "a", predictive=predictive, validation=X)

@@ -294,7 +294,7 @@ def test_many_classes_after_global_pooling_are_not_taken_for_uncertain(granulari
     layers = [Conv2DFlipout(12, 3, padding="same", use_bias=False), L.BatchNormalization(), L.ReLU()]
     layers += [Conv2DFlipout(12, 3, padding="same", use_bias=False), L.BatchNormalization(), L.ReLU()]
     model = network(*layers, L.GlobalAveragePooling2D(), DenseFlipout(10), inputs=(10, 10, 2), scale=0.03)
-    model = prune(model, 0.5, granularity="unit")[0] if granularity else model
+    model = prune(model, sparsity=0.5, granularity="unit")[0] if granularity else model
     images = np.random.default_rng(0).normal(size=(20, 10, 10, 2)).astype(np.float32)
     found, drawn = predicted(model, images, "moments"), predicted(model, images, "sampled", 400)
     # Positions that see other pixels are moved apart by the noise, which a variance for each does not know: 2.9 and 2.4

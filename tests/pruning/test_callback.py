@@ -27,8 +27,8 @@ def tiny(layers: Any) -> tuple[Any, Any]:
 def test_gradual_pruning_ends_at_the_final_sparsity(layers: Any, criterion: Any) -> None:
     data, model = tiny(layers)
     schedule = polynomial(0.8, 0, data.steps)
-    callback = GradualPruning(schedule, data.steps, every=5, criterion=criterion)
-    fit(model, data, Settings(epochs=2), callbacks=[callback], progress=False)
+    callback = GradualPruning(schedule, steps_per_epoch=data.steps, every=5, criterion=criterion)
+    fit(model, data, settings=Settings(epochs=2), callbacks=[callback], progress=False)
     _, report = prune(model, sparsity=0.0, criterion=criterion)  # removes nothing, counts what is gone
     assert abs(report.sparsity - 0.8) < 1e-3
 
@@ -41,7 +41,7 @@ def test_a_sparsity_alone_is_reached_over_the_whole_training() -> None:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             seen.append(prune(self.model, sparsity=0.0)[1].sparsity)
 
-    fit(model, data, Settings(epochs=8), callbacks=[GradualPruning(0.9), Watch()], progress=False)
+    fit(model, data, settings=Settings(epochs=8), callbacks=[GradualPruning(0.9), Watch()], progress=False)
     assert seen[0] == 0  # the first fifth prunes nothing
     assert 0 < seen[3] < seen[5]
     assert abs(seen[5] - 0.9) < 1e-3
@@ -55,10 +55,10 @@ def test_a_sparsity_out_of_range_is_refused() -> None:
 
 def test_retraining_keeps_plain_weights_pruned() -> None:
     data, model = tiny("deterministic")
-    fit(model, data, Settings(epochs=1), progress=False)
+    fit(model, data, settings=Settings(epochs=1), progress=False)
     pruned, _ = prune(model, sparsity=0.7, criterion="magnitude")
     before = pruned.get_layer("dense_1").kernel.numpy()
-    fit(pruned, data, Settings(epochs=2), callbacks=[KeepPruned()], progress=False)
+    fit(pruned, data, settings=Settings(epochs=2), callbacks=[KeepPruned()], progress=False)
     after = pruned.get_layer("dense_1").kernel.numpy()
     np.testing.assert_array_equal(after[before == 0], 0)
     varies = (

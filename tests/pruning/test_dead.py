@@ -116,8 +116,8 @@ def test_a_graph_that_is_not_plain_stays() -> None:
 def test_gradual_pruning_leaves_no_dead_weights(layers: Any, criterion: Any) -> None:
     data = load("digits")
     model = build("mlp", data.info, layers=layers, options={"hidden": (64, 64)})
-    callback = GradualPruning(polynomial(0.98, 0, data.steps), data.steps, every=5, criterion=criterion)
-    fit(model, data, Settings(epochs=2), callbacks=[callback], progress=False)
+    callback = GradualPruning(polynomial(0.98, 0, data.steps), steps_per_epoch=data.steps, every=5, criterion=criterion)
+    fit(model, data, settings=Settings(epochs=2), callbacks=[callback], progress=False)
     total = sum(w.loc.size for w in prunable_weights(model, criterion).values())
     assert 0 < left_in(model) <= total * 0.02 + 1
     assert remove_dead(model) == 0

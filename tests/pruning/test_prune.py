@@ -68,7 +68,7 @@ def test_every_draw_of_the_forward_pass_has_the_zeros(mlp: Build, layers: str) -
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("include_bias", [False, True])
 def test_the_report_counts_what_is_in_the_model(mlp: Build, scope: Any, include_bias: bool) -> None:
-    pruned, report = prune(mlp(bayesian_bias=True), 0.37, scope=scope, include_bias=include_bias)
+    pruned, report = prune(mlp(bayesian_bias=True), sparsity=0.37, scope=scope, include_bias=include_bias)
     counted = {name: m for name, m in masks_of(pruned).items() if include_bias or name.endswith("kernel")}
     assert {entry.name: (entry.prunable, entry.pruned) for entry in report.layers} == {
         name: (mask.size, mask.size - np.count_nonzero(mask)) for name, mask in counted.items()
@@ -107,15 +107,15 @@ def test_sparsity_and_the_threshold_that_it_reports_are_equivalent(mlp: Build) -
 @pytest.mark.parametrize("criterion", ["snr", "magnitude"])
 def test_scores_are_what_prune_ranks_by(mlp: Build, criterion: Any) -> None:
     model = mlp()
-    scores = scores_of(model, criterion)
+    scores = scores_of(model, criterion=criterion)
     pruned, report = prune(model, sparsity=0.7, criterion=criterion)
     masks = masks_of(pruned)
     assert scores.keys() == masks.keys()
     for name, mask in masks.items():
         np.testing.assert_array_equal(scores[name] >= report.threshold, mask)
-        np.testing.assert_array_equal(scores_of(pruned, criterion)[name], np.where(mask, scores[name], 0))
+        np.testing.assert_array_equal(scores_of(pruned, criterion=criterion)[name], np.where(mask, scores[name], 0))
     with pytest.raises(PruneError, match="unknown criterion 'noise': expected one of snr, magnitude"):
-        scores_of(model, "noise")  # type: ignore[arg-type]
+        scores_of(model, criterion="noise")  # type: ignore[arg-type]
 
 
 def test_the_original_stays_as_it_is(mlp: Build, images: np.ndarray) -> None:
@@ -149,7 +149,7 @@ def test_what_was_pruned_stays_pruned_in_a_second_pruning(mlp: Build) -> None:
 def test_further_training_leaves_pruned_weights_at_zero_and_moves_the_others(digits: Splits, mlp: Build) -> None:
     pruned, _ = prune(mlp(), sparsity=0.8)
     masks, before = masks_of(pruned), {name: q.loc.numpy() for name, q in posteriors(pruned).items()}
-    fit(pruned, digits, Settings(epochs=2, learning_rate=0.01), progress=False)
+    fit(pruned, digits, settings=Settings(epochs=2, learning_rate=0.01), progress=False)
     assert_exactly_zero(pruned, masks)
     for name, q in posteriors(pruned).items():
         assert (q.loc.numpy() != before[name])[masks[name]].mean() > 0.5  # dead pixels move nothing
@@ -162,7 +162,7 @@ def pruned_mlp(mlp: Build) -> Any:
 
 
 def test_zeros_survive_a_run_directory(pruned_mlp: Any, tmp_path: Path) -> None:
-    save_model(pruned_mlp, tmp_path / "run", {})
+    save_model(pruned_mlp, tmp_path / "run", config={})
     assert_exactly_zero(load_model(tmp_path / "run").model, masks_of(pruned_mlp))
 
 
@@ -244,7 +244,9 @@ def test_plain_keras_is_pruned_by_magnitude(mlp: Build) -> None:
 
 def test_among_plain_layers_snr_ranks_the_bayesian_alone_and_magnitude_all() -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, name="plain"), DenseFlipout(2, name="bayes")])
-    names = {c: [entry.name for entry in prune(model, 0.5, criterion=c)[1].layers] for c in ("snr", "magnitude")}
+    names = {
+        c: [entry.name for entry in prune(model, sparsity=0.5, criterion=c)[1].layers] for c in ("snr", "magnitude")
+    }
     assert names == {"snr": ["bayes/kernel"], "magnitude": ["plain/kernel", "bayes/kernel"]}
 
 

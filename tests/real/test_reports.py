@@ -172,7 +172,7 @@ def test_a_recurrent_layer_stays_and_what_follows_it_is_bayesian() -> None:
         bayesianize(plain, strict=True)
     x = RNG.normal(size=(4, 5, 3)).astype(np.float32)
     agree(model(x), plain(x))
-    pruned, report = prune(model, 0.5)
+    pruned, report = prune(model, sparsity=0.5)
     assert report.prunable == 8 * 4 + 4
     assert report.pruned == zeros(pruned) == 18
     for predictive in ("mean", "moments"):  # as one number a row
@@ -191,7 +191,7 @@ def test_dense_connections_between_bayesian_layers() -> None:
         h = L.Concatenate()(every)
     model = keras.Model(inputs, DenseFlipout(1, name="loc", rho_init=-2.0)(h))
     for granularity in ("weight", "unit"):
-        pruned, report = prune(model, 0.5, granularity=granularity)
+        pruned, report = prune(model, sparsity=0.5, granularity=granularity)
         assert report.sparsity >= 0.5
         assert report.pruned == zeros(pruned)
         agree(predicted(pruned, "mean", X, task="regression")["mean"], strip(pruned)(X)[:, 0])
@@ -302,7 +302,7 @@ def test_models_within_models_are_pruned() -> None:
     plain = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(inner(block((8, 8, 3), "first")(inputs)))))
     weights = 3 * 3 * 3 * 4 + 3 * 3 * 4 * 4 + 4 * 2 + 2 * 3
     for model in (plain, bayesianize(plain)):
-        pruned, report = prune(model, 0.75, criterion="magnitude")
+        pruned, report = prune(model, sparsity=0.75, criterion="magnitude")
         assert report.prunable == weights
         assert report.pruned == round(0.75 * weights)
         means = [w for w in strip(pruned).get_weights() if w.ndim in (2, 4)]
@@ -321,7 +321,7 @@ def test_operations_on_tensors_do_not_stop_pruning() -> None:
     plain = keras.Model(inputs, L.Dense(2)(tf.reduce_mean(h, axis=1)))
     model = bayesianize(plain, rho_init=-40.0)
     agree(model(X), plain(X))
-    pruned, report = prune(model, 0.5)
+    pruned, report = prune(model, sparsity=0.5)
     assert report.pruned == zeros(pruned) == (6 * 8 + 4 * 2) // 2
     agree(predicted(pruned, "mean", X, task="regression")["mean"], strip(pruned)(X))
 
@@ -352,7 +352,9 @@ def test_pruned_exports_are_smaller(tmp_path: Path) -> None:
     model = sequential((64,), DenseFlipout(256, "relu"), DenseFlipout(256, "relu"), DenseFlipout(4, "softmax"))
     sizes = [
         export(network, tmp_path / str(i))["bytes"]
-        for i, network in enumerate((model, prune(model, 0.95)[0], prune(model, 0.95, granularity="unit")[0]))
+        for i, network in enumerate(
+            (model, prune(model, sparsity=0.95)[0], prune(model, sparsity=0.95, granularity="unit")[0])
+        )
     ]
     dense = 4 * (64 * 256 + 256 * 256 + 256 * 4)
     assert sizes[0] > dense
@@ -371,7 +373,7 @@ def test_super_resolution_of_any_size_is_pruned_and_served(granularity: Any, tmp
     h = L.Conv2D(4, 3, padding="same")(L.Conv2D(6, 3, padding="same", activation="relu")(h))
     plain = keras.Model(inputs, tf.nn.depth_to_space(h, 2))
     model = bayesianize(plain, rho_init=-40.0)
-    pruned, report = prune(model, 0.4, granularity=granularity)
+    pruned, report = prune(model, sparsity=0.4, granularity=granularity)
     assert report.pruned == zeros(pruned)
     assert report.sparsity >= 0.4 - 1 / report.prunable
     export(pruned, tmp_path / "out", task="regression")
@@ -442,7 +444,7 @@ def test_models_that_cannot_be_followed_are_refused_before_anything_is_written(
     jobs = (
         bayesianize,
         strip,
-        lambda m: prune(m, 0.5),
+        lambda m: prune(m, sparsity=0.5),
         lambda m: export(m, place),
         lambda m: save_model(m, place),
         lambda m: fit(m, data, out=place),

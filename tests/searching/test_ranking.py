@@ -19,7 +19,7 @@ from tfp_bprune.trials.trial import Evaluator
 def trained(digits: Splits) -> Any:
     """A network that has learned something."""
     model = build("mlp", digits.info, layers="flipout", options={"hidden": (16,)})
-    fit(model, digits, Settings(epochs=12, learning_rate=0.01), progress=False)
+    fit(model, digits, settings=Settings(epochs=12, learning_rate=0.01), progress=False)
     return model
 
 

@@ -34,7 +34,7 @@ SETTINGS = Settings(Budget(0.25), trials=30)
 
 def found(model: Any, digits: Splits, out: Path, settings: Settings = SETTINGS, **options: Any) -> Found:
     out.mkdir(exist_ok=True)
-    return search(model, digits, out, settings, **options)
+    return search(model, digits, out, settings=settings, **options)
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ REFUSED: list[Any] = [
 def test_a_budget_that_the_task_cannot_have_is_refused(case: int, tmp_path: Path) -> None:
     name, budget, message = REFUSED[case]
     with pytest.raises(BpruneError, match=message):
-        search(*trained(name), tmp_path, Settings(budget))
+        search(*trained(name), tmp_path, settings=Settings(budget))
 
 
 def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
         Budget(None, max_rmse_increase=0.0)
     model, data = trained("mean")
     with pytest.raises(BpruneError, match="is a binary: the network was made for regression"):
-        search(model, data_of("binary"), tmp_path, Settings(Budget(max_rmse_increase=1.0)))
+        search(model, data_of("binary"), tmp_path, settings=Settings(Budget(max_rmse_increase=1.0)))
     inputs = keras.Input((4,))
     two = keras.Model(inputs, [L.Dense(1, "sigmoid", name="a")(inputs), L.Dense(1, "sigmoid", name="b")(inputs)])
     two = note_heads(two, {"a": Head("binary"), "b": Head("binary")})
@@ -184,7 +184,7 @@ def test_the_order_is_refined(name: str) -> None:
 def test_a_search_ends_within_the_budget_of_its_task(name: str, tmp_path: Path) -> None:
     model, data = trained(name)
     budget = Budget(0.4) if ENDS[name][2].classifies else Budget(max_rmse_increase=0.5)
-    found = search(model, data, str(tmp_path), Settings(budget, trials=20, order="score"))
+    found = search(model, data, str(tmp_path), settings=Settings(budget, trials=20, order="score"))
     [(condition, evidence)] = found.layers.evidence["conditions"].items()
     assert condition == ("accuracy_drop" if ENDS[name][2].classifies else "rmse_increase")
     assert found.layers.holds

@@ -235,8 +235,8 @@ def test_no_change_of_a_part_crashes_or_takes_much_memory(data: st.DataObject) -
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.6, 0.95])
 def test_a_pruned_network_comes_back_small(mlp: Build, sparsity: float, tmp_path: Path, images: np.ndarray) -> None:
-    model, report = prune(mlp(hidden=(64, 64), train_size=1000), sparsity)
-    run = save_model(model, tmp_path / "run", {})
+    model, report = prune(mlp(hidden=(64, 64), train_size=1000), sparsity=sparsity)
+    run = save_model(model, tmp_path / "run", config={})
     saved = load_model(tmp_path / "run")
     for old, new in zip(model.weights, saved.model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
@@ -257,7 +257,7 @@ def test_a_network_that_came_back_trains_on_to_the_same_bits(
     mlp: Build, optimizer: Any, tmp_path: Path, images: np.ndarray
 ) -> None:
     model, _ = prune(bayesianize(strip(mlp()), moped=0.1, train_size=1000), sparsity=0.9)
-    save_model(model, tmp_path / "run", {})
+    save_model(model, tmp_path / "run", config={})
     both = model, load_model(tmp_path / "run").model
     for each in both:
         each.compile(optimizer(0.01), "mse")
@@ -275,7 +275,7 @@ def test_what_momentum_left_under_a_mask_is_put_to_rest(mlp: Build, tmp_path: Pa
         drift = np.random.default_rng(0).normal(size=variable.shape)
         variable.assign(tf.where(posterior.mask, variable, tf.cast(drift, tf.float32)))
     before = [w.numpy() for w in model.weights]
-    run = save_model(model, tmp_path / "run", {})
+    run = save_model(model, tmp_path / "run", config={})
     for old, now in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(old, now)  # the model itself stays as it is
     loaded = load_model(tmp_path / "run").model
@@ -288,7 +288,7 @@ def test_what_momentum_left_under_a_mask_is_put_to_rest(mlp: Build, tmp_path: Pa
 
 def test_a_network_pruned_by_magnitude_is_small_too(mlp: Build, tmp_path: Path) -> None:
     model, _ = prune(mlp("deterministic", hidden=(64, 64)), sparsity=0.9)
-    run = save_model(model, tmp_path / "run", {})
+    run = save_model(model, tmp_path / "run", config={})
     for old, new in zip(model.weights, load_model(tmp_path / "run").model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
     assert run.manifest["bytes"] < 0.3 * run.manifest["dense_bytes"]
@@ -296,7 +296,7 @@ def test_a_network_pruned_by_magnitude_is_small_too(mlp: Build, tmp_path: Path) 
 
 def test_a_model_stored_dense_is_read_as_before(mlp: Build, tmp_path: Path) -> None:
     model, _ = prune(mlp(), sparsity=0.9)
-    run = save_model(model, tmp_path / "run", {})
+    run = save_model(model, tmp_path / "run", config={})
     with run.locked():
         run.commit({run.manifest["checkpoint"]: tensors_to_bytes(store.weights_of(model))})
     for old, new in zip(model.weights, load_model(tmp_path / "run").model.weights, strict=True):

@@ -25,7 +25,7 @@ Build = Callable[..., Any]
 def test_a_model_comes_back_from_a_run_directory(mlp: Build, layers: str, tmp_path: Path, images: np.ndarray) -> None:
     model = mlp(layers, bayesian_bias=True, train_size=5, prior={"kind": "normal", "scale": 0.5})
     model(images[:2])  # moves the noise steps, which belong to the model's state
-    save_model(model, tmp_path / "run", {"request": {"a": float("nan")}}, seed=3)
+    save_model(model, tmp_path / "run", config={"request": {"a": float("nan")}}, seed=3)
     saved = load_model(tmp_path / "run")
     for old, new in zip(model.weights, saved.model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
@@ -45,13 +45,13 @@ def test_models_of_many_kinds_of_layers_come_back(tmp_path: Path) -> None:
     x = tf.nn.relu(x) + 2.0 * x
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, keras.Sequential([keras.layers.Dense(4), keras.layers.Softmax()])(x))
-    save_model(model, tmp_path / "run", {})
+    save_model(model, tmp_path / "run", config={})
     image = np.random.default_rng(0).normal(size=(2, 6, 6, 1)).astype(np.float32)
     np.testing.assert_array_equal(load_model(tmp_path / "run").model(image), model(image))
 
 
 def test_nothing_in_a_run_is_code(mlp: Build, tmp_path: Path) -> None:
-    save_model(mlp(), tmp_path / "run", {})
+    save_model(mlp(), tmp_path / "run", config={})
     suffixes = {p.suffix for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != ".lock"}
     assert suffixes == {".json", ".safetensors"}
 
@@ -59,7 +59,7 @@ def test_nothing_in_a_run_is_code(mlp: Build, tmp_path: Path) -> None:
 def test_a_lambda_is_refused_when_written_and_when_read(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x + 1)])
     with pytest.raises(RunError, match="holds a Lambda, which can run code"):
-        save_model(model, tmp_path / "run", {})
+        save_model(model, tmp_path / "run", config={})
     assert not (tmp_path / "run" / "manifest.json").exists()
     with pytest.raises(RunError, match="holds a Lambda, which can run code"):
         store.from_architecture(json.loads(model.to_json()))
@@ -199,4 +199,4 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 def test_save_model_overwrites_nothing(mlp: Build, tiny_run: Path) -> None:
     with pytest.raises(RunError, match="already holds a run"):
-        save_model(mlp(), tiny_run, {})
+        save_model(mlp(), tiny_run, config={})

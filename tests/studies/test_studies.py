@@ -111,8 +111,8 @@ def test_compression_and_criteria_share_their_networks(tmp_path: Path, store: Pa
 def test_figures_in_this_process_are_those_of_an_export(tiny_run: Path, digits: Splits, tmp_path: Path) -> None:
     model, test = load_model(tiny_run).model, digits.examples("test")
     for sparsity, row in zip((0.0, 0.6), mean_rows(model, test.x, test.y, [0.0, 0.6]), strict=True):
-        pruned, report = prune(model, sparsity)
-        export(pruned, tmp_path / f"{sparsity}", "mean")
+        pruned, report = prune(model, sparsity=sparsity)
+        export(pruned, tmp_path / f"{sparsity}", predictive="mean")
         [served] = reload([tmp_path / f"{sparsity}"], test.x)
         expected = of_outputs(served.outputs, test.y)
         assert row["accuracy"] == expected["accuracy"]

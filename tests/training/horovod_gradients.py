@@ -58,13 +58,17 @@ def main(folder: Path) -> None:
         )
     result = {"gradient": worst, "kl": [kl, kl_alone], "sizes": sorted(sizes)}
 
-    model.compile(distribute(keras.optimizers.legacy.Adam(1e-3), "fp16"), negative_log_likelihood("classification"))
-    model.fit(mine.train, epochs=2, callbacks=distributed_callbacks(mine, 1e-3, warmup_epochs=1), verbose=0)
+    model.compile(
+        distribute(keras.optimizers.legacy.Adam(1e-3), compression="fp16"), negative_log_likelihood("classification")
+    )
+    model.fit(
+        mine.train, epochs=2, callbacks=distributed_callbacks(mine, learning_rate=1e-3, warmup_epochs=1), verbose=0
+    )
     everyone = hvd.allgather(model.trainable_weights[0][None]).numpy()
     result["equal"] = bool((everyone[0] == everyone[1]).all())
 
     pruned, _ = prune(model, sparsity=0.5)
-    rows = fit(pruned, data, Settings(epochs=2), distributor=workers, progress=False)
+    rows = fit(pruned, data, settings=Settings(epochs=2), distributor=workers, progress=False)
     q = next(variational_layers(pruned)).kernel_posterior
     result["kept"] = int(np.count_nonzero(q.mask.numpy()))
     result["accuracy"] = [rows[-1]["accuracy"], rows[-1]["val_accuracy"]]

@@ -59,7 +59,7 @@ def main(folder: Path, mode: str) -> None:
         fit(
             model,
             data,
-            settings,
+            settings=settings,
             out=out,
             resume=mode == "continue",
             callbacks=stops,

@@ -54,12 +54,12 @@ def assert_on_disk(model: Any, path: Path) -> None:
 @pytest.mark.parametrize("make", [stopping, lambda: [Halved()], lambda: [GradualPruning(0.6), *stopping()]])
 def test_the_run_ends_as_the_model_does_and_stays_so(mlp: Build, digits: Splits, tmp_path: Path, make: Any) -> None:
     model, out = mlp(), tmp_path / "run"
-    rows = fit(model, digits, SETTINGS, out=out, callbacks=make(), progress=False)
+    rows = fit(model, digits, settings=SETTINGS, out=out, callbacks=make(), progress=False)
     assert len(rows) == (4 if len(make()) == 1 else 3)
     assert_on_disk(model, out)
     before, again = tensors(out), mlp()
     if not isinstance(make()[0], Halved):  # which changes weights whenever a training ends
-        assert fit(again, digits, SETTINGS, out=out, resume=True, callbacks=make(), progress=False) == rows
+        assert fit(again, digits, settings=SETTINGS, out=out, resume=True, callbacks=make(), progress=False) == rows
         assert_on_disk(again, out)
         for name, array in tensors(out).items():
             assert array.tobytes() == before[name].tobytes(), name
@@ -75,11 +75,11 @@ def test_the_run_ends_as_the_model_does_and_stays_so(mlp: Build, digits: Splits,
     ],
 )
 def test_an_interrupted_run_ends_in_the_same_bits(mlp: Build, digits: Splits, tmp_path: Path, make: Any) -> None:
-    fit(mlp(), digits, SETTINGS, out=tmp_path / "whole", callbacks=make(), progress=False)
+    fit(mlp(), digits, settings=SETTINGS, out=tmp_path / "whole", callbacks=make(), progress=False)
     parts: dict[str, Any] = {"out": tmp_path / "parts", "resume": True, "progress": False}
     with pytest.raises(InterruptedError):
-        fit(mlp(), digits, SETTINGS, callbacks=[*make(), Interrupt(3, 2)], **parts)
-    fit(mlp(), digits, SETTINGS, callbacks=make(), **parts)
+        fit(mlp(), digits, settings=SETTINGS, callbacks=[*make(), Interrupt(3, 2)], **parts)
+    fit(mlp(), digits, settings=SETTINGS, callbacks=make(), **parts)
     assert_bit_identical(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -92,7 +92,13 @@ def test_a_callback_sets_the_learning_rate(mlp: Build, digits: Splits) -> None:
 
     def rates(*callbacks: Any) -> list[float]:
         seen.clear()
-        fit(model, digits, SETTINGS, callbacks=[*callbacks, C.LambdaCallback(on_epoch_end=read)], progress=False)
+        fit(
+            model,
+            digits,
+            settings=SETTINGS,
+            callbacks=[*callbacks, C.LambdaCallback(on_epoch_end=read)],
+            progress=False,
+        )
         return list(seen)
 
     steps = digits.steps
@@ -122,7 +128,7 @@ def test_ordinary_callbacks_of_keras(mlp: Build, digits: Splits, tmp_path: Path)
         C.TerminateOnNaN(),
         C.TensorBoard(str(tmp_path / "board")),
     ]
-    fit(model, digits, Settings(epochs=2), out=tmp_path / "run", callbacks=callbacks, progress=False)
+    fit(model, digits, settings=Settings(epochs=2), out=tmp_path / "run", callbacks=callbacks, progress=False)
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
     assert (tmp_path / "best.weights.h5").exists()
     assert_on_disk(model, tmp_path / "run")
@@ -134,9 +140,9 @@ def test_only_a_run_needs_a_network_that_can_be_stored(digits: Splits, tmp_path:
         x = keras.layers.Lambda(lambda x: tf.sqrt(x + 1.0), name="root")(keras.layers.Flatten()(inputs))
         return keras.Model(inputs, DenseFlipout(10)(tf.roll(x, 1, -1)))
 
-    assert len(fit(network(), digits, Settings(epochs=1), progress=False)) == 1
+    assert len(fit(network(), digits, settings=Settings(epochs=1), progress=False)) == 1
     with pytest.raises(RunError, match=r"layer 'root' cannot be kept in a run: .*Lambda") as error:
-        fit(network(), digits, Settings(epochs=1), out=tmp_path / "run", progress=False)
+        fit(network(), digits, settings=Settings(epochs=1), out=tmp_path / "run", progress=False)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 

@@ -57,7 +57,7 @@ def test_after_it_every_normalization_gives_mean_0_and_variance_1() -> None:
 
 def test_for_draws_the_variance_of_the_weights_is_in_it() -> None:
     model, draws = network(scale=0.5), 4000
-    calibrated = bp.recalibrate(model, [X[:50]] * draws, "sampled", batches=draws)
+    calibrated = bp.recalibrate(model, [X[:50]] * draws, predictive="sampled", batches=draws)
     layer = model.get_layer("first")
     loc, scale = layer.kernel_posterior.loc.numpy(), layer.kernel_posterior.scale.numpy()
     z = X[:50] @ loc
@@ -84,7 +84,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(bp.BpruneError, match="layer 'norm_1' gets activations that are NaN or infinite"):
         bp.recalibrate(network(), np.full((10, FEATURES), np.nan, np.float32))
     with pytest.raises(bp.BpruneError, match="predictive must be 'mean' or 'sampled', got 'moments'"):
-        bp.recalibrate(network(), X, "moments")  # type: ignore[arg-type]
+        bp.recalibrate(network(), X, predictive="moments")  # type: ignore[arg-type]
     with pytest.raises(bp.BpruneError, match="batches must be at least 1, got 0"):
         bp.recalibrate(network(), X, batches=0)
 
@@ -204,7 +204,7 @@ def test_for_draws_the_noise_and_the_weights_make_the_residuals_together() -> No
     mean = bp.strip(model)(X).numpy()[:, 0]
     spread = 5**2 * np.mean((X**2).sum(1)) * 0.1**2
     expected = np.sqrt(np.mean((TARGETS - mean) ** 2) - spread)
-    noise = float(bp.recalibrate(model, (X, TARGETS), "sampled").layers[-1](tf.zeros((1, 1)))[0, 1])
+    noise = float(bp.recalibrate(model, (X, TARGETS), predictive="sampled").layers[-1](tf.zeros((1, 1)))[0, 1])
     # About 20 draws of 6 weights for each of 10 batches: the spread, a fifth of the squares, is off by 10 % at 5 deviations
     # and with it the noise by 2 %.
     np.testing.assert_allclose(noise, expected, rtol=0.05)

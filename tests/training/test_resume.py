@@ -140,12 +140,12 @@ def test_networks_with_layers_of_each_kind_continue_to_the_same_bits(
     mlp: Build, digits: Splits, tmp_path: Path, layers: str
 ) -> None:
     settings, options = Settings(epochs=4, learning_rate=0.01, kl="blundell"), {"bayesian_bias": True, "seed": 3}
-    fit(mlp(layers, **options), digits, settings, out=tmp_path / "whole", progress=False)
+    fit(mlp(layers, **options), digits, settings=settings, out=tmp_path / "whole", progress=False)
     stop = Interrupt(epoch=2, batch=3)
     with pytest.raises(InterruptedError):
-        fit(mlp(layers, **options), digits, settings, out=tmp_path / "parts", callbacks=[stop], progress=False)
+        fit(mlp(layers, **options), digits, settings=settings, out=tmp_path / "parts", callbacks=[stop], progress=False)
     assert epoch_of(tmp_path / "parts") == 2
-    rows = fit(mlp(layers, **options), digits, settings, out=tmp_path / "parts", resume=True, progress=False)
+    rows = fit(mlp(layers, **options), digits, settings=settings, out=tmp_path / "parts", resume=True, progress=False)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert_bit_identical(tmp_path / "whole", tmp_path / "parts")
 
@@ -156,7 +156,7 @@ def resumed(mlp: Build, digits: Splits, tiny_run: Path, copied: Callable[[Path],
 
     def again(data: Splits = digits, epochs: int = 2, hidden: tuple[int, ...] = (16,), **options: Any) -> Any:
         settings = Settings(epochs=epochs, learning_rate=0.01)
-        return fit(mlp(hidden=hidden, **options), data, settings, out=again.path, resume=True, progress=False)  # type: ignore[attr-defined]
+        return fit(mlp(hidden=hidden, **options), data, settings=settings, out=again.path, resume=True, progress=False)  # type: ignore[attr-defined]
 
     again.path = copied(tiny_run)  # type: ignore[attr-defined]
     return again
@@ -170,7 +170,7 @@ def test_a_finished_run_stays_as_it_is(resumed: Any, tiny_run: Path) -> None:
 def test_changed_settings_are_refused_by_name(resumed: Any, digits: Splits) -> None:
     before = {p: p.read_bytes() for p in resumed.path.rglob("*") if p.is_file()}
     other = from_arrays(
-        *[(digits.examples(n).x, digits.examples(n).y) for n in ("train", "test")], digits.info, batch_size=200
+        *[(digits.examples(n).x, digits.examples(n).y) for n in ("train", "test")], info=digits.info, batch_size=200
     )
     for change, message in (
         ({"epochs": 3}, r"another settings \(epochs\)"),
@@ -200,7 +200,7 @@ def test_a_run_in_use_is_refused(resumed: Any) -> None:
 
 def test_without_resume_a_run_is_never_written_over(mlp: Build, digits: Splits, tiny_run: Path) -> None:
     with pytest.raises(RunError, match="already holds a run"):
-        fit(mlp(), digits, Settings(epochs=1), out=tiny_run, progress=False)
+        fit(mlp(), digits, settings=Settings(epochs=1), out=tiny_run, progress=False)
 
 
 def test_a_run_killed_before_its_first_manifest_starts_anew(
@@ -212,9 +212,11 @@ def test_a_run_killed_before_its_first_manifest_starts_anew(
     with monkeypatch.context() as patched:
         patched.setattr(runs, "write_json", die)
         with pytest.raises(KeyboardInterrupt):
-            fit(mlp("deterministic"), digits, Settings(epochs=1), out=tmp_path / "run", progress=False)
+            fit(mlp("deterministic"), digits, settings=Settings(epochs=1), out=tmp_path / "run", progress=False)
     assert (tmp_path / "run" / "config.json").exists()
-    rows = fit(mlp("deterministic"), digits, Settings(epochs=1), out=tmp_path / "run", resume=True, progress=False)
+    rows = fit(
+        mlp("deterministic"), digits, settings=Settings(epochs=1), out=tmp_path / "run", resume=True, progress=False
+    )
     assert [row["epoch"] for row in rows] == [1]
 
 
@@ -235,7 +237,7 @@ def test_a_poisoned_layer_is_named_and_the_last_good_epoch_kept(mlp: Build, digi
                 rho.assign(rho * np.nan)
 
     with pytest.raises(TrainingError, match="the loss became nan at batch 1: the KL of layer 'logits' is not finite"):
-        fit(mlp(), digits, Settings(epochs=3), out=tmp_path / "run", callbacks=[Poison()], progress=False)
+        fit(mlp(), digits, settings=Settings(epochs=3), out=tmp_path / "run", callbacks=[Poison()], progress=False)
     assert epoch_of(tmp_path / "run") == 1
     for weight in load_model(tmp_path / "run").model.get_weights():
         assert np.isfinite(weight.astype(np.float64)).all()
@@ -243,12 +245,12 @@ def test_a_poisoned_layer_is_named_and_the_last_good_epoch_kept(mlp: Build, digi
 
 def test_poisoned_inputs_are_told_from_poisoned_layers(mlp: Build, digits: Splits) -> None:
     train, test = ((digits.examples(n).x.astype(np.float32), digits.examples(n).y) for n in ("train", "test"))
-    data = from_arrays(train, test, digits.info, batch_size=2000)
+    data = from_arrays(train, test, info=digits.info, batch_size=2000)
     data.examples("train").x[7] = np.nan  # behind the back of the check that arrays go through
     with pytest.raises(
         TrainingError, match="the KLs of all layers are finite, so the likelihood is not; check the inputs"
     ):
-        fit(mlp(), data, Settings(epochs=2), progress=False)
+        fit(mlp(), data, settings=Settings(epochs=2), progress=False)
 
 
 def test_leftovers_of_a_kill_are_swept_away(resumed: Any) -> None:

@@ -56,12 +56,14 @@ def trained(mlp: Build, digits: Splits, tmp_path: Path) -> Callable[..., dict[in
         layers, criterion, granularity = case
         # The last pruning is before the last epochs, in which momentum alone would bring weights back.
         schedule = polynomial(FINAL, begin=digits.steps, end=(EPOCHS - 2) * digits.steps)
-        pruning = GradualPruning(schedule, digits.steps, every=3, criterion=criterion, granularity=granularity)
+        pruning = GradualPruning(
+            schedule, steps_per_epoch=digits.steps, every=3, criterion=criterion, granularity=granularity
+        )
         zeros = Zeros(tmp_path / folder)
         fit(
             mlp(layers, hidden=(24,), seed=1),
             digits,
-            Settings(epochs=EPOCHS, learning_rate=0.01),
+            settings=Settings(epochs=EPOCHS, learning_rate=0.01),
             out=tmp_path / folder,
             resume=resume,
             callbacks=[pruning, *callbacks, zeros],

@@ -36,7 +36,7 @@ def data_of(y: Any, x: Any = X, **more: Any) -> Splits:
 
 def measured(model: Any, data: Splits) -> dict[str, float]:
     """What Keras says of the test split, in batches that do not divide it."""
-    compile_model(model, data, Settings(epochs=1))
+    compile_model(model, data, settings=Settings(epochs=1))
     return model.evaluate(data.examples("test").batches(7), return_dict=True, verbose=0)
 
 
@@ -131,7 +131,7 @@ def test_labels_of_pixels_are_summed_over_an_image(width: int) -> None:
 def test_workers_weights_count_by_example() -> None:
     # A worker's part of the global batch may be larger by one example; Data gives the weights.
     model, data = ending_in(L.Dense(1)), data_of(BITS)
-    compile_model(model, data, Settings(epochs=1))
+    compile_model(model, data, settings=Settings(epochs=1))
     weights = np.arange(N, dtype=np.float32)
     nats = bernoulli(special.expit(model.predict(X, verbose=0)[:, 0].astype(np.float64)), BITS)
     found = model.evaluate(X, BITS, sample_weight=weights, batch_size=N, return_dict=True, verbose=0)["loss"]
@@ -143,7 +143,7 @@ def test_losses_of_several_outputs_are_added_and_their_meaning_is_kept(tmp_path:
     hidden = L.Concatenate()([one, other])
     model = keras.Model([one, other], [DenseFlipout(3, name="kind")(hidden), DenseFlipout(1, name="price")(hidden)])
     data = data_of([CLASSES, REAL], [X, X[:, :2]])
-    [row] = fit(model, data, Settings(epochs=1), out=tmp_path / "run", progress=False)
+    [row] = fit(model, data, settings=Settings(epochs=1), out=tmp_path / "run", progress=False)
     nats = row["kind_nll"] + row["price_nll"]
     assert row["loss"] > nats  # by the KL
     assert row["kind_loss"] + row["price_loss"] == pytest.approx(nats, rel=1e-5)
@@ -155,7 +155,7 @@ def test_losses_of_several_outputs_are_added_and_their_meaning_is_kept(tmp_path:
 def test_a_bayesian_layer_of_one_unit_learns_two_classes() -> None:
     x = np.concatenate([X - 3, X + 3])
     model, data = ending_in(DenseFlipout(1)), data_of(np.repeat([0, 1], N), x)
-    rows = fit(model, data, Settings(epochs=30, learning_rate=0.1), progress=False)
+    rows = fit(model, data, settings=Settings(epochs=30, learning_rate=0.1), progress=False)
     assert rows[-1]["accuracy"] == 1
 
 
@@ -175,11 +175,11 @@ UNSUITED: list[Any] = [
 def test_a_model_that_does_not_suit_the_data_is_refused_in_one_line(case: int) -> None:
     build, y, said = UNSUITED[case]
     with pytest.raises((DataError, BpruneError), match=said) as caught:
-        fit(build(), data_of(y), Settings(epochs=1), progress=False)
+        fit(build(), data_of(y), settings=Settings(epochs=1), progress=False)
     assert "\n" not in str(caught.value)
 
 
 def test_what_an_end_means_can_be_said() -> None:
     model = ending_in(L.Dense(3, "exponential"))
-    fit(model, data_of(CLASSES), Settings(epochs=1), progress=False, from_logits=True)
+    fit(model, data_of(CLASSES), settings=Settings(epochs=1), progress=False, from_logits=True)
     assert list(heads_of(model).values()) == [Head("classification", True)]

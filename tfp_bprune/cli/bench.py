@@ -55,7 +55,9 @@ def run(arguments: Any) -> int:
     split = _test_split(manifests, arguments.data_dir)
     x = _random(manifests[0]["input_shape"], arguments) if split is None else split.x
     threads = arguments.threads or len(os.sched_getaffinity(0))
-    measured = reload(arguments.exports, x, arguments.batch, arguments.rounds, threads, trust=arguments.trust)
+    measured = reload(
+        arguments.exports, x, batches=arguments.batch, rounds=arguments.rounds, threads=threads, trust=arguments.trust
+    )
     labels = labels_of(arguments.exports)
     rows = []
     for path, label, manifest, found in zip(arguments.exports, labels, manifests, measured, strict=True):

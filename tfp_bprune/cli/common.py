@@ -120,9 +120,9 @@ def data_of(config: Json, data_dir: Path | None) -> Splits:
     splits = load(
         request["dataset"],
         data_dir or request.get("data_dir"),
-        data["batch_size"],
-        request["validation_fraction"],
-        data["seed"],
+        batch_size=data["batch_size"],
+        validation_fraction=request["validation_fraction"],
+        seed=data["seed"],
     )
     if splits.info.fingerprint != data["fingerprint"]:
         raise BpruneError(

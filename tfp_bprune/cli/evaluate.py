@@ -49,7 +49,13 @@ def _evaluate_run(arguments: Any) -> Json:
     saved = load_model(arguments.path)
     facts = {"data": saved.config.get("data"), "request": saved.config.get("request")}
     with tempfile.TemporaryDirectory() as folder:
-        export(saved.model, Path(folder) / "export", arguments.predictive, arguments.samples, facts=facts)
+        export(
+            saved.model,
+            Path(folder) / "export",
+            predictive=arguments.predictive,
+            samples=arguments.samples,
+            facts=facts,
+        )
         return _evaluate_export(arguments, Path(folder) / "export", trust=True)
 
 

@@ -80,8 +80,8 @@ def run(arguments: Any) -> int:
     manifest = export(
         saved.model,
         arguments.out,
-        arguments.predictive,
-        arguments.samples,
+        predictive=arguments.predictive,
+        samples=arguments.samples,
         seed=arguments.seed,
         kernels=arguments.kernels,
         format=arguments.format,

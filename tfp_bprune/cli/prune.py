@@ -40,22 +40,22 @@ def run(arguments: Any) -> int:
     saved = load_model(arguments.run)
     pruned, report = prune(
         saved.model,
-        arguments.sparsity,
-        arguments.threshold,
-        arguments.criterion,
-        arguments.scope,
-        arguments.include_bias,
+        sparsity=arguments.sparsity,
+        threshold=arguments.threshold,
+        criterion=arguments.criterion,
+        scope=arguments.scope,
+        include_bias=arguments.include_bias,
         granularity=arguments.granularity,
         aggregate=arguments.aggregate,
     )
     if arguments.recalibrate:
         train = data_of(saved.config, arguments.data_dir).examples("train")
-        pruned = recalibrate(pruned, train.batches(100), arguments.recalibrate)
+        pruned = recalibrate(pruned, train.batches(100), predictive=arguments.recalibrate)
     config: Json = {key: saved.config[key] for key in ("request", "data", "settings") if key in saved.config}
     save_model(
         pruned,
         arguments.out,
-        config,
+        config=config,
         **{key: saved.manifest[key] for key in ("seed", "data") if key in saved.manifest},
         **_before(arguments.run, saved.manifest),
         pruning=report.to_json(),

@@ -113,7 +113,7 @@ def _search(arguments: Any, out: Path) -> int:
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
     with Run(out).locked(), Bar("search", settings.trials) as bar:
         found = search(
-            saved.model, data, out, settings, strange,
+            saved.model, data, out, settings=settings, strange=strange,
             on_trial=lambda row: bar.to(row["trial"] + 1),
             on_step=lambda what: bar.to(note=what),
         )  # fmt: skip

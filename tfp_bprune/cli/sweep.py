@@ -85,8 +85,8 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
         started = iter(range(len(sparsities)))
         result = finite(
             sweep(
-                saved.model, split, place, sparsities, arguments.criterion, arguments.scope, arguments.samples,
-                facts | {"data": saved.config.get("data"), "request": saved.config.get("request")},
+                saved.model, split, place, sparsities=sparsities, criterion=arguments.criterion, scope=arguments.scope, samples=arguments.samples,
+                facts=facts | {"data": saved.config.get("data"), "request": saved.config.get("request")},
                 on_step=lambda what: bar.to(next(started), what),
                 on_replace=lambda: run_directory.commit({}, drop=tuple(files)),  # it must not name exports that are gone
                 granularity=arguments.granularity, aggregate=arguments.aggregate,

@@ -170,7 +170,7 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
     )
     callbacks = [GradualPruning(request["sparsity"])] if request["sparsity"] is not None else []
     more: Json = {"distributor": distributor, "callbacks": callbacks, "progress": progress}
-    rows = fit(model, data, settings, out=out, resume=resume, request=request, **more)
+    rows = fit(model, data, settings=settings, out=out, resume=resume, request=request, **more)
     if distributor.rank != 0:
         return {}
     run_directory = Run.open(out)

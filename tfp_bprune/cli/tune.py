@@ -45,7 +45,11 @@ def run(arguments: Any) -> int:
     from tfp_bprune.tuning.tuner import tune
 
     data = load(
-        arguments.dataset, arguments.data_dir, arguments.batch_size, arguments.validation_fraction, arguments.seed
+        arguments.dataset,
+        arguments.data_dir,
+        batch_size=arguments.batch_size,
+        validation_fraction=arguments.validation_fraction,
+        seed=arguments.seed,
     )
     check_no_links(arguments.out)
     with Run(arguments.out).locked():

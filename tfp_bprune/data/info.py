@@ -58,7 +58,7 @@ class Info:
         return {key: value for key, value in asdict(self).items() if key not in newer or value != newer[key]}
 
 
-def info_of(x: Any, y: Any, name: str = "arrays", task: SaidTask = None) -> Info:
+def info_of(x: Any, y: Any, *, name: str = "arrays", task: SaidTask = None) -> Info:
     """Describes training examples, so that a network's first step gives them zero mean and unit variance.
 
     Args:

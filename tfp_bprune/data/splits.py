@@ -174,6 +174,7 @@ def _input(x: Any) -> Any:
 def load(
     name: str,
     data_dir: str | os.PathLike[str] | None = None,
+    *,
     batch_size: int = 100,
     validation_fraction: float = 0.1,
     seed: int = 0,
@@ -198,19 +199,27 @@ def load(
     train, test, info = read(name, _data_dir(data_dir))
     place = None if data_dir is None else os.path.abspath(data_dir)
     request = {"dataset": name, "data_dir": place, "validation_fraction": validation_fraction}
-    splits = from_arrays(train, test, info, batch_size, validation_fraction, seed, augmentation)
+    splits = from_arrays(
+        train,
+        test,
+        info=info,
+        batch_size=batch_size,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        augmentation=augmentation,
+    )
     return replace(splits, request=request)
 
 
 def from_arrays(
     train: tuple[Any, Any],
     test: tuple[Any, Any],
+    *,
     info: Info | None = None,
     batch_size: int = 100,
     validation_fraction: float = 0.1,
     seed: int = 0,
     augmentation: Augmentation = "none",
-    *,
     task: SaidTask = None,
 ) -> Splits:
     """Splits made of arrays in memory; further arguments and errors as in `load`.

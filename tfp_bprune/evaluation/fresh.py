@@ -48,10 +48,10 @@ class Reloaded:
 def reload(
     exports: Sequence[str | os.PathLike[str]],
     x: Examples,
+    *,
     batches: Sequence[int] = (),
     rounds: int = _ROUNDS,
     threads: int | None = None,
-    *,
     trust: bool = False,
 ) -> list[Reloaded]:
     """Loads exports of any format together in one fresh process, predicts `x` and times them interleaved.

@@ -31,7 +31,7 @@ def record_scores(path: str | os.PathLike[str], split: Split, batches: Sequence[
     """
     threads = len(os.sched_getaffinity(0))
     split = as_served(split, check_export(path))
-    [found] = reload([path], split.x, batches, threads=threads, trust=True)
+    [found] = reload([path], split.x, batches=batches, threads=threads, trust=True)
     scores = {"split": split.name, "examples": len(split), **of_outputs(found.outputs, split.y)}
     latency = {batch: times["median"] for batch, times in found.latency_ms.items()}
     run = Run.open(path)

@@ -32,13 +32,13 @@ def sweep(
     model: Any,
     split: Split,
     exports: str | os.PathLike[str],
+    *,
     sparsities: Sequence[float] = SPARSITIES,
     criterion: Criterion | None = None,
     scope: Scope = "global",
     samples: int = 30,
     facts: Json | None = None,
     on_step: Callable[[str], None] = lambda description: None,
-    *,
     granularity: Granularity = "weight",
     aggregate: Aggregate = "max",
     calibration: Any = None,
@@ -79,13 +79,15 @@ def sweep(
             )
             kinds: list[Calibrated] = ["mean", "sampled"] if bayesian else ["mean"]
             places = [fresh / f"{sparsity:g}-{kind}" for kind in kinds]
-            ready = [pruned if calibration is None else recalibrate(pruned, calibration, kind) for kind in kinds]
+            ready = [
+                pruned if calibration is None else recalibrate(pruned, calibration, predictive=kind) for kind in kinds
+            ]
             manifests = [
-                export(network, place, kind, samples, facts=facts)
+                export(network, place, predictive=kind, samples=samples, facts=facts)
                 for network, place, kind in zip(ready, places, kinds, strict=True)
             ]
             served = as_served(split, manifests[0])
-            measured = reload(places, served.x, BATCHES, trust=True)
+            measured = reload(places, served.x, batches=BATCHES, trust=True)
             row: Json = {
                 "sparsity": report.sparsity,
                 "requested": sparsity,

@@ -38,9 +38,9 @@ from tfp_bprune.types import BpruneError, ExportError, Json, Kernels, Predictive
 def export(
     model: Any,
     path: str | os.PathLike[str],
+    *,
     predictive: Predictive = "mean",
     samples: int = DEFAULT_SAMPLES,
-    *,
     seed: int = 0,
     kernels: Kernels = "auto",
     format: str = "savedmodel",

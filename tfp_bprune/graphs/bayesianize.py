@@ -24,13 +24,13 @@ _NEVER_BAYESIAN = (keras.layers.BatchNormalization, keras.layers.LayerNormalizat
 
 def bayesianize(
     model: Any,
+    *,
     layers: Estimator = "flipout",
     prior: NormalPrior | ScaleMixturePrior | Json | str | None = None,
     rho_init: float | None = None,
     moped: float | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
-    *,
     bayesian_bias: bool = False,
     train_size: int | None = None,
     seed: int = 0,

@@ -91,6 +91,7 @@ class GradualPruning(keras.callbacks.Callback):
     def __init__(
         self,
         schedule: SparsitySchedule | float,
+        *,
         steps_per_epoch: int | None = None,
         every: int = _EVERY,
         criterion: Criterion | None = None,

@@ -18,12 +18,12 @@ from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scop
 
 def prune(
     model: Any,
+    *,
     sparsity: float | None = None,
     threshold: float | None = None,
     criterion: Criterion | None = None,
     scope: Scope = "global",
     include_bias: bool = False,
-    *,
     granularity: Granularity = "weight",
     aggregate: Aggregate = "max",
     strict: bool = False,

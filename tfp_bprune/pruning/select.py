@@ -147,7 +147,7 @@ def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: boo
     return found
 
 
-def scores_of(model: Any, criterion: Criterion | None = None, include_bias: bool = False) -> dict[str, np.ndarray]:
+def scores_of(model: Any, *, criterion: Criterion | None = None, include_bias: bool = False) -> dict[str, np.ndarray]:
     """What `prune` ranks by: the score of every prunable weight, by tensor name; 0 for weights that are gone.
 
     Args:

@@ -104,6 +104,7 @@ def search(
     model: Any,
     data: Splits,
     out: str | os.PathLike[str],
+    *,
     settings: Settings | None = None,
     strange: Split | None = None,
     on_trial: Callable[[Json], None] = lambda row: None,

@@ -103,7 +103,7 @@ def _measured(pruned: Any, place: Path, test: Split, strange: Split | None, fact
     """
     manifest = export(pruned, place / "mean", facts=facts)
     test = as_served(test, manifest)
-    [mean] = reload([place / "mean"], test.x, BATCHES, trust=True)
+    [mean] = reload([place / "mean"], test.x, batches=BATCHES, trust=True)
     found: Json = {key: manifest[key] for key in ("sparsity", "nonzeros", "parameters", "prunable", "bytes")}
     found |= of_outputs(mean.outputs, test.y)
     found["latency_ms"] = {batch: times["median"] for batch, times in mean.latency_ms.items()}
@@ -122,9 +122,9 @@ def _summed(entropy: np.ndarray) -> np.ndarray:
 
 def _epistemic(pruned: Any, place: Path, test: Split, facts: Json) -> float:
     try:
-        export(pruned, place, "moments", facts=facts)
+        export(pruned, place, predictive="moments", facts=facts)
     except ExportError:  # a layer that moments cannot pass
-        export(pruned, place, "sampled", 10, facts=facts)
+        export(pruned, place, predictive="sampled", samples=10, facts=facts)
     [uncertain] = reload([place], test.x, trust=True)
     known = uncertain.outputs
     return float(known["epistemic" if "epistemic" in known else "weights_std"].mean())

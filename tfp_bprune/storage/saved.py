@@ -71,7 +71,7 @@ def _stored_heads(model: Any, config: Json) -> dict[str, Head] | None:
     return None
 
 
-def save_model(model: Any, path: str | os.PathLike[str], config: Json | None = None, **facts: Any) -> Run:
+def save_model(model: Any, path: str | os.PathLike[str], *, config: Json | None = None, **facts: Any) -> Run:
     """Writes `model` as a new run directory, its pruned weights in a bit each or less; see `compress`.
 
     What the raw variables hold under a mask is not stored. `load_model` puts there what pruning does (`posterior.resting`:

@@ -148,7 +148,8 @@ def train(spec: Spec, store: Path, data_dir: Path | None, threads: int, parent_p
     times = Times(path, parent_process)
     callbacks = [*pruning_callbacks(spec, data.steps), times]
     request = _request(spec, data_dir)
-    fit(start_of(spec, data, store), data, settings, out=path, resume=True, request=request, callbacks=callbacks, progress=False)  # fmt: skip
+    options: Json = {"settings": settings, "callbacks": callbacks, "progress": False}
+    fit(start_of(spec, data, store), data, out=path, resume=True, request=request, **options)
     run = Run.open(path)
     with run.locked():
         run.commit({}, seconds=times.total(spec.epochs), threads=threads)
@@ -161,7 +162,14 @@ def data_of(spec: Spec, data_dir: Path | None) -> Splits:
     Raises:
       DataError: it is absent, or no classification.
     """
-    data = load(spec.dataset, data_dir, spec.batch_size, spec.kept_aside, spec.seed, spec.augmentation)
+    data = load(
+        spec.dataset,
+        data_dir,
+        batch_size=spec.batch_size,
+        validation_fraction=spec.kept_aside,
+        seed=spec.seed,
+        augmentation=spec.augmentation,
+    )
     if data.info.task != "classification":
         raise DataError(f"{spec.dataset} is a {data.info.task}: the studies compare classifiers, expected images")
     return data
@@ -171,7 +179,7 @@ def start_of(spec: Spec, data: Splits, store: Path) -> Any:
     """The Keras model that training begins with."""
     if spec.parent is not None:
         model = load_model(store / spec.parent.key).model
-        return prune(model, spec.sparsity)[0] if spec.sparsity and not spec.gradual else model
+        return prune(model, sparsity=spec.sparsity)[0] if spec.sparsity and not spec.gradual else model
     options: Json = {"hidden": spec.hidden} if spec.hidden is not None else {}
     options |= {"width": spec.width} if spec.width is not None else {}
     more: Json = {"dropout_rate": spec.dropout_rate} if spec.dropout_rate is not None else {}

@@ -113,7 +113,7 @@ def measure(network: Network, options: Json) -> Json:
     rows, predictions = [], []
     for granularity, sparsities in options["sparsities"].items():
         for sparsity in sparsities:
-            pruned, report = prune(network.model, sparsity, granularity=granularity)
+            pruned, report = prune(network.model, sparsity=sparsity, granularity=granularity)
             ready = recalibrate(pruned, train)
             predictions.append(Predictor(ready, "mean").predict)
             about = {"granularity": granularity, "requested": sparsity, "sparsity": report.sparsity}

@@ -130,7 +130,7 @@ def recalibrated(model: Any, network: Network, way: Predictive) -> Any:
     if network.spec.network not in ("vgg16", "resnet18"):
         return model
     train = network.data.examples("train").x[:10000]
-    return recalibrate(model, train, "mean" if way == "mean" else "sampled")
+    return recalibrate(model, train, predictive="mean" if way == "mean" else "sampled")
 
 
 def strangers(info: Info, x: np.ndarray, data_dir: Path | None) -> dict[str, np.ndarray]:

@@ -110,7 +110,7 @@ class Horovod:
 
     attempts_again = False
 
-    def __init__(self, compression: Compression = "none") -> None:
+    def __init__(self, *, compression: Compression = "none") -> None:
         if compression not in ("none", "fp16"):
             raise TrainingError(f"compression must be 'none' or 'fp16', got {compression!r}")
         try:
@@ -229,20 +229,20 @@ class _ElasticallyCommitted(Committed):
 def detect(compression: Compression = "none") -> Distributor:
     """`ElasticHorovod` or `Horovod` under `horovodrun`, else `OneProcess`."""
     if os.environ.get("HOROVOD_ELASTIC") == "1":
-        return ElasticHorovod(compression)
-    return Horovod(compression) if "HOROVOD_RANK" in os.environ else OneProcess()
+        return ElasticHorovod(compression=compression)
+    return Horovod(compression=compression) if "HOROVOD_RANK" in os.environ else OneProcess()
 
 
-def distribute(optimizer: Any, compression: Compression = "none") -> Any:
+def distribute(optimizer: Any, *, compression: Compression = "none") -> Any:
     """`optimizer` for `model.compile`, its gradients averaged over the workers that `horovodrun` started.
 
     Raises:
       TrainingError: as in `Horovod`.
     """
-    return Horovod(compression).wrap(optimizer)
+    return Horovod(compression=compression).wrap(optimizer)
 
 
-def distributed_callbacks(data: Splits, learning_rate: float | None = None, warmup_epochs: int = 5) -> list[Any]:
+def distributed_callbacks(data: Splits, *, learning_rate: float | None = None, warmup_epochs: int = 5) -> list[Any]:
     """What `model.fit(data.train, callbacks=...)` needs besides `distribute`.
 
     Rank 0's initial state for all, metrics averaged over examples, masks compared. With `learning_rate`, the one that the

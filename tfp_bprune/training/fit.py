@@ -81,6 +81,7 @@ class Settings:
 def compile_model(
     model: Any,
     data: Splits,
+    *,
     settings: Settings,
     distributor: Distributor | None = None,
     from_logits: bool | None = None,
@@ -116,8 +117,8 @@ def compile_model(
 def fit(
     model: Any,
     data: Splits,
-    settings: Settings | None = None,
     *,
+    settings: Settings | None = None,
     out: Any = None,
     resume: bool = False,
     request: Json | None = None,
@@ -164,7 +165,7 @@ def fit(
 
     def attempt(committed: Committed) -> list[Json]:
         mine = distributor.shard(data)
-        compile_model(model, mine, settings, distributor, from_logits)
+        compile_model(model, mine, settings=settings, distributor=distributor, from_logits=from_logits)
         going_on = committed.arrays is not None
         # Without a run the network need not be storable.
         config = {} if out is None else _config(model, mine, settings, data.request if request is None else request)

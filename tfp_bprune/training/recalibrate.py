@@ -21,7 +21,7 @@ from tfp_bprune.training.residuals import DRAWS, measure_noise, noisy_outputs
 from tfp_bprune.types import BpruneError, Calibrated
 
 
-def recalibrate(model: Any, data: Any, predictive: Calibrated = "mean", batches: int = 100) -> Any:
+def recalibrate(model: Any, data: Any, *, predictive: Calibrated = "mean", batches: int = 100) -> Any:
     """A copy of `model` whose batch normalizations and Gaussian noise are those that `data` gives them now.
 
     Each layer is normalized by the statistics of the batch while they are measured, as in training, so that all layers

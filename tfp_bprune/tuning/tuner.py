@@ -74,7 +74,7 @@ def hyper_model(
                 network, data.info, layers=layers, options=_width(network, chosen["width"], hidden), seed=seed,
                 prior=_prior(chosen), rho_init=float(rho_of(chosen["initial_sigma"])),
             )  # fmt: skip
-            return compile_model(model, data, settings)
+            return compile_model(model, data, settings=settings)
 
         def fit(
             self, hp: Any, model: Any, epochs: int = epochs, initial_epoch: int = 0, callbacks: Any = (), **_: Any
