@@ -46,7 +46,7 @@ class Reloaded:
 
 
 def reload(
-    exports: Sequence[str | os.PathLike[str]],
+    exports: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     x: Examples,
     *,
     batches: Sequence[int] = (),
@@ -57,7 +57,7 @@ def reload(
     """Loads exports of any format together in one fresh process, predicts `x` and times them interleaved.
 
     Args:
-      exports: folders written by `export`.
+      exports: folders written by `export`, or one.
       x: examples [n, ...]; for exports with several inputs a dictionary of them, by the names in `inputs` of the manifest.
       batches: sizes to time.
       rounds: of timing, in which every export has its turn.
@@ -69,6 +69,7 @@ def reload(
       ExportError: an export is missing, damaged, harmful, or fails to run, or its runtime is not installed.
       DataError: `x` is empty, lacks an input, or is of another shape than an export takes.
     """
+    exports = [exports] if isinstance(exports, str | os.PathLike) else exports
     manifests = [check_export(path) for path in exports]
     arrays = dict(x) if isinstance(x, Mapping) else {_ALONE: x}
     read = [_inputs_of(path, manifest, arrays) for path, manifest in zip(exports, manifests, strict=True)]

@@ -14,7 +14,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.graphs.convert import adopt, refuse_equal_names, shared_config
 from tfp_bprune.graphs.copying import copy_activation_state, within
 from tfp_bprune.graphs.rebuild import calls_of, rebuild
-from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, Variational, kind_of, weights_of
+from tfp_bprune.layers import LAYERS, Composed, NormalPrior, ScaleMixturePrior, Variational, kind_of, weights_of
 from tfp_bprune.layers.posterior import DEFAULT_RHO, rho_of
 from tfp_bprune.types import BpruneError, Estimator, Json
 
@@ -104,7 +104,7 @@ def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: 
             continue
         if _convertible(layer):
             chosen[id(layer)] = layer
-        elif layer.trainable_weights and not isinstance(layer, (*_NEVER_BAYESIAN, Variational)):
+        elif layer.trainable_weights and not isinstance(layer, (*_NEVER_BAYESIAN, Variational, Composed)):
             left.append(f"{layer.name} ({type(layer).__name__})")
     if not chosen:
         raise BpruneError(
@@ -128,11 +128,13 @@ def _matches(names: tuple[str, str], include: Sequence[str], exclude: Sequence[s
 
 def _convertible(layer: Any) -> bool:
     kind = kind_of(layer)
-    return kind is not None and not isinstance(layer, Variational) and not kind.refusal(layer)
+    return kind is not None and not isinstance(layer, Variational | Composed) and not kind.refusal(layer)
 
 
 def _copy_weights(old: Any, new: Any, moped: float | None) -> None:
     copy_activation_state(old, new)
+    for part in new.kind.parts:
+        _copy_weights(getattr(old, part), getattr(new, part), moped)
     for name, weights in weights_of(old).items():
         posterior = new.posteriors.get(name)
         if posterior is None:

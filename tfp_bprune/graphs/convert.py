@@ -13,7 +13,7 @@ from tfp_bprune._keras import keras, tfp
 from tfp_bprune.graphs.copying import copy_activation, copy_activation_state, is_keras, is_raw
 from tfp_bprune.graphs.raw import adopted, copy_posterior, refuse_own_computation
 from tfp_bprune.graphs.rebuild import calls_of, check_graph, rebuild
-from tfp_bprune.layers import LAYERS, Variational, kind_of, weights_of
+from tfp_bprune.layers import LAYERS, Composed, Variational, kind_of, weights_of
 from tfp_bprune.types import BpruneError, Json
 
 
@@ -46,9 +46,18 @@ def adopt(model: Any) -> Any:
 
 def weighted_layers(model: Any) -> Iterator[Any]:
     """The layers of `model` that are of some kind, nested models followed, each once; raw ones of tfp.layers aside."""
+    hidden = _parts_of_plain(model)
     for layer in model._flatten_layers(include_self=False):
-        if kind_of(layer) is not None and not is_raw(layer):
+        kind = kind_of(layer)
+        if kind is not None and kind.kernels and id(layer) not in hidden and not is_raw(layer):
             yield layer
+
+
+def _parts_of_plain(model: Any) -> set[int]:
+    """Parts of plain layers, by id, which have names that are not theirs alone, and are not looked into."""
+    layers = [layer for layer in model._flatten_layers(include_self=False) if not isinstance(layer, Composed)]
+    parts = {id(layer): kind.parts for layer in layers if (kind := kind_of(layer)) is not None}
+    return {id(getattr(layer, part, None)) for layer in layers for part in parts.get(id(layer), ())}
 
 
 def refuse_equal_names(model: Any) -> None:
@@ -59,7 +68,9 @@ def refuse_equal_names(model: Any) -> None:
     Raises:
       BpruneError: naming them.
     """
-    layers = {id(layer): layer for layer in model._flatten_layers(include_self=False) if kind_of(layer)}
+    hidden = _parts_of_plain(model)
+    flat = [layer for layer in model._flatten_layers(include_self=False) if id(layer) not in hidden]
+    layers = {id(layer): layer for layer in flat if kind_of(layer)}
     counts = Counter(layer.name for layer in layers.values())
     repeated = [repr(name) for name, count in counts.items() if count > 1]
     if repeated:
@@ -89,13 +100,15 @@ def _again(value: Any) -> Any:
 
 
 def _plain_layer(layer: Any) -> Any:
-    if not isinstance(layer, Variational):
+    if not isinstance(layer, Variational | Composed):
         return None
     refuse_own_computation(layer, next(owner for owner in type(layer).__mro__ if owner in LAYERS.values()))
     return layer.kind.plain(**shared_config(layer))
 
 
 def _copy_mean(old: Any, new: Any) -> None:
+    for part in old.kind.parts:
+        _copy_mean(getattr(old, part), getattr(new, part))
     for name, weights in weights_of(old).items():
         getattr(new, name).assign(weights.loc)
     copy_activation_state(old, new)

@@ -7,7 +7,7 @@ from types import FunctionType
 from typing import Any
 
 from tfp_bprune._keras import keras, tfp
-from tfp_bprune.layers import Variational
+from tfp_bprune.layers import Composed, Variational
 from tfp_bprune.types import BpruneError, Json
 
 _L = keras.layers
@@ -168,7 +168,7 @@ def refuse_hidden(layer: Any) -> None:
 
 
 def _bayesian_within(layer: Any) -> Iterator[Any]:
-    if isinstance(layer, keras.Model):
+    if isinstance(layer, keras.Model | Composed):
         return
     for part in layer._flatten_layers(include_self=False):
         if isinstance(part, Variational) or is_raw(part):

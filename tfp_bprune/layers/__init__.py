@@ -1,5 +1,6 @@
 """Layers whose weights are distributions, their priors, and the likelihood of regression."""
 
+from tfp_bprune.layers.attention import Composed, MultiHeadAttentionFlipout, MultiHeadAttentionReparameterization
 from tfp_bprune.layers.axes import Axes
 from tfp_bprune.layers.convolution import (
     Conv1DFlipout,
@@ -44,6 +45,7 @@ from tfp_bprune.layers.weights import Weights, kernels_of, weights_of
 __all__ = [
     "LAYERS",
     "Axes",
+    "Composed",
     "Conv1DFlipout",
     "Conv1DReparameterization",
     "Conv1DTransposeFlipout",
@@ -72,6 +74,8 @@ __all__ = [
     "Kind",
     "Local",
     "MaskedNormal",
+    "MultiHeadAttentionFlipout",
+    "MultiHeadAttentionReparameterization",
     "NormalPrior",
     "OnKeras",
     "OnTfp",

@@ -35,6 +35,8 @@ class Kind:
       raw: classes of tfp.layers, and which estimator each is.
       kernels: the axes of each kernel, by the attribute that holds it in the plain layer, in the order in which they are
         applied.
+      parts: attributes of the plain layer that hold layers of other kinds, in which all its weights are; it has no kernels
+        of its own then.
       arguments: those of the plain layer's constructor, and attributes of the layer, that its other kinds take too.
       is_matrix: whether a vector is multiplied by the one kernel [in, out], so that no two outputs of an example read the
         same weight, and the product may be sparse.
@@ -49,6 +51,7 @@ class Kind:
     plain: ClassVar[type]
     raw: ClassVar[Mapping[type, Estimator]] = {}
     kernels: ClassVar[Mapping[str, Axes]] = {"kernel": Axes()}
+    parts: ClassVar[tuple[str, ...]] = ()
     arguments: ClassVar[tuple[str, ...]] = ()
     is_matrix = False
     at_each_step = False

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.layers import kind_of
 from tfp_bprune.layers.rules import Identity, Noise, is_elementwise, rule_of
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.types import ExportError
@@ -52,7 +53,9 @@ def activated(layer: Any, value: Value) -> Value:
 def masked(layer: Any, inputs: Value | list[Value], outputs: Value) -> Value:
     """The outputs with the mask that Keras would give them; `inputs` is a list where the layer reads several."""
     several = inputs if isinstance(inputs, list) else [inputs]
-    if not layer.supports_masking or all(value.mask is None for value in several):
+    kind = kind_of(layer)
+    makes = kind is not None and kind.reads_indices  # of its inputs, as an embedding whose 0 is padding
+    if not layer.supports_masking or (not makes and all(value.mask is None for value in several)):
         return replace(outputs, mask=None)
     means, masks = [value.as_rows().mean for value in several], [value.mask for value in several]
     single = len(several) == 1

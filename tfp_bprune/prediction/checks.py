@@ -12,7 +12,7 @@ from tfp_bprune.graphs.rebuild import calls_of
 from tfp_bprune.layers import Variational
 from tfp_bprune.layers.rules import rule_of
 from tfp_bprune.prediction.calls import is_stock
-from tfp_bprune.prediction.lower import Linear, LoweredPositions
+from tfp_bprune.prediction.lower import Linear, LoweredParts, LoweredPositions
 from tfp_bprune.prediction.walk import nodes_of
 from tfp_bprune.types import BpruneError, ExportError
 
@@ -34,7 +34,7 @@ _ACROSS = (
 )
 
 
-def refuse_hidden(network: Any, linears: Mapping[int, Linear]) -> None:
+def refuse_hidden(network: Any, linears: Mapping[int, Linear | LoweredParts]) -> None:
     """Refuses layers that draw their weights in their own call: those of TFP's that are not lowered, and what holds any.
 
     Raises:
@@ -67,7 +67,7 @@ def refuse_ragged(model: Any) -> None:
             )
 
 
-def refuse_moments(linears: Mapping[int, Linear]) -> None:
+def refuse_moments(linears: Mapping[int, Linear | LoweredParts]) -> None:
     """Refuses layers with uncertain weights of a kind that has no moments, or that are called more than once: what their calls
     have in common is not carried.
 
@@ -86,7 +86,7 @@ def refuse_moments(linears: Mapping[int, Linear]) -> None:
             )
 
 
-def by_row(network: Any, linears: Mapping[int, Linear]) -> bool:
+def by_row(network: Any, linears: Mapping[int, Linear | LoweredParts]) -> bool:
     """Whether every layer is known to treat the examples of a batch one by one."""
     return all(
         node.is_input or id(node.layer) in linears or isinstance(node.layer, keras.Model) or _is_by_row(node)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.copying import within
-from tfp_bprune.layers import Variational, kernels_of, kind_of, noise, weights_of
+from tfp_bprune.layers import Composed, Variational, kernels_of, kind_of, noise, weights_of
 from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, read
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.prediction.walk import nodes_of
@@ -196,6 +197,32 @@ class LoweredPositions(Linear):
         return self._value(inputs, self._shifted(outputs, inputs, self.bias))
 
 
+class LoweredParts(tf.Module):
+    """A layer whose parts are layers with kernels, called as it is with those lowered.
+
+    Attributes:
+      stream: the layer's name.
+      uncertain, carries: as of `Linear`.
+    """
+
+    uncertain, carries = True, False
+
+    def __init__(self, layer: Any, lowering: Lowering) -> None:
+        super().__init__()
+        self.stream = layer.name
+        self._parts = {part: LoweredPositions(getattr(layer, part), lowering) for part in layer.kind.parts}
+
+    @contextmanager
+    def within(self, layer: Any, run: Callable[[Linear, Any], Any]) -> Iterator[None]:
+        """Within it each part of `layer` gives `run(part lowered, inputs)`."""
+        own = {part: vars(layer)[part] for part in self._parts}
+        vars(layer).update({part: partial(run, linear) for part, linear in self._parts.items()})
+        try:
+            yield
+        finally:
+            vars(layer).update(own)
+
+
 @tf.custom_gradient
 def plus(outputs: Any, constant: np.ndarray) -> Any:
     """The sum; its slope is 1, for which TensorFlow would compute shapes that the small formats cannot."""
@@ -207,7 +234,7 @@ def by_position(values: Any) -> Any:
     return tf.reshape(values, [tf.shape(values)[0], -1, values.shape[-1]])
 
 
-def lowered(model: Any, lowering: Lowering) -> dict[int, Linear]:
+def lowered(model: Any, lowering: Lowering) -> dict[int, Linear | LoweredParts]:
     """The dense and convolution layers that `model` calls, by the layer's id; those aside that are best called themselves."""
     calls: dict[int, list[Any]] = defaultdict(list)
     for node in nodes_of(model):
@@ -215,14 +242,17 @@ def lowered(model: Any, lowering: Lowering) -> dict[int, Linear]:
         steps = layer is not node.layer  # a dense layer at each step is one on all of them
         if _is_lowered(layer, steps):
             calls[id(layer)].append(node)
-    found = {}
+    found: dict[int, Linear | LoweredParts] = {}
     for nodes in calls.values():
+        if isinstance(within(nodes[0].layer), Composed):
+            found |= {id(node.layer): LoweredParts(within(node.layer), lowering) for node in nodes[:1]}
+            continue
         linear = _lowered(within(nodes[0].layer), lowering, [len(node.keras_inputs[0].shape) for node in nodes])
         found.update({id(node.layer): linear for node in nodes})
     return found
 
 
-def variables_of(model: Any, linears: dict[int, Linear]) -> Iterator[Any]:
+def variables_of(model: Any, linears: dict[int, Linear | LoweredParts]) -> Iterator[Any]:
     """The variables of the layers that are called as they are, and of layers that others have for their activation."""
     for layer in {id(node.layer): node.layer for node in nodes_of(model)}.values():
         if isinstance(layer, keras.Model):
@@ -250,4 +280,4 @@ def _is_lowered(layer: Any, steps: bool) -> bool:
     kind = kind_of(layer)
     if kind is None or (steps and not kind.at_each_step):
         return False
-    return isinstance(layer, Variational) or kind.moments(layer)
+    return isinstance(layer, Variational | Composed) or kind.moments(layer)

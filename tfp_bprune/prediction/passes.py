@@ -13,14 +13,14 @@ from tfp_bprune.layers.rules.rule import Erf, Match
 from tfp_bprune.prediction import moments, operations, streams
 from tfp_bprune.prediction.calls import activated, called, masked, values_of
 from tfp_bprune.prediction.dropped import dropped, is_drawn, noise_variance
-from tfp_bprune.prediction.lower import Linear, LoweredDense, LoweredPositions
+from tfp_bprune.prediction.lower import Linear, LoweredDense, LoweredParts, LoweredPositions
 from tfp_bprune.prediction.value import Value
 
 
 class Mean:
     """The rule of the mean network: each layer at the mean of its weights."""
 
-    def __init__(self, linears: dict[int, Linear]) -> None:
+    def __init__(self, linears: dict[int, Linear | LoweredParts]) -> None:
         self._linears = linears
 
     def __call__(self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -28,12 +28,27 @@ class Mean:
         linear = self._linears.get(id(layer))
         if linear is None:
             return called(layer, arguments, keywords)
+        if isinstance(linear, LoweredParts):
+            return self._by_parts(linear, layer, arguments, keywords)
         inputs = values_of(arguments, keywords)[0]
         return self.masked(layer, inputs, activated(within(layer), self.linear(linear, inputs)))
 
     def linear(self, linear: Linear, inputs: Value) -> Value:
         """The outputs of a dense or convolution layer before its activation."""
         return linear.mean(inputs)
+
+    def _by_parts(self, lowered: LoweredParts, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """The outputs of a layer of parts, of which each is treated by this rule."""
+        drawn = []
+
+        def run(linear: Linear, inputs: Any) -> Any:
+            value = self.linear(linear, Value(inputs))
+            drawn.append(value.drawn)
+            return value.mean
+
+        with lowered.within(layer, run):
+            made = called(layer, arguments, keywords)
+        return tf.nest.map_structure(lambda value: replace(value, drawn=value.drawn or any(drawn)), made)
 
     def masked(self, layer: Any, inputs: Value, outputs: Value) -> Value:
         """The outputs of a dense or convolution layer with the mask that Keras would give them."""
@@ -53,7 +68,7 @@ class Draws(Mean):
       by_row: whether every layer treats examples one by one, so that several draws can lie side by side as rows.
     """
 
-    def __init__(self, linears: dict[int, Linear], seed: int, by_row: bool = True) -> None:
+    def __init__(self, linears: dict[int, Linear | LoweredParts], seed: int, by_row: bool = True) -> None:
         super().__init__(linears)
         self._seed, self._by_row = seed, by_row
         self._kept: list[Any] = []
@@ -174,7 +189,7 @@ class Moments(Mean):
       sources: where noise entered.
     """
 
-    def __init__(self, linears: dict[int, Linear], erf: Erf = tf.math.erf) -> None:
+    def __init__(self, linears: dict[int, Linear | LoweredParts], erf: Erf = tf.math.erf) -> None:
         super().__init__(linears)
         self.sources = Sources()
         self._erf = erf

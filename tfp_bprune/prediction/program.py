@@ -13,7 +13,7 @@ from tfp_bprune.layers.rules.normals import erf_of_exp
 from tfp_bprune.prediction import draws
 from tfp_bprune.prediction.answers import Answer, Outputs, Targets
 from tfp_bprune.prediction.checks import by_row
-from tfp_bprune.prediction.lower import Linear
+from tfp_bprune.prediction.lower import Linear, LoweredParts
 from tfp_bprune.prediction.normal import of_moments
 from tfp_bprune.prediction.passes import Draws, Mean, Moments
 from tfp_bprune.prediction.value import Value
@@ -26,7 +26,7 @@ class Program:
     def __init__(
         self,
         network: Any,
-        linears: dict[int, Linear],
+        linears: dict[int, Linear | LoweredParts],
         answers: Sequence[Answer],
         samples: int,
         seed: int,
