@@ -74,6 +74,11 @@ def add_pruning(parser: Parser) -> None:
     add_choice(parser, "--scope", Scope, "global", "rank all layers together, or each by itself")
 
 
+def pruning_of(arguments: Any) -> Json:
+    """What `add_pruning` added, as keywords of `prune` and `sweep`."""
+    return {name: getattr(arguments, name) for name in ("criterion", "scope", "granularity", "aggregate")}
+
+
 def emit(result: Json, target: str | None) -> bool:
     """Writes the JSON where `--json` says; True if that was standard output."""
     if target == "-":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune.cli.choices import add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, pruning_of, say
 from tfp_bprune.types import Calibrated, Json
 
 HELP = "remove weights of low signal-to-noise ratio"
@@ -42,11 +42,8 @@ def run(arguments: Any) -> int:
         saved.model,
         sparsity=arguments.sparsity,
         threshold=arguments.threshold,
-        criterion=arguments.criterion,
-        scope=arguments.scope,
         include_bias=arguments.include_bias,
-        granularity=arguments.granularity,
-        aggregate=arguments.aggregate,
+        **pruning_of(arguments),
     )
     if arguments.recalibrate:
         train = data_of(saved.config, arguments.data_dir).examples("train")

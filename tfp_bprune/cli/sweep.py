@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune.cli.choices import add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, facts_of, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, facts_of, pruning_of, say
 from tfp_bprune.types import HeldOut, Json
 
 HELP = "prune, export and measure a run at several sparsities"
@@ -85,11 +85,10 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
         started = iter(range(len(sparsities)))
         result = finite(
             sweep(
-                saved.model, split, place, sparsities=sparsities, criterion=arguments.criterion, scope=arguments.scope, samples=arguments.samples,
+                saved.model, split, place, sparsities=sparsities, samples=arguments.samples, **pruning_of(arguments),
                 facts=facts | {"data": saved.config.get("data"), "request": saved.config.get("request")},
                 on_step=lambda what: bar.to(next(started), what),
                 on_replace=lambda: run_directory.commit({}, drop=tuple(files)),  # it must not name exports that are gone
-                granularity=arguments.granularity, aggregate=arguments.aggregate,
                 calibration=data.examples("train").batches(100) if arguments.recalibrate else None,
             )
         )  # fmt: skip

@@ -19,7 +19,8 @@ from tfp_bprune.graphs import adopt
 from tfp_bprune.pruning import prune
 from tfp_bprune.pruning.masks import check_sparsity
 from tfp_bprune.pruning.scores import decibel
-from tfp_bprune.pruning.select import default_criterion, prunable_weights, scored
+from tfp_bprune.pruning.scoring import Scoring, default_criterion
+from tfp_bprune.pruning.select import prunable_weights, scored
 from tfp_bprune.training import recalibrate
 from tfp_bprune.types import Aggregate, Calibrated, Criterion, Granularity, Json, Scope
 
@@ -65,18 +66,16 @@ def sweep(
       sampled one with the prefix `sampled_`; and the histogram of scores in dB with the cut of each row.
     """
     model, exports = adopt(model), Path(exports)
+    scoring = Scoring(criterion, scope, granularity, aggregate).of(model)
     bayesian = default_criterion(model) == "snr"
     for sparsity in sparsities:  # all of them before the exports of an earlier sweep go
         check_sparsity(sparsity)
-    criterion = criterion or default_criterion(model)
     scalars = {key: value for key, value in (facts or {}).items() if not isinstance(value, dict)}
     rows, cuts = [], []
     with beside(exports) as fresh:
         for sparsity in sparsities:
             on_step(f"{100 * sparsity:g} % removed")
-            pruned, report = prune(
-                model, sparsity=sparsity, criterion=criterion, scope=scope, granularity=granularity, aggregate=aggregate
-            )
+            pruned, report = prune(model, sparsity=sparsity, **vars(scoring))
             kinds: list[Calibrated] = ["mean", "sampled"] if bayesian else ["mean"]
             places = [fresh / f"{sparsity:g}-{kind}" for kind in kinds]
             ready = [
@@ -92,7 +91,7 @@ def sweep(
                 "sparsity": report.sparsity,
                 "requested": sparsity,
                 "reached": report.reached,
-                "method": criterion,
+                "method": scoring.by,
                 **scalars,
             }
             row |= {"granularity": granularity, "recalibrated": calibration is not None}
@@ -106,7 +105,7 @@ def sweep(
             cuts.append(report.threshold)
         on_replace()
         put_in_place(fresh, exports)
-    return {"machine": machine(), "rows": rows, "scores": histogram(model, criterion, cuts)}
+    return {"machine": machine(), "rows": rows, "scores": histogram(model, scoring.by, cuts)}
 
 
 def figures(measured: Reloaded, manifest: Json, targets: Any) -> Json:

@@ -15,12 +15,13 @@ from tfp_bprune._keras import keras
 from tfp_bprune.graphs.convert import is_raw, weighted_layers
 from tfp_bprune.layers import Variational, kernels_of
 from tfp_bprune.pruning.dead import remove_dead
-from tfp_bprune.pruning.masks import check_scope, check_sparsity, sparsity_of
+from tfp_bprune.pruning.masks import check_sparsity, sparsity_of
 from tfp_bprune.pruning.paths import live_masks
 from tfp_bprune.pruning.prune import apply_masks
 from tfp_bprune.pruning.schedule import SparsitySchedule, polynomial
-from tfp_bprune.pruning.select import check_criterion, default_criterion, prunable_weights
-from tfp_bprune.types import Criterion, Granularity, Json, PruneError, Scope
+from tfp_bprune.pruning.scoring import Scoring
+from tfp_bprune.pruning.select import prunable_weights
+from tfp_bprune.types import Aggregate, Criterion, Granularity, Json, PruneError, Scope
 
 
 class KeepPruned(keras.callbacks.Callback):
@@ -76,7 +77,7 @@ class GradualPruning(keras.callbacks.Callback):
         nothing of a sparsity alone.
       every: steps between two prunings, fewer where a schedule over the whole training is short; with
         `steps_per_execution` at the end of the execution that reaches them.
-      criterion, scope, granularity: as in `prune`.
+      criterion, scope, granularity, aggregate: as in `prune`.
 
     Attributes:
       sparsity: counted after the last pruning; None before the first.
@@ -97,21 +98,17 @@ class GradualPruning(keras.callbacks.Callback):
         criterion: Criterion | None = None,
         scope: Scope = "global",
         granularity: Granularity = "weight",
+        aggregate: Aggregate = "max",
     ) -> None:
         super().__init__()
         if not callable(schedule):
             check_sparsity(schedule)
-        check_scope(scope)
-        if criterion is not None:
-            check_criterion(criterion)
-        if granularity not in ("weight", "unit"):
-            raise PruneError(f"granularity must be 'weight' or 'unit', got {granularity!r}")
         for name, value in (("every", every), ("steps_per_epoch", steps_per_epoch)):
             if value is not None and value < 1:
                 raise PruneError(f"{name} must be at least 1, got {value}")
         self.schedule, self.steps_per_epoch, self.every = schedule, steps_per_epoch, every
         self.sparsity: float | None = None
-        self._ranking: Json = {"criterion": criterion, "scope": scope, "granularity": granularity}
+        self._scoring = Scoring(criterion, scope, granularity, aggregate)
         self._keep = KeepPruned()
 
     def set_model(self, model: Any) -> None:
@@ -121,7 +118,7 @@ class GradualPruning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Json | None = None) -> None:
         """Notes what is gone already, and how long the training is."""
-        _check_prunable(self.model, self._ranking["criterion"])
+        _check_prunable(self.model, self._scoring)
         self._keep.on_train_begin()
         self._steps: int | None = self.steps_per_epoch or self.params.get("steps")
         self._begun = 0
@@ -178,7 +175,7 @@ class GradualPruning(keras.callbacks.Callback):
                 stacklevel=2,
             )
         off = final - self.sparsity
-        if off > _NEAR or (off < -_NEAR and self._ranking["granularity"] == "weight" and final > 0):
+        if off > _NEAR or (off < -_NEAR and self._scoring.granularity == "weight" and final > 0):
             warnings.warn(
                 f"GradualPruning ended at a sparsity of {self.sparsity:.4f}, asked for {final:.4f}: what is gone already and "
                 "what every layer must keep allow none nearer",
@@ -198,14 +195,14 @@ class GradualPruning(keras.callbacks.Callback):
     def _prune(self, sparsity: float) -> None:
         if sparsity <= 0:
             return
-        apply_masks(self.model, live_masks(self.model, sparsity, **self._ranking))
+        apply_masks(self.model, live_masks(self.model, sparsity, self._scoring))
         remove_dead(self.model)
         self._keep.on_train_begin()
         self.sparsity = self._counted()
 
     def _counted(self) -> float:
-        criterion = self._ranking["criterion"] or default_criterion(self.model)
-        return sparsity_of({name: w.mask for name, w in prunable_weights(self.model, criterion).items()})
+        weights = prunable_weights(self.model, self._scoring.of(self.model).by)
+        return sparsity_of({name: w.mask for name, w in weights.items()})
 
 
 _UNKNOWN_LENGTH = (
@@ -214,14 +211,14 @@ _UNKNOWN_LENGTH = (
 )
 
 
-def _check_prunable(model: Any, criterion: Criterion | None) -> None:
+def _check_prunable(model: Any, scoring: Scoring) -> None:
     for layer in model._flatten_layers(include_self=False):
         if is_raw(layer):
             raise PruneError(
                 f"layer {layer.name!r} is of raw tfp.layers, which have no masks to prune while they train: expected this "
                 "package's layers, train what `tfp_bprune.adopt(model)` gives"
             )
-    prunable_weights(model, criterion or default_criterion(model))
+    prunable_weights(model, scoring.of(model).by)
 
 
 def _plain_layers(model: Any) -> list[Any]:

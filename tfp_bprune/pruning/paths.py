@@ -14,8 +14,9 @@ import numpy as np
 from tfp_bprune.pruning import groups
 from tfp_bprune.pruning.dead import Paths
 from tfp_bprune.pruning.masks import Arrays, masks_at_sparsity
-from tfp_bprune.pruning.select import default_criterion, prunable_weights, scored, unit_ranking
-from tfp_bprune.types import Criterion, Granularity, Scope
+from tfp_bprune.pruning.scoring import Scoring
+from tfp_bprune.pruning.select import prunable_weights, scored, unit_ranking
+from tfp_bprune.types import Scope
 
 Masks = dict[str, np.ndarray]
 Live = Callable[[Arrays], Masks]
@@ -23,28 +24,22 @@ TOLERANCE = 5e-4  # of a sparsity; nearer than this no search goes
 _ROUNDS = 4
 
 
-def live_masks(
-    model: Any,
-    sparsity: float,
-    criterion: Criterion | None = None,
-    scope: Scope = "global",
-    granularity: Granularity = "weight",
-) -> Masks:
-    """What to keep of `model` so that it has `sparsity` after `remove_dead`; arguments as in `prune`.
+def live_masks(model: Any, sparsity: float, scoring: Scoring) -> Masks:
+    """What to keep of `model` so that it has `sparsity` after `remove_dead`.
 
     Of single weights as close as the network's paths allow and not above, except where below is farther; of units the
     fewest that make at least `sparsity`. Where channels cannot be followed nothing is dead, and it is as in `prune`.
     """
-    criterion = criterion or default_criterion(model)
-    weights = prunable_weights(model, criterion)
+    scoring = scoring.of(model)
+    weights = prunable_weights(model, scoring.by, scoring.include_bias)
     before = {name: w.mask for name, w in weights.items()}
     paths = Paths.of(model)
     live: Live = paths.live if paths else dict
-    if granularity == "unit":
-        ranking = unit_ranking(model, weights, criterion, scope)
+    if scoring.granularity == "unit":
+        ranking = unit_ranking(model, weights, scoring)
         return groups.unit_masks(ranking.units, ranking.ranks, sparsity, before, live)
-    scores = {name: scored(name, w, criterion) for name, w in weights.items()}
-    return masks_at_live_sparsity(scores, sparsity, scope, before, live)
+    scores = {name: scored(name, w, scoring.by) for name, w in weights.items()}
+    return masks_at_live_sparsity(scores, sparsity, scoring.scope, before, live)
 
 
 def masks_at_live_sparsity(scores: Arrays, sparsity: float, scope: Scope, before: Arrays, live: Live) -> Masks:

@@ -12,6 +12,7 @@ from tfp_bprune.graphs.convert import adopt, weighted_layers
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
 from tfp_bprune.layers import weights_of
 from tfp_bprune.pruning.report import Report
+from tfp_bprune.pruning.scoring import Scoring
 from tfp_bprune.pruning.select import choose_masks
 from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
 
@@ -43,7 +44,6 @@ def prune(
       granularity: "weight", or "unit" for whole neurons and filters, which makes the network smaller and faster and
         not only sparser; `sparsity` is then the least fraction of weights to remove.
       aggregate: how a unit's weights make its score: "max", "mean" or "norm"; see `groups.unit_scores`.
-
       strict: refuse a sparsity that cannot be reached, which else a warning and the report's `missed` say.
 
     Returns:
@@ -56,7 +56,8 @@ def prune(
     """
     check_graph(model)
     model = adopt(model)
-    selection = choose_masks(model, sparsity, threshold, criterion, scope, granularity, include_bias, aggregate)
+    scoring = Scoring(criterion, scope, granularity, aggregate, include_bias)
+    selection = choose_masks(model, scoring, sparsity, threshold)
     if selection.report.missed:
         if strict:
             raise PruneError(selection.report.missed)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.graphs.convert import adopt, is_raw, refuse_equal_names, weighted_layers
+from tfp_bprune.graphs.convert import adopt, refuse_equal_names, weighted_layers
 from tfp_bprune.layers import Variational, Weights, weights_of
 from tfp_bprune.pruning import groups, masks
 from tfp_bprune.pruning.report import LayerSparsity, Report
 from tfp_bprune.pruning.scores import CRITERIA
-from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
+from tfp_bprune.pruning.scoring import Scoring
+from tfp_bprune.types import Criterion, PruneError, Scope
 
 
 @dataclass(frozen=True)
@@ -24,46 +25,30 @@ class Selection:
 
 
 def choose_masks(
-    model: Any,
-    sparsity: float | None = None,
-    threshold: float | None = None,
-    criterion: Criterion | None = None,
-    scope: Scope = "global",
-    granularity: Granularity = "weight",
-    include_bias: bool = False,
-    aggregate: Aggregate = "max",
+    model: Any, scoring: Scoring, sparsity: float | None = None, threshold: float | None = None
 ) -> Selection:
-    """Decides what to remove; arguments and errors as in `prune`."""
+    """Decides what to remove; sparsity, threshold and errors as in `prune`."""
     if (sparsity is None) == (threshold is None):
         raise PruneError(f"give either sparsity or threshold, got sparsity={sparsity} and threshold={threshold}")
-    criterion = criterion or default_criterion(model)
-    check_criterion(criterion)
-    weights = prunable_weights(model, criterion, include_bias)
-    scores = {name: scored(name, w, criterion) for name, w in weights.items()}
+    scoring = scoring.of(model)
+    weights = prunable_weights(model, scoring.by, scoring.include_bias)
+    scores = {name: scored(name, w, scoring.by) for name, w in weights.items()}
     before = {name: w.mask for name, w in weights.items()}
     pinned: list[str] = []
-    if granularity == "unit":
+    if scoring.granularity == "unit":
         pinned = groups.pinned(groups.units_of(model, {name: w.loc for name, w in weights.items()}))
-        chosen, lowest, ties = _choose_units(model, weights, sparsity, threshold, criterion, scope, aggregate)
-    elif granularity == "weight":
-        chosen = _choose_weights(scores, before, sparsity, threshold, scope)
-        kept = np.concatenate([scores[name][chosen[name]] for name in chosen])
-        lowest, ties = float(kept.min()) if kept.size else float("inf"), masks.ties(scores, chosen, before, scope)
+        chosen, lowest, ties = _choose_units(model, weights, sparsity, threshold, scoring)
     else:
-        raise PruneError(f"granularity must be 'weight' or 'unit', got {granularity!r}")
+        chosen = _choose_weights(scores, before, sparsity, threshold, scoring.scope)
+        kept = np.concatenate([scores[name][chosen[name]] for name in chosen])
+        lowest, ties = (
+            float(kept.min()) if kept.size else float("inf"),
+            masks.ties(scores, chosen, before, scoring.scope),
+        )
     layers = [LayerSparsity(name, m.size, m.size - int(np.count_nonzero(m))) for name, m in chosen.items()]
     requested = {"sparsity": sparsity} if sparsity is not None else {"threshold": threshold}
-    return Selection(chosen, Report(criterion, scope, granularity, requested, lowest, ties, layers, pinned))
-
-
-def check_criterion(criterion: str) -> None:
-    """Refuses an unknown criterion.
-
-    Raises:
-      PruneError: naming those that there are.
-    """
-    if criterion not in CRITERIA:
-        raise PruneError(f"unknown criterion {criterion!r}: expected one of {', '.join(CRITERIA)}")
+    asked = (scoring.by, scoring.scope, scoring.granularity)
+    return Selection(chosen, Report(*asked, requested, lowest, ties, layers, pinned))
 
 
 def _choose_weights(
@@ -79,14 +64,12 @@ def _choose_units(
     weights: dict[str, Weights],
     sparsity: float | None,
     threshold: float | None,
-    criterion: Criterion,
-    scope: Scope,
-    aggregate: Aggregate,
+    scoring: Scoring,
 ) -> tuple[dict[str, np.ndarray], float, int]:
     """Masks, the lowest score of a unit that stays, and how many that stay have the highest that went (0 by layer)."""
     if sparsity is not None:
         masks.check_sparsity(sparsity)
-    ranking, before = unit_ranking(model, weights, criterion, scope, aggregate), {n: w.mask for n, w in weights.items()}
+    ranking, before = unit_ranking(model, weights, scoring), {n: w.mask for n, w in weights.items()}
     units, scores = ranking.units, ranking.scores
     if sparsity is not None:
         chosen = groups.unit_masks(units, ranking.ranks, sparsity, before)
@@ -96,7 +79,7 @@ def _choose_units(
     for side in units.made:
         stays[side.labels[groups.left_by_channel(chosen[side.tensor], side.axis)]] = True
     kept, gone = scores[stays & units.removable], scores[~stays & units.removable]
-    tied = int(np.count_nonzero(kept == gone.max())) if gone.size and scope == "global" else 0
+    tied = int(np.count_nonzero(kept == gone.max())) if gone.size and scoring.scope == "global" else 0
     return chosen, float(kept.min()) if kept.size else float("inf"), tied
 
 
@@ -109,22 +92,13 @@ class UnitRanking:
     ranks: np.ndarray
 
 
-def unit_ranking(
-    model: Any, weights: dict[str, Weights], criterion: Criterion, scope: Scope, aggregate: Aggregate = "max"
-) -> UnitRanking:
-    """Ranks the units that the tensors `weights` make; arguments and errors as in `prune`."""
-    masks.check_scope(scope)
+def unit_ranking(model: Any, weights: dict[str, Weights], scoring: Scoring) -> UnitRanking:
+    """Ranks the units that the tensors `weights` make."""
     locs, left = {n: w.loc for n, w in weights.items()}, {n: w.mask for n, w in weights.items()}
     units = groups.units_of(model, locs)
-    scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if criterion == "snr" else None
-    scores = groups.unit_scores(units, locs, scales, left, aggregate)
-    return UnitRanking(units, scores, scores if scope == "global" else groups.ranks_by_layer(units, scores))
-
-
-def default_criterion(model: Any) -> Criterion:
-    """ "snr" where some weight has a distribution, else "magnitude"."""
-    layers = model._flatten_layers(include_self=False)
-    return "snr" if any(isinstance(layer, Variational) or is_raw(layer) for layer in layers) else "magnitude"
+    scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if scoring.by == "snr" else None
+    scores = groups.unit_scores(units, locs, scales, left, scoring.aggregate)
+    return UnitRanking(units, scores, scores if scoring.scope == "global" else groups.ranks_by_layer(units, scores))
 
 
 def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: bool = False) -> dict[str, Weights]:
@@ -159,10 +133,9 @@ def scores_of(model: Any, *, criterion: Criterion | None = None, include_bias: b
       PruneError: unknown criterion, nothing to prune, or a weight is NaN or infinite.
     """
     model = adopt(model)
-    criterion = criterion or default_criterion(model)
-    check_criterion(criterion)
-    weights = prunable_weights(model, criterion, include_bias)
-    return {name: np.where(w.mask, scored(name, w, criterion), 0.0) for name, w in weights.items()}
+    scoring = Scoring(criterion, include_bias=include_bias).of(model)
+    weights = prunable_weights(model, scoring.by, include_bias)
+    return {name: np.where(w.mask, scored(name, w, scoring.by), 0.0) for name, w in weights.items()}
 
 
 def scored(name: str, weights: Weights, criterion: Criterion) -> np.ndarray:

@@ -17,7 +17,7 @@ from tfp_bprune.files.runs import finite
 from tfp_bprune.graphs.convert import adopt
 from tfp_bprune.graphs.heads import Head, heads_for, heads_of, note_heads, noted_heads
 from tfp_bprune.graphs.match import check_shapes
-from tfp_bprune.pruning.select import default_criterion
+from tfp_bprune.pruning.scoring import default_criterion
 from tfp_bprune.searching import layers
 from tfp_bprune.searching.claim import Candidate, Claim, on_test, prove_all
 from tfp_bprune.searching.samples import digest, fingerprint_of, fingerprint_of_splits, others_parted, parted, sample_of

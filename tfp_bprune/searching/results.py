@@ -20,7 +20,7 @@ from tfp_bprune.files.schemas import COUNT, listing, record
 from tfp_bprune.files.writing import beside, put_in_place
 from tfp_bprune.graphs.convert import adopt
 from tfp_bprune.pruning.prune import with_masks
-from tfp_bprune.pruning.select import default_criterion
+from tfp_bprune.pruning.scoring import default_criterion
 from tfp_bprune.searching.claim import Claim
 from tfp_bprune.searching.find import TRIALS_FILE, Found, Settings, settings_for
 from tfp_bprune.searching.samples import others_parted

@@ -14,7 +14,8 @@ import numpy as np
 
 from tfp_bprune.evaluation.masked import MaskedNetwork
 from tfp_bprune.evaluation.metrics import classification
-from tfp_bprune.pruning.select import default_criterion, prunable_weights
+from tfp_bprune.pruning.scoring import default_criterion
+from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.reports.studies import mean_and_spread, panels_figure
 from tfp_bprune.reports.tables import markdown_table
 from tfp_bprune.studies import compression, scoring

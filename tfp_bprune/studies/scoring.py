@@ -12,7 +12,8 @@ from tfp_bprune.evaluation.masked import BATCH, MaskedNetwork, Masks
 from tfp_bprune.evaluation.metrics import classification
 from tfp_bprune.prediction.predict import Predictor
 from tfp_bprune.pruning.masks import masks_at_sparsity, sparsity_of
-from tfp_bprune.pruning.select import default_criterion, prunable_weights, scored
+from tfp_bprune.pruning.scoring import default_criterion
+from tfp_bprune.pruning.select import prunable_weights, scored
 from tfp_bprune.types import Json, Predictive
 
 _NUMBERS = 1_000_000  # of a batch's examples: convolutions hold a hundred times as many

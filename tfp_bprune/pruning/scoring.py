@@ -1,0 +1,59 @@
+"""How weights are ranked: the arguments of `prune` that travel together, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from tfp_bprune.graphs.convert import is_raw
+from tfp_bprune.layers import Variational
+from tfp_bprune.pruning.masks import check_scope
+from tfp_bprune.pruning.scores import CRITERIA
+from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is ranked, by what, and among what.
+
+    Attributes:
+      criterion: by what; None for what suits a model, see `of`.
+      scope: among all layers together, or in each by itself.
+      granularity: single weights, or whole units.
+      aggregate: how a unit's weights make its score.
+      include_bias: whether Bayesian biases are among the weights.
+
+    Raises:
+      PruneError: a word that is none of those that there are.
+    """
+
+    criterion: Criterion | None = None
+    scope: Scope = "global"
+    granularity: Granularity = "weight"
+    aggregate: Aggregate = "max"
+    include_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.criterion is not None and self.criterion not in CRITERIA:
+            raise PruneError(f"unknown criterion {self.criterion!r}: expected one of {', '.join(CRITERIA)}")
+        check_scope(self.scope)
+        if self.granularity not in get_args(Granularity):
+            raise PruneError(f"granularity must be 'weight' or 'unit', got {self.granularity!r}")
+        if self.aggregate not in get_args(Aggregate):
+            raise PruneError(f"unknown aggregate {self.aggregate!r}: expected one of {', '.join(get_args(Aggregate))}")
+
+    def of(self, model: Any) -> Scoring:
+        """The same for `model`, with the criterion that suits it where none was said."""
+        return self if self.criterion is not None else replace(self, criterion=default_criterion(model))
+
+    @property
+    def by(self) -> Criterion:
+        """The criterion, once it is settled."""
+        assert self.criterion is not None, "expected what `of` gives"
+        return self.criterion
+
+
+def default_criterion(model: Any) -> Criterion:
+    """ "snr" where some weight has a distribution, else "magnitude"."""
+    layers = model._flatten_layers(include_self=False)
+    return "snr" if any(isinstance(layer, Variational) or is_raw(layer) for layer in layers) else "magnitude"
