@@ -114,6 +114,24 @@ def test_sums_are_of_as_many_draws_as_are_counted(batched: bool) -> None:
     assert (np.abs(sums[early, 0] - sums[early, 1]) > 0).all()
 
 
+def test_a_bet_that_no_draw_has_a_part_in_settles_more_and_errs_no_more_often() -> None:
+    @tf.function
+    def sums(run: Any) -> Any:
+        def parts(drawn: Any) -> list[Any]:
+            return [drawn]
+
+        leads = [tf.tile([[0.6, 0.4]], [EXAMPLES, 1])]
+        (first,), counts = total_until_settled(run, parts, parts, MOST, True, ALPHA, leads)
+        return first, counts
+
+    first, counts = (value.numpy() for value in sums(bernoulli(0.4, 5)))
+    np.testing.assert_array_equal(first.sum(1), counts)
+    assert (counts < MOST).mean() > 0.95  # by the first draw 70 %
+    early = sums(bernoulli(0.0, 3))[1].numpy() < MOST  # level classes: any that settles is in error
+    assert early.any()
+    assert early.sum() <= stats.binom.isf(FALSE_ALARM, EXAMPLES, ALPHA)
+
+
 def test_clear_examples_are_settled_at_the_first_look_and_unclear_ones_get_all_draws() -> None:
     def run(index: Any, count: Any, rows: Any) -> Any:
         every = tf.constant([[0.98, 0.01, 0.01], [0.4, 0.4, 0.2], [0.02, 0.97, 0.01]])

@@ -5,7 +5,9 @@ leads and another one, each in [-1, 1], are bets: wealth = product of (1 + lambd
 other class were ahead, or level, in the mean over all draws that could be made, the wealth would be a supermartingale and
 exceed 1 / alpha with a probability of at most alpha (Ville's inequality; Waudby-Smith and Ramdas 2024, arXiv 2010.09686).
 So an example whose wealth against every other class has exceeded it is settled, with that probability of error, for any
-distribution and however often one looks. The class bet on is that of its first draw, on which no bet is placed.
+distribution and however often one looks. The class bet on is settled before any draw: that of the network at the mean of
+its weights, or, where that is not told, that of the first draw, on which no bet is placed then. Draws share their weights
+over a batch, so an odd first draw is odd for many examples, which then have all draws.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def total(run: Run, parts: Parts, samples: int, batched: bool, batch: Any) -> li
 
 
 def total_until_settled(
-    run: Run, parts: Parts, rivals: Parts, samples: int, batched: bool, error_rate: float
+    run: Run, parts: Parts, rivals: Parts, samples: int, batched: bool, error_rate: float, leads: Sequence[Any] = ()
 ) -> tuple[list[Any], Any]:
     """As `total`: sums over as many draws as each example takes, and their numbers [batch].
 
@@ -55,12 +57,16 @@ def total_until_settled(
       rivals: of outputs, probabilities [count, examples, ..., classes], a tensor for each output. An example is settled
         once it is so in all of them and at all positions.
       error_rate: with which a class may be taken for settled in favour of another than all draws would give.
+      leads: of each output, numbers [examples, ..., classes] whose largest is at the class to bet on, which no draw has a
+        part in; by default that of the first draw.
     """
     block = min(_BLOCK, samples) if batched else 1
     outputs = run(tf.constant(0), tf.constant(block), None)
     sums, first = [tf.reduce_sum(part, 0) for part in parts(outputs)], rivals(outputs)
-    candidates = [tf.one_hot(tf.argmax(one[0], -1), one.shape[-1]) for one in first]
-    wealths = [_bets(one[1:], candidate) for one, candidate in zip(first, candidates, strict=True)]
+    if not leads:
+        leads, first = [one[0] for one in first], [one[1:] for one in first]
+    candidates = [tf.one_hot(tf.argmax(one, -1), one.shape[-1]) for one in leads]
+    wealths = [_bets(one, candidate) for one, candidate in zip(first, candidates, strict=True)]
     counts, outcomes = tf.fill(tf.shape(candidates[0])[:1], block), len(wealths)
 
     def is_open(wealths: Sequence[Any]) -> Any:

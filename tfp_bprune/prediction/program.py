@@ -51,7 +51,7 @@ class Program:
             return [_by_draw(rule.finished(value).mean, count) for value in walked]
 
         if self._error_rate is not None:
-            return self._settled(run, rule)
+            return self._settled(run, rule, inputs)
         centres: list[Any] = [None] * len(self._answers)
         if any(isinstance(answer, Targets) for answer in self._answers):
             first = run(tf.constant(0), tf.constant(1), None)
@@ -61,13 +61,16 @@ class Program:
         each = zip(self._by_answer(sums), centres, strict=True)
         return self._merged(lambda answer, one: answer.of_sums(one[0], self._samples, one[1]), list(each))
 
-    def _settled(self, run: draws.Run, rule: Draws) -> Outputs:
-        def rivals(outputs: list[Any]) -> list[Any]:
+    def _settled(self, run: draws.Run, rule: Draws, inputs: Sequence[Any]) -> Outputs:
+        def rivals(outputs: Sequence[Any]) -> list[Any]:
             return [answer.rivals(one) for answer, one in zip(self._answers, outputs, strict=True)]
 
-        parts = self._parts([None] * len(self._answers))
         assert self._error_rate is not None
-        sums, counts = draws.total_until_settled(run, parts, rivals, self._samples, rule.batched, self._error_rate)
+        means = [value.mean for value in self._walked([Value(tensor) for tensor in inputs], Mean(self._linears))]
+        sums, counts = draws.total_until_settled(
+            run, self._parts([None] * len(self._answers)), rivals, self._samples, rule.batched, self._error_rate,
+            rivals(means),
+        )  # fmt: skip
         number = tf.cast(counts, tf.float32)
         outputs = self._merged(lambda answer, one: answer.of_sums(one, number, None), self._by_answer(sums))
         return {**outputs, "draws": counts}
