@@ -11,6 +11,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs import strip
+from tfp_bprune.layers import Kind, weights_of
 
 BATCH = 4
 Arguments = dict[str, Any]
@@ -24,7 +25,7 @@ def check_layer(layer_class: type, arguments: Arguments, input_shape: tuple[int,
       input_shape: of one example, without the batch.
     """
     arguments = {"name": "layer", "seed": 3, "train_size": 50} | arguments
-    x = np.random.default_rng(0).normal(size=(BATCH, *input_shape)).astype(np.float32)
+    x = inputs_of(layer_class.kind, input_shape)  # type: ignore[attr-defined]
     check_config(layer_class, arguments)
     model = model_of(layer_class, arguments, input_shape)
     check_shape(model, x)
@@ -33,6 +34,14 @@ def check_layer(layer_class: type, arguments: Arguments, input_shape: tuple[int,
     model = check_training(model, x)
     check_masks(model, x)
     check_files(model, x)  # last: it then holds for trained weights, masks and advanced noise counters
+
+
+def inputs_of(kind: Kind, input_shape: tuple[int, ...], batch: int = BATCH) -> np.ndarray:
+    """Random inputs [batch, *input_shape]: whole numbers below 5 where the layer looks rows up, normal ones elsewhere."""
+    random = np.random.default_rng(0)
+    if kind.reads_indices:
+        return random.integers(0, 5, (batch, *input_shape)).astype(np.float32)
+    return random.normal(size=(batch, *input_shape)).astype(np.float32)
 
 
 def model_of(layer_class: type, arguments: Arguments, input_shape: tuple[int, ...]) -> Any:
@@ -99,8 +108,8 @@ def check_parameters(layer: Any) -> None:
     ordinary = 0 if layer.bias is None else int(np.prod(layer.bias.shape))
     assert sum(int(np.prod(w.shape)) for w in layer.trainable_weights) == 2 * bayesian + ordinary
     has_bias = "bias" in layer.posteriors or ordinary > 0
-    assert has_bias == layer.use_bias
-    assert ("bias" in layer.posteriors) == (layer.use_bias and layer.bayesian_bias)
+    assert has_bias == layer.kind.has_bias(layer)
+    assert ("bias" in layer.posteriors) == (has_bias and layer.bayesian_bias)
 
 
 def check_training(model: Any, x: np.ndarray) -> Any:
@@ -141,7 +150,7 @@ def check_masks(model: Any, x: np.ndarray) -> None:
 
 def _check_pruned_are_zero(model: Any, kept: dict[str, np.ndarray]) -> None:
     layer = model.layers[-1]
-    mean = dict(zip(("kernel", "bias"), strip(model).layers[-1].get_weights(), strict=False))
+    mean = {name: weights.loc for name, weights in weights_of(strip(model).layers[-1]).items()}
     for name, q in layer.posteriors.items():
         draw = q.sample([5, 6]).numpy()
         for values in (draw, q.loc.numpy(), q.scale.numpy(), mean[name]):

@@ -18,6 +18,12 @@ class EinsumDense(Kind):
     plain = keras.layers.EinsumDense
     arguments = ("equation", "bias_axes")
 
+    def refusal(self, layer: Any) -> str:
+        """Outputs have to begin as inputs do, with the examples: noise is theirs."""
+        read, _, made = _letters(layer.equation)
+        begins = layer.equation.startswith("...") or read[:1] == made[:1]
+        return "" if begins else f"its outputs by {layer.equation!r} do not begin with the axis of the examples"
+
     def shared(self, layer: Any) -> Json:
         """The output's shape goes by another name in the layer."""
         return super().shared(layer) | {"output_shape": tuple(layer.partial_output_shape)}
