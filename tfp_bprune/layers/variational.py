@@ -115,6 +115,7 @@ class Variational(_LayerPart):
         scalar: Json = {"shape": (), "dtype": tf.float32, "trainable": False, "experimental_autocast": False}
         self.kl_schedule = self.add_weight(name="kl_schedule", initializer="ones", **scalar)
         self.last_kl = self.add_weight(name="last_kl", initializer="zeros", **scalar)
+        self.built = True
 
     def _add_weights(self, input_shape: Any) -> None:
         """Creates kernels and bias, as `_add_posterior` and as `bias`."""
