@@ -22,7 +22,7 @@ CERTAIN = -30.0  # rho, at which sigma is 1e-13
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS[:2])
-@pytest.mark.parametrize("case", list(CASES)[:7])
+@pytest.mark.parametrize("case", CASES)
 def test_layer_meets_the_contract(case: str, estimator: Any) -> None:
     name, arguments, shape = CASES[case]
     check_layer(LAYERS[name, estimator], arguments | {"bayesian_bias": estimator == "flipout"}, shape)
@@ -69,7 +69,8 @@ def test_what_keras_takes_for_each_weight_comes_back(case: str) -> None:
         if key.endswith("_initializer")
     ]
     given: dict[str, Any] = {}
-    for stem in stems:
+    # A separable convolution of Keras has a kernel's arguments from its base, which it has no kernel for.
+    for stem in [stem for stem in stems if stem != "kernel" or "depthwise" not in stems]:
         given |= {f"{stem}_initializer": "ones", f"{stem}_regularizer": "l2", f"{stem}_constraint": "non_neg"}
     model, x = plain_model(name, arguments, shape, activity_regularizer="l2", **given), inputs(case)
     model.layers[-1].trainable = False

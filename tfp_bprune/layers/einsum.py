@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers.estimators import Flipout, Reparameterization
 from tfp_bprune.layers.kind import Flow, Kind, bayesian
 from tfp_bprune.layers.variational import OnKeras
@@ -27,6 +27,15 @@ class EinsumDense(Kind):
     def shared(self, layer: Any) -> Json:
         """The output's shape goes by another name in the layer."""
         return super().shared(layer) | {"output_shape": tuple(layer.partial_output_shape)}
+
+    def linear(self, layer: Any, name: str, inputs: Any, kernel: Any) -> Any:
+        """As the plain layer, but for equations that are a dense layer's.
+
+        Of "...x,xy->...y" TensorFlow 2.18 makes wrong numbers on processors where oneDNN computes it.
+        """
+        if self.flow(layer) == "mixes":
+            return tf.tensordot(inputs, kernel, 1)
+        return super().linear(layer, name, inputs, kernel)
 
     def has_bias(self, layer: Any) -> bool:
         """Whether some axes have one."""
@@ -79,11 +88,22 @@ def _letters(equation: str) -> tuple[str, str, str]:
 EINSUM = EinsumDense()
 
 
+class _ByEquation(OnKeras):
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As Keras's, with the sizes that the inputs have."""
+        read, _, made = _letters(self.equation)
+        sizes, given = list(super().compute_output_shape(input_shape)), list(tf.TensorShape(input_shape))
+        known = dict(zip(read, given[-len(read) :] if self.equation.startswith("...") else given, strict=False))
+        start = len(sizes) - len(made) if self.equation.startswith("...") else 0
+        named = {start + i: known.get(letter) for i, letter in enumerate(made)}
+        return tf.TensorShape([given[0], *(size or named.get(i) for i, size in enumerate(sizes[1:], 1))])
+
+
 @bayesian(EINSUM, "flipout")
-class EinsumDenseFlipout(Flipout, OnKeras, keras.layers.EinsumDense):
+class EinsumDenseFlipout(Flipout, _ByEquation, keras.layers.EinsumDense):
     """Dense layer by an equation, Flipout estimator."""
 
 
 @bayesian(EINSUM, "reparameterization")
-class EinsumDenseReparameterization(Reparameterization, OnKeras, keras.layers.EinsumDense):
+class EinsumDenseReparameterization(Reparameterization, _ByEquation, keras.layers.EinsumDense):
     """Dense layer by an equation, one weight draw a batch."""
