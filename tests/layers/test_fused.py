@@ -11,7 +11,7 @@ from scipy import stats
 
 from tests.bounds import FALSE_ALARM, assert_mean, assert_normal_variance
 from tfp_bprune._keras import tf
-from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, divergence, noise
+from tfp_bprune.layers import LAYERS, CentredPrior, NormalPrior, ScaleMixturePrior, divergence, noise
 from tfp_bprune.layers.fused import terms
 from tfp_bprune.layers.posterior import MaskedNormal, compiled_scale_of, rho_of, scale_of
 
@@ -89,7 +89,9 @@ def test_the_gradient_written_by_hand_is_the_one_tensorflow_derives(prior: Any, 
     loc, rho, mask = (
         tf.Variable(v, dtype=t) for v, t in zip(variables, (tf.float32, tf.float32, tf.bool), strict=True)
     )
-    q = MaskedNormal(loc, rho, mask, tf.Variable(random.normal(size=shape), dtype=tf.float32))
+    prior = CentredPrior(prior)
+    centre = tf.Variable(random.normal(size=shape), dtype=tf.float32, trainable=False)
+    q = MaskedNormal(loc, rho, mask, prior, {"prior_loc": centre})
     weights = [tf.constant(random.normal(size=shape), tf.float32) for _ in range(2)]
     seed = noise.seed_pair(1, "stream")
     epsilon = noise.normal(list(shape), seed)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.bounds import assert_mean, assert_normal_variance
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal, add_masked_normal, log_scale_of, rho_of, scale_of
+from tfp_bprune.layers import CentredPrior
+from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal, log_scale_of, rho_of, scale_of
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -70,7 +71,8 @@ def test_pruned_weights_have_no_gradient_even_where_sigma_overflows() -> None:
 
 def test_the_raw_variables_of_pruned_weights_rest_at_one_value() -> None:
     q = posterior([3.0, -2.0, 5.0], [-1.0, -2.0, -3.0], [True, True, True])
-    q.prior_loc = tf.Variable([6.0, 7.0, 8.0])
+    q.prior = CentredPrior()
+    q.prior_variables = {"prior_loc": tf.Variable([6.0, 7.0, 8.0])}
     q.keep_only(np.array([False, True, False]))
     found = [variable.numpy().tolist() for variable, _ in q.resting]
     assert found == [[0, -2, 0], [DEFAULT_RHO, -2, DEFAULT_RHO], [0, 7, 0]]
@@ -85,7 +87,7 @@ def test_draws_have_the_stated_mean_and_variance() -> None:
 
 def test_initial_values() -> None:
     layer = keras.layers.Layer()
-    q = add_masked_normal(layer.add_weight, "kernel", (200, 100), rho_init=-3.0, seed=1)
+    q = MaskedNormal.create(layer.add_weight, "kernel", (200, 100), rho_init=-3.0, seed=1)
     loc, rho = q.loc_variable.numpy(), q.rho_variable.numpy()
     half_he = math.sqrt(2 / 200) / 2
     assert_mean(loc.ravel(), 0, half_he)
@@ -95,4 +97,4 @@ def test_initial_values() -> None:
     assert_normal_variance(rho.reshape(-1, 1), -3.0, 0.01)
     assert q.mask.numpy().all()
     assert not q.mask.trainable
-    assert (add_masked_normal(layer.add_weight, "bias", (3,), -3.0, 1).loc_variable.numpy() == 0).all()
+    assert (MaskedNormal.create(layer.add_weight, "bias", (3,), -3.0, 1).loc_variable.numpy() == 0).all()

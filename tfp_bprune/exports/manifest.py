@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.graphs.convert import weighted_layers
-from tfp_bprune.layers import kernels_of
+from tfp_bprune.layers import kernels_of, variational_layers
+from tfp_bprune.layers.names import is_state
 from tfp_bprune.types import Json, Predictive
 
 _DROPOUT: dict[Predictive, str] = {"mean": "off", "moments": "carried", "sampled": "drawn"}
@@ -64,9 +65,7 @@ def signature_of(predictor: Any) -> Json:
 
 def parameters_of(model: Any) -> int:
     """Parameters of the network at its mean: one for each weight, Bayesian or not; no scales, masks or counters."""
-    helpers = ("_rho", "_mask", "_prior_loc", "noise_step", "kl_schedule", "last_kl")
-    return sum(
-        int(np.prod(w.shape))
-        for w in model.weights
-        if not w.name.split(":")[0].endswith(helpers) or "noise_rho" in w.name
-    )
+    posteriors = [q for layer in variational_layers(model) for q in layer.posteriors.values()]
+    owned = {id(variable) for q in posteriors for variable in q.variables.values()}
+    others = sum(int(np.prod(w.shape)) for w in model.weights if id(w) not in owned and not is_state(w.name))
+    return others + sum(int(np.prod(q.shape)) for q in posteriors)

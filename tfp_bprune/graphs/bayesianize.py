@@ -14,8 +14,8 @@ from tfp_bprune._keras import keras
 from tfp_bprune.graphs.convert import adopt, refuse_equal_names, shared_config
 from tfp_bprune.graphs.copying import copy_activation_state, within
 from tfp_bprune.graphs.rebuild import calls_of, rebuild
-from tfp_bprune.layers import LAYERS, Composed, NormalPrior, ScaleMixturePrior, Variational, kind_of, weights_of
-from tfp_bprune.layers.posterior import DEFAULT_RHO, rho_of
+from tfp_bprune.layers import LAYERS, Composed, NormalPrior, Prior, Variational, kind_of, weights_of
+from tfp_bprune.layers.posterior import DEFAULT_RHO
 from tfp_bprune.types import BpruneError, Estimator, Json
 
 _SMALLEST_SCALE = 1e-8  # where |w| is 0, sigma = delta |w| would be too, and rho infinite
@@ -26,7 +26,7 @@ def bayesianize(
     model: Any,
     *,
     layers: Estimator = "flipout",
-    prior: NormalPrior | ScaleMixturePrior | Json | str | None = None,
+    prior: Prior | Json | str | None = None,
     rho_init: float | None = None,
     moped: float | None = None,
     include: Sequence[str] = ("*",),
@@ -140,7 +140,7 @@ def _copy_weights(old: Any, new: Any, moped: float | None) -> None:
         if posterior is None:
             getattr(new, name).assign(weights.loc)
             continue
-        posterior.loc_variable.assign(weights.loc)
+        scale = None if moped is None else np.maximum(moped * np.abs(weights.loc), _SMALLEST_SCALE)
+        posterior.assign(weights.loc, scale)
         if moped is not None:
-            posterior.prior_loc.assign(weights.loc)
-            posterior.rho_variable.assign(rho_of(np.maximum(moped * np.abs(weights.loc), _SMALLEST_SCALE)))
+            posterior.prior.around(weights.loc, posterior.prior_variables)

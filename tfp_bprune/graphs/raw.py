@@ -9,7 +9,6 @@ import numpy as np
 
 from tfp_bprune._keras import tf, tfp
 from tfp_bprune.layers import LAYERS, NormalPrior, kinds
-from tfp_bprune.layers.posterior import rho_of
 from tfp_bprune.types import BpruneError, Json
 
 _tfd = tfp.distributions
@@ -65,14 +64,13 @@ def copy_posterior(old: Any, new: Any) -> None:
     """
     found = _posteriors(old)
     for name, posterior in new.posteriors.items():
-        posterior.loc_variable.assign(found[name].loc)
-        posterior.rho_variable.assign(rho_of(found[name].scale))
+        posterior.assign(found[name].loc, found[name].scale)
     if new.bias is not None:
         new.bias.assign(found["bias"].loc)
     if new.own_prior_loc:
         centres = _split(old, _values(old, old._prior))
         for name, posterior in new.posteriors.items():
-            posterior.prior_loc.assign(centres[name].loc)
+            posterior.prior.around(centres[name].loc, posterior.prior_variables)
 
 
 def refuse_own_computation(layer: Any, base: type) -> None:

@@ -17,6 +17,7 @@ from tfp_bprune.layers.depthwise import (
     DepthwiseConv2DFlipout,
     DepthwiseConv2DReparameterization,
 )
+from tfp_bprune.layers.distribution import POSTERIORS, Posterior, register_posterior
 from tfp_bprune.layers.dropout import StatelessDropout
 from tfp_bprune.layers.einsum import EinsumDenseFlipout, EinsumDenseReparameterization
 from tfp_bprune.layers.embedding import EmbeddingFlipout, EmbeddingReparameterization
@@ -24,7 +25,15 @@ from tfp_bprune.layers.estimators import Flipout, Local, Reparameterization
 from tfp_bprune.layers.kind import LAYERS, Kind, bayesian, kind_of, kinds
 from tfp_bprune.layers.likelihood import GaussianOutput
 from tfp_bprune.layers.posterior import MaskedNormal
-from tfp_bprune.layers.prior import NormalPrior, Prior, ScaleMixturePrior, prior_from
+from tfp_bprune.layers.prior import (
+    PRIORS,
+    CentredPrior,
+    NormalPrior,
+    Prior,
+    ScaleMixturePrior,
+    prior_from,
+    register_prior,
+)
 from tfp_bprune.layers.separable import (
     SeparableConv1DFlipout,
     SeparableConv1DReparameterization,
@@ -44,7 +53,10 @@ from tfp_bprune.layers.weights import Weights, kernels_of, weights_of
 
 __all__ = [
     "LAYERS",
+    "POSTERIORS",
+    "PRIORS",
     "Axes",
+    "CentredPrior",
     "Composed",
     "Conv1DFlipout",
     "Conv1DReparameterization",
@@ -79,6 +91,7 @@ __all__ = [
     "NormalPrior",
     "OnKeras",
     "OnTfp",
+    "Posterior",
     "Prior",
     "Reparameterization",
     "ScaleMixturePrior",
@@ -94,6 +107,8 @@ __all__ = [
     "kind_of",
     "kinds",
     "prior_from",
+    "register_posterior",
+    "register_prior",
     "set_train_size",
     "variational_layers",
     "weights_of",

@@ -13,32 +13,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Any
 
 from tfp_bprune._keras import quietly, tf
-from tfp_bprune.layers import divergence, noise
-from tfp_bprune.layers.posterior import MaskedNormal, compiled_scale_of, log_scale_slope, scale_of
-from tfp_bprune.layers.prior import NormalPrior, Prior, prior_from
+from tfp_bprune.layers import noise
+from tfp_bprune.layers.distribution import Moment, Terms
+from tfp_bprune.layers.posterior import MaskedNormal, compiled_scale_of, log_scale_of, log_scale_slope, scale_of
+from tfp_bprune.layers.prior import Normals, Prior, prior_from
 
-Moment = Literal["deviation", "variance"]
 # Compiling takes tenths of a second for each shape; smaller tensors do not win it back.
 _LEAST_COMPILED = 2**16
 _BLOCK = 2**12
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What the forward pass and the loss take from a weight tensor.
-
-    Attributes:
-      loc: posterior mean, 0 where pruned.
-      second: one draw of w - loc ("deviation"), or sigma^2 ("variance"); 0 where pruned.
-      kl: the KL in nats: exact, or an estimate, with "deviation" from the draw that `second` is.
-    """
-
-    loc: Any
-    second: Any
-    kl: Any
 
 
 def terms(
@@ -54,24 +39,39 @@ def terms(
     """
     shape = tuple(posterior.shape)
     mask = posterior.mask.read_value()
-    centre = None if posterior.prior_loc is None else tf.cast(tf.convert_to_tensor(posterior.prior_loc), tf.float32)
+    fixed, trained = _prior_values(posterior)
     passes = _passes(prior, moment, shape)
-    exact = isinstance(prior, NormalPrior)
-    drawn = [] if exact and moment == "variance" else passes.draw(seeds("draw"))
+    drawn = [] if prior.exact and moment == "variance" else passes.draw(seeds("draw"))
+    whole = every_value or prior.exact or any(v.shape != posterior.shape for v in (fixed | trained).values())
 
     @tf.custom_gradient
-    def compute(loc: Any, rho: Any) -> Any:
+    def compute(loc: Any, rho: Any, *values: Any) -> Any:
+        learned = dict(zip(trained, values, strict=True))
         kept, scale, epsilon, second = passes.forward(loc, rho, mask, drawn)
-        weights = (kept, rho, mask, scale, epsilon, centre)
-        kls = _kls(prior, *weights) if every_value or exact else _kls_of_block(prior, seeds("block"), *weights)
-        return (kept, second, tf.reduce_sum(kls)), lambda *upstream: passes.backward(*weights, *upstream)
+        weights = (kept, rho, mask, scale, epsilon)
+        own = fixed | learned
+        kls = _kls(prior, *weights, own) if whole else _kls_of_block(prior, seeds("block"), weights, own)
+
+        def backward(*upstream: Any) -> tuple[Any, ...]:
+            d_loc, d_rho, d_values = passes.backward(*weights, fixed, learned, *upstream)
+            return d_loc, d_rho, *(d_values[name] for name in learned)
+
+        return (kept, second, tf.reduce_sum(kls)), backward
 
     loc, rho = (variable.read_value() for variable in (posterior.loc_variable, posterior.rho_variable))
     if loc.dtype == tf.float32:
-        return Terms(*compute(loc, rho))
+        return Terms(*compute(loc, rho, *trained.values()))
     # Noise and KL are float32's; the mean keeps what more its type holds.
-    single = Terms(*compute(tf.cast(loc, tf.float32), tf.cast(rho, tf.float32)))
+    single = Terms(*compute(tf.cast(loc, tf.float32), tf.cast(rho, tf.float32), *trained.values()))
     return Terms(posterior.loc, tf.cast(single.second, loc.dtype), single.kl)
+
+
+def _prior_values(posterior: MaskedNormal) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values of the prior's own variables: of those that are not trained, and of those that are."""
+    own = posterior.prior_variables.items()
+    values = {name: tf.cast(tf.convert_to_tensor(variable), tf.float32) for name, variable in own}
+    learned = [name for name, variable in own if getattr(variable, "trainable", False)]
+    return {n: v for n, v in values.items() if n not in learned}, {n: values[n] for n in learned}
 
 
 def _forward(
@@ -98,36 +98,54 @@ def _backward(
     mask: Any,
     scale: Any,
     epsilon: Any,
-    centre: Any,
+    fixed: dict[str, Any],
+    trained: dict[str, Any],
     d_loc: Any,
     d_second: Any,
     d_kl: Any,
-) -> tuple[Any, Any]:
-    """Gradients by mean and rho of a weight tensor, from those by its `Terms`."""
-    q = MaskedNormal(kept, rho, mask, centre)
-    loc_pull, scale_pull = divergence.pulls(q, prior, kept, scale, epsilon)
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Gradients by mean, rho and the prior's trained values of a weight tensor, from those by its `Terms`."""
+    own = fixed | trained
+    q = Normals(kept, scale, _log_scale(rho, mask), mask)
+    loc_pull, scale_pull = prior.pulls(q, epsilon, own)
     d_scale = d_second * (epsilon if moment == "deviation" else 2 * scale) + d_kl * scale_pull
     d_rho = d_scale * tf.math.sigmoid(rho) - d_kl * log_scale_slope(rho, scale)  # sigmoid: the slope of softplus
-    return tf.where(mask, d_loc + d_kl * loc_pull, 0.0), tf.where(mask, d_rho, 0.0)
+    slopes = prior.slopes(q, _sample(kept, scale, epsilon), own, trained)
+    return (
+        tf.where(mask, d_loc + d_kl * loc_pull, 0.0),
+        tf.where(mask, d_rho, 0.0),
+        {name: d_kl * slope for name, slope in slopes.items()},
+    )
 
 
-def _kls(prior: Prior, kept: Any, rho: Any, mask: Any, scale: Any, epsilon: Any, centre: Any) -> Any:
+def _sample(kept: Any, scale: Any, epsilon: Any) -> Any:
+    return kept if epsilon is None else kept + scale * epsilon
+
+
+def _log_scale(rho: Any, mask: Any) -> Any:
+    return tf.where(mask, log_scale_of(rho), 0.0)
+
+
+def _kls(prior: Prior, kept: Any, rho: Any, mask: Any, scale: Any, epsilon: Any, own: dict[str, Any]) -> Any:
     """The KL of each weight."""
-    sample = kept if epsilon is None else kept + scale * epsilon
-    return divergence.of_each_weight(MaskedNormal(kept, rho, mask, centre), prior, sample)
+    # The scale anew, as the compiled pass rounds it otherwise than TensorFlow.
+    q = Normals(kept, tf.where(mask, scale_of(rho), 0.0), _log_scale(rho, mask), mask)
+    return tf.where(mask, prior.kl(q, _sample(kept, scale, epsilon), own), 0.0)
 
 
-def _kls_of_block(prior: Prior, seed: Any, *weights: Any) -> Any:
+def _kls_of_block(prior: Prior, seed: Any, weights: tuple[Any, ...], own: dict[str, Any]) -> Any:
     """`_kls` of one of the blocks that the weights fall into, each as likely as the others, times their number."""
     count = weights[0].shape.num_elements()
     size, blocks = min(_BLOCK, count), -(-count // _BLOCK)
     begin = size * tf.random.stateless_uniform([1], seed, 0, blocks, dtype=tf.int32)
     start = tf.minimum(begin, count - size)  # the last block is filled up from the one before, which does not count
-    kept, rho, mask, scale, epsilon, centre = (
-        None if w is None else tf.slice(tf.reshape(w, [-1]), start, [size]) for w in weights
-    )
+
+    def block(w: Any) -> Any:
+        return tf.slice(tf.reshape(w, [-1]), start, [size])
+
+    kept, rho, mask, scale, epsilon = (block(w) for w in weights)
     counts = mask & (tf.range(size) >= begin - start)
-    return blocks * _kls(prior, kept, rho, counts, scale, epsilon, centre)
+    return blocks * _kls(prior, kept, rho, counts, scale, epsilon, {name: block(v) for name, v in own.items()})
 
 
 @dataclass(frozen=True)

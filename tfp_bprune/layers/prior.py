@@ -1,21 +1,139 @@
-"""Priors of the weights: a Gaussian scale mixture, and a plain normal.
+"""Priors of the weights: the protocol, a Gaussian scale mixture, a plain normal, and either around a trained weight.
 
-Both are TFP distributions whose parameters are Python numbers, so that they go into a layer's JSON config whole.
+A prior goes into a layer's JSON config whole. What it learns or is told are variables, which it makes for each weight.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from tfp_bprune._keras import tf, tfp
+from tfp_bprune._registry import Registry
+from tfp_bprune.layers.axes import Axes
+from tfp_bprune.layers.names import of_part
 from tfp_bprune.types import BpruneError, Json
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+_ENTROPY_CONSTANT = 0.5 * math.log(2 * math.pi * math.e)
+Variables = Mapping[str, Any]  # a prior's own, or their values as tensors, by name
 
 
-class NormalPrior(tfp.distributions.Normal):
+class Normals(NamedTuple):
+    """What a prior sees of normals q(w) over a weight tensor, all of its shape.
+
+    Attributes:
+      loc, scale: mean and standard deviation; what stands where a weight is pruned does not count.
+      log_scale: log of the scale, finite where the scale underflows.
+      mask: what is left.
+    """
+
+    loc: Any
+    scale: Any
+    log_scale: Any
+    mask: Any
+
+
+class Prior(ABC):
+    """A distribution over weight tensors, from which the KL of a posterior is measured; in nats.
+
+    A new one is a class with `kind`, `get_config` and `log_density`, or, where the KL of normals has a closed form, `kl` and
+    `exact`, registered by `register_prior`. Derivatives follow; `pulls` by hand is only faster. All methods are functions of
+    their arguments: large tensors' passes are compiled once for each config, and what the prior learns comes in as
+    `variables`, never from itself.
+
+    Attributes:
+      kind: the name that it is registered by, and that its config holds.
+      exact: whether `kl` is a closed form. Otherwise it is that of independent weights, estimated at one draw.
+      resting: the variables of the weight's shape whose entries are put to a value where the weight is pruned.
+    """
+
+    kind: ClassVar[str]
+    exact: bool = False
+    resting: Mapping[str, float] = {}
+
+    @abstractmethod
+    def get_config(self) -> Json:
+        """The arguments as JSON values, and `kind`; `prior_from` builds the same prior from them."""
+
+    def add_variables(
+        self, add_weight: Callable[..., Any], name: str, shape: tuple[int, ...], axes: Axes
+    ) -> dict[str, Any]:
+        """Creates, by a layer's `add_weight`, the variables that the prior owns for the weight tensor `name`; none by default.
+
+        Args:
+          add_weight: as Keras's; call each variable `of_part(name, ...)`.
+          axes: which axes of the shape are read and made.
+
+        Returns:
+          Variables by name, trained or not, of shapes that broadcast to `shape` or are the same for every shape.
+        """
+        return {}
+
+    def around(self, loc: Any, variables: Variables) -> None:  # noqa: B027
+        """Is told the trained weights (`bayesianize(moped=...)`); by default it does nothing with them."""
+
+    def log_density(self, w: Any, variables: Variables) -> Any:
+        """log p(w) of each weight, of the shape of w."""
+        raise BpruneError(f"prior {self.kind!r} has no log density: write `log_density`, or `kl` with exact = True")
+
+    def log_density_at_zero(self, loc: Any, scale: Any, mask: Any, variables: Variables) -> Any:
+        """log p(0) of each weight; of a prior over groups, given the posterior's mean and scale of the others."""
+        return self.log_density(tf.zeros(mask.shape), variables)
+
+    def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
+        """KL(q || p) of each weight, of the weight's shape; where pruned it may be anything.
+
+        By default E_q[log q] in closed form minus log p at `sample` (Blundell et al. 2015, eq. 2, one draw): the entropy of a
+        normal is known, so only log p(w) is estimated: unbiased, with less variance than log q(w) - log p(w).
+        """
+        return -_ENTROPY_CONSTANT - q.log_scale - self.log_density(sample, variables)
+
+    def pull(self, w: Any, variables: Variables) -> Any:
+        """-d log p / d w of each weight."""
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            density = tf.reduce_sum(self.log_density(w, variables))
+        return -tape.gradient(density, w)
+
+    def pulls(self, q: Normals, epsilon: Any, variables: Variables) -> tuple[Any, Any]:
+        """Derivatives of the KL at the draw loc + scale * epsilon by loc and by scale, weight by weight.
+
+        Without the part of -log sigma, whose derivative by scale has no bound and which is taken by rho.
+        """
+        if not self.exact:
+            pull = self.pull(q.loc + q.scale * epsilon, variables)
+            return pull, pull * epsilon
+        whole = q._replace(scale=tf.where(q.mask, q.scale, 1.0))
+        with tf.GradientTape() as tape:
+            tape.watch(whole[:3])
+            kl = tf.reduce_sum(tf.where(q.mask, self.kl(whole, whole.loc, variables), 0.0))
+        by_loc, by_scale, by_log = tape.gradient(kl, whole[:3], unconnected_gradients="zero")
+        return by_loc, by_scale + (by_log + 1) / whole.scale  # 1: without -log sigma, in whichever form it was written
+
+    def slopes(self, q: Normals, sample: Any, variables: Variables, trained: Variables) -> dict[str, Any]:
+        """Derivatives of the KL by the values `trained` of those among the variables that are trained."""
+        if not trained:
+            return {}
+        with tf.GradientTape() as tape:
+            tape.watch(trained)
+            kl = tf.reduce_sum(tf.where(q.mask, self.kl(q, sample, {**variables, **trained}), 0.0))
+        found: dict[str, Any] = tape.gradient(kl, trained, unconnected_gradients="zero")
+        return found
+
+
+PRIORS: Registry[Callable[..., Prior]] = Registry("prior")
+
+
+def register_prior(prior: Any) -> Any:
+    """Registers a class of priors by its `kind`, from which configs and `prior=` then find it; a decorator."""
+    return PRIORS.add(prior.kind, prior, prior)
+
+
+@register_prior
+class NormalPrior(Prior, tfp.distributions.Normal):
     """N(loc, scale^2) for every weight, with a JSON config.
 
     Raises:
@@ -23,6 +141,7 @@ class NormalPrior(tfp.distributions.Normal):
     """
 
     kind = "normal"
+    exact = True
 
     def __init__(self, scale: float = 1.0, loc: float = 0.0, name: str = "NormalPrior") -> None:
         _check("scale", scale, scale > 0 and math.isfinite(scale), "a positive number")
@@ -40,8 +159,23 @@ class NormalPrior(tfp.distributions.Normal):
         """The arguments as JSON scalars; `prior_from` builds the same prior from them."""
         return dict(self._config)
 
+    def log_density(self, w: Any, variables: Variables) -> Any:
+        """log N(w | loc, scale^2)."""
+        return self.log_prob(w)
 
-class ScaleMixturePrior(tfp.distributions.Distribution):
+    def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
+        """The closed form between normals (Kingma and Welling 2014, appendix B, with any prior mean and scale)."""
+        standardized = tf.square(q.loc - self.loc) + tf.square(q.scale)
+        return 0.5 * standardized / tf.square(self.scale) - 0.5 - q.log_scale + tf.math.log(self.scale)
+
+    def pulls(self, q: Normals, epsilon: Any, variables: Variables) -> tuple[Any, Any]:
+        """Those of the closed form."""
+        precision = 1 / tf.square(self.scale)
+        return precision * (q.loc - self.loc), precision * q.scale
+
+
+@register_prior
+class ScaleMixturePrior(Prior, tfp.distributions.Distribution):
     """pi N(0, scale1^2) + (1 - pi) N(0, scale2^2), independently for every weight.
 
     Blundell et al. 2015 (arXiv 1505.05424), eq. 7. The wide part gives useful weights room, the narrow one draws the
@@ -100,7 +234,11 @@ class ScaleMixturePrior(tfp.distributions.Distribution):
         wide = math.log(self.pi / self.scale1) - _HALF_LOG_TWO_PI - square * (0.5 / self.scale1**2)
         return wide + tf.math.softplus(self._log_odds(square))  # log(a + b) = log a + log(1 + b / a)
 
-    def pull(self, w: Any) -> Any:
+    def log_density(self, w: Any, variables: Variables) -> Any:
+        """log p(w)."""
+        return self.log_prob(w)
+
+    def pull(self, w: Any, variables: Variables | None = None) -> Any:
         """-d log p / d w: w over the mean of 1 / scale^2 under the parts' probabilities given w."""
         wide, narrow = 1 / self.scale1**2, 1 / self.scale2**2
         return w * (wide + (narrow - wide) * tf.math.sigmoid(self._log_odds(tf.square(w))))
@@ -122,8 +260,61 @@ class ScaleMixturePrior(tfp.distributions.Distribution):
         return tf.constant(self.pi * self.scale1**2 + (1 - self.pi) * self.scale2**2, tf.float32)
 
 
-Prior = NormalPrior | ScaleMixturePrior
-_KINDS: dict[str, Callable[..., Prior]] = {NormalPrior.kind: NormalPrior, ScaleMixturePrior.kind: ScaleMixturePrior}
+@register_prior
+class CentredPrior(Prior):
+    """Another prior, moved for each weight to a centre of its own, which is not trained and starts at 0.
+
+    Around trained weights: Krishnan et al. 2020, "Specifying weight priors in Bayesian deep neural networks with empirical
+    Bayes", eq. 5. The centre is the variable `prior_loc`.
+
+    Args:
+      prior: what is moved, or its config.
+    """
+
+    kind = "centred"
+
+    def __init__(self, prior: Prior | Json | str | None = "normal") -> None:
+        self.prior = prior_from(prior)
+        self.exact, self.resting = self.prior.exact, {**self.prior.resting, "prior_loc": 0.0}
+
+    def get_config(self) -> Json:
+        """The arguments as JSON values."""
+        return {"kind": self.kind, "prior": self.prior.get_config()}
+
+    def add_variables(
+        self, add_weight: Callable[..., Any], name: str, shape: tuple[int, ...], axes: Axes
+    ) -> dict[str, Any]:
+        """The centre, and what the moved prior owns."""
+        centre = add_weight(name=of_part(name, "prior_loc"), shape=shape, initializer="zeros", trainable=False)
+        return {"prior_loc": centre, **self.prior.add_variables(add_weight, name, shape, axes)}
+
+    def around(self, loc: Any, variables: Variables) -> None:
+        """Puts the centre there."""
+        variables["prior_loc"].assign(loc)
+        self.prior.around(loc, variables)
+
+    def log_density(self, w: Any, variables: Variables) -> Any:
+        """log p(w - centre)."""
+        return self.prior.log_density(w - variables["prior_loc"], variables)
+
+    def log_density_at_zero(self, loc: Any, scale: Any, mask: Any, variables: Variables) -> Any:
+        """log p(-centre)."""
+        return self.log_density(tf.zeros(mask.shape), variables)
+
+    def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
+        """That of q, moved as far, from the prior that is not."""
+        by = variables["prior_loc"]
+        return self.prior.kl(q._replace(loc=q.loc - by), None if sample is None else sample - by, variables)
+
+    def pull(self, w: Any, variables: Variables) -> Any:
+        """That at w - centre."""
+        return self.prior.pull(w - variables["prior_loc"], variables)
+
+    def pulls(self, q: Normals, epsilon: Any, variables: Variables) -> tuple[Any, Any]:
+        """Of a closed form those of the moved normals, else at the draw, which is moved as it is for the KL."""
+        if not self.exact:
+            return super().pulls(q, epsilon, variables)
+        return self.prior.pulls(q._replace(loc=q.loc - variables["prior_loc"]), epsilon, variables)
 
 
 def prior_from(given: Prior | Json | str | None) -> Prior:
@@ -134,16 +325,16 @@ def prior_from(given: Prior | Json | str | None) -> Prior:
     """
     if given is None:
         return ScaleMixturePrior()
-    if isinstance(given, NormalPrior | ScaleMixturePrior):
+    if isinstance(given, Prior):
         return given
     config: Any = {"kind": given} if isinstance(given, str) else given
-    if not isinstance(config, dict) or config.get("kind") not in _KINDS:
+    if not isinstance(config, dict) or config.get("kind") not in PRIORS:
         raise BpruneError(
-            f"unknown prior {given!r}: expected a NormalPrior, a ScaleMixturePrior, or a config with kind in {sorted(_KINDS)}"
+            f"unknown prior {given!r}: expected a NormalPrior, a ScaleMixturePrior, another `Prior`, or a config with kind in {sorted(PRIORS)}"
         )
     arguments = {key: value for key, value in config.items() if key != "kind"}
     try:
-        return _KINDS[config["kind"]](**arguments)
+        return PRIORS[config["kind"]](**arguments)
     except TypeError as error:
         raise BpruneError(f"prior {config['kind']!r} does not take {sorted(arguments)}: {error}") from error
 

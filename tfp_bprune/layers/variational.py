@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import divergence, noise
-from tfp_bprune.layers.fused import Moment, Terms, terms
+from tfp_bprune.layers.axes import Axes
+from tfp_bprune.layers.distribution import POSTERIORS, Moment, Posterior, Terms
 from tfp_bprune.layers.kind import PER_WEIGHT, Kind, stem_of
-from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal, add_masked_normal
-from tfp_bprune.layers.prior import Prior, prior_from
+from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal
+from tfp_bprune.layers.prior import CentredPrior, Prior, prior_from
 from tfp_bprune.layers.tensorboard import show_masks
 from tfp_bprune.types import Json
 
@@ -30,7 +31,7 @@ show_masks()
 _LayerPart: Any = keras.layers.Layer if TYPE_CHECKING else object
 
 
-def _penalty(regularizer: Any, posterior: MaskedNormal) -> Any:
+def _penalty(regularizer: Any, posterior: Posterior) -> Any:
     return regularizer(posterior.loc)
 
 
@@ -61,11 +62,12 @@ class Variational(_LayerPart):
     """What all Bayesian layers share; mixed in, by `OnTfp` or `OnKeras`, before a layer class of either.
 
     Args:
-      prior: a `ScaleMixturePrior` (default) or `NormalPrior`, or the config of one.
+      prior: a `ScaleMixturePrior` (default), `NormalPrior` or other `Prior`, or the config of one.
       rho_init: where rho starts; sigma = softplus(rho).
       bayesian_bias: whether the bias has a distribution too; by default it is an ordinary parameter.
       own_prior_loc: whether the prior of each weight has a centre of its own, a weight that is not trained and starts
         at 0; `bayesianize(moped=...)` puts it at the trained weight.
+      posterior: the family of the distributions, by the name that it is registered by.
       train_size: N, the training examples of the whole job; `set_train_size` can tell it later.
       seed: with the layer's name it decides the initial values and all noise.
 
@@ -85,7 +87,7 @@ class Variational(_LayerPart):
     """
 
     kind: ClassVar[Kind]
-    posteriors: dict[str, MaskedNormal]
+    posteriors: dict[str, Posterior]
 
     def __init__(
         self,
@@ -94,12 +96,14 @@ class Variational(_LayerPart):
         rho_init: float = DEFAULT_RHO,
         bayesian_bias: bool = False,
         own_prior_loc: bool = False,
+        posterior: str = MaskedNormal.kind,
         train_size: int | None = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.prior = prior_from(prior)
+        self.posterior = posterior if POSTERIORS.named(posterior) else ""
         self.rho_init, self.seed = float(rho_init), int(seed)
         self.bayesian_bias, self.own_prior_loc = bool(bayesian_bias), bool(own_prior_loc)
         self.train_size = None if train_size is None else int(train_size)
@@ -121,29 +125,24 @@ class Variational(_LayerPart):
         """Creates kernels and bias, as `_add_posterior` and as `bias`."""
         raise NotImplementedError
 
-    def _add_posterior(self, name: str, shape: Any) -> MaskedNormal:
+    def _add_posterior(self, name: str, shape: Any) -> Posterior:
         """Creates the distribution of a kernel or of the bias."""
         seed = noise.derive(self.seed, self.name)
         stem, shape = stem_of(name), tuple(shape)
         initializer, regularizer, constraint = (getattr(self, f"{stem}_{what}", None) for what in PER_WEIGHT)
-        posterior = add_masked_normal(
-            self.add_weight,
-            name,
-            shape,
-            self.rho_init,
-            seed,
-            self.own_prior_loc,
-            initializer,
-            constraint,
-            self.kind.fan_in(name, shape) if name != "bias" else None,
-        )
+        options = {"loc_initializer": initializer, "loc_constraint": constraint}
+        options |= {"fan_in": self.kind.fan_in(name, shape) if name != "bias" else None}
+        posterior = POSTERIORS[self.posterior].create(self.add_weight, name, shape, self.rho_init, seed, **options)
+        axes = self.kind.kernels[name] if name != "bias" else Axes(read=None, made=-1)
+        posterior.prior = CentredPrior(self.prior) if self.own_prior_loc else self.prior
+        posterior.prior_variables = posterior.prior.add_variables(self.add_weight, name, shape, axes)
         self.posteriors[name] = posterior
         if regularizer is not None:
             self.add_loss(partial(_penalty, regularizer, posterior))
         return posterior
 
     @property
-    def bias_posterior(self) -> MaskedNormal | None:
+    def bias_posterior(self) -> Posterior | None:
         """The distribution of the bias; None where it has none."""
         return self.posteriors.get("bias")
 
@@ -207,21 +206,26 @@ class Variational(_LayerPart):
         def seeds(stream: str) -> Any:
             return self._seed(step, f"{name}/{stream}")
 
-        return terms(self.posteriors[name], self.prior, moment, seeds, every_value=not training)
+        return self.posteriors[name].terms(moment, seeds, every_value=not training)
 
     def _seed(self, step: Any, stream: str) -> Any:
         return noise.seed_pair(step, self.seed, self.name, stream)
 
     def get_config(self) -> Json:
-        """The layer's arguments as JSON scalars."""
-        return super().get_config() | {
-            "prior": self.prior.get_config(),
-            "rho_init": self.rho_init,
-            "bayesian_bias": self.bayesian_bias,
-            "own_prior_loc": self.own_prior_loc,
-            "train_size": self.train_size,
-            "seed": self.seed,
-        }
+        """The layer's arguments as JSON scalars; the posterior only where it is not the usual one."""
+        family = {} if self.posterior == MaskedNormal.kind else {"posterior": self.posterior}
+        return (
+            super().get_config()
+            | family
+            | {
+                "prior": self.prior.get_config(),
+                "rho_init": self.rho_init,
+                "bayesian_bias": self.bayesian_bias,
+                "own_prior_loc": self.own_prior_loc,
+                "train_size": self.train_size,
+                "seed": self.seed,
+            }
+        )
 
     @classmethod
     def from_config(cls, config: Json) -> Any:
@@ -271,7 +275,7 @@ class OnTfp(Variational):
 
     def _make_kernel_posterior(
         self, dtype: Any, shape: Any, name: str, trainable: bool, add_variable: Any
-    ) -> MaskedNormal:
+    ) -> Posterior:
         return self._add_posterior("kernel", shape)
 
     def get_config(self) -> Json:

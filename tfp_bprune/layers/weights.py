@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tfp_bprune.layers.distribution import Posterior
 from tfp_bprune.layers.kind import Kind, kind_of, kinds
-from tfp_bprune.layers.posterior import MaskedNormal
 from tfp_bprune.layers.variational import Variational
 
 
@@ -27,7 +27,7 @@ class Weights:
     loc: np.ndarray
     scale: np.ndarray | None
     mask: np.ndarray
-    posterior: MaskedNormal | None = None
+    posterior: Posterior | None = None
     variable: Any = None
 
     @property
@@ -56,8 +56,10 @@ class Weights:
 
     def shift(self, by: np.ndarray) -> None:
         """Adds to the means in the layer."""
-        variable = self.variable if self.posterior is None else self.posterior.loc_variable
-        variable.assign_add(by.astype(variable.dtype.as_numpy_dtype))
+        if self.posterior is not None:
+            self.posterior.shift(by)
+        else:
+            self.variable.assign_add(by.astype(self.variable.dtype.as_numpy_dtype))
 
 
 def weights_of(layer: Any) -> dict[str, Weights]:

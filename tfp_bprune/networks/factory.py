@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from tfp_bprune._keras import keras
-from tfp_bprune.layers import LAYERS, NormalPrior, ScaleMixturePrior, StatelessDropout, noise
+from tfp_bprune.layers import LAYERS, Prior, StatelessDropout, noise
 from tfp_bprune.layers.posterior import DEFAULT_RHO
 from tfp_bprune.types import BpruneError, Estimator, Json, Layers
 
@@ -27,7 +27,7 @@ class LayerFactory:
     """
 
     layers: Layers = "flipout"
-    prior: NormalPrior | ScaleMixturePrior | Json | str | None = None
+    prior: Prior | Json | str | None = None
     rho_init: float = DEFAULT_RHO
     bayesian_bias: bool = False
     train_size: int | None = None

@@ -7,8 +7,8 @@ A tensor that has one value in many places is stored as a pattern, which says wh
     gaps:NAME    or, in its place, how many entries are left out before each one that is kept, uint8
     kept:NAME    the one value of all entries that are left out, then those that are kept, in their order
 
-A boolean tensor, such as a mask, is a pattern. The loc, rho and prior_loc that have a mask follow it, and need no pattern
-of their own. Whatever takes fewer bytes as it is stays as it is, under its name.
+A boolean tensor, such as a mask, is a pattern. What belongs to a weight that has a mask (`names.mask_of`) follows it, and
+needs no pattern of its own. Whatever takes fewer bytes as it is stays as it is, under its name.
 
 The gaps are the sparse index of Deep Compression (Han et al. 2016, arXiv 1510.00149, section 2), over the whole tensor
 instead of row by row: a byte a weight, for rows of any length and number. They beat the bits where less than an eighth
@@ -23,13 +23,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from tfp_bprune.layers.names import mask_of
 from tfp_bprune.types import RunError
 
 Arrays = dict[str, np.ndarray]
 
 SKIP = 255  # a gap that ends with no kept entry: so many are left out, and the next gap goes on from there
 _FORMS = ("shape", "bits", "gaps", "kept")
-_FOLLOWERS = ("_prior_loc", "_loc", "_rho")
 # What safetensors' header takes to name an array besides the name, at most, in files below a terabyte.
 _ENTRY = 110
 
@@ -82,9 +82,8 @@ def _place(name: str) -> str:
 
 def _mask_for(name: str, masks: Arrays) -> np.ndarray | None:
     """The mask that a tensor goes by, if it has one."""
-    place = _place(name)
-    owners = [place.removesuffix(end) for end in _FOLLOWERS if place.endswith(end)]
-    return masks.get(f"{owners[0]}_mask") if owners else None
+    owner = mask_of(_place(name), masks)
+    return None if owner is None else masks[owner]
 
 
 def _forms(name: str, array: np.ndarray, mask: np.ndarray | None) -> Iterator[Arrays]:

@@ -81,8 +81,10 @@ class SameMasks(keras.callbacks.Callback):
 
 def mask_digest(model: Any) -> str:
     """SHA-256 of which weights are pruned: the masks of Bayesian layers, the zeros of other kernels."""
-    masks = {q.mask.name: q.mask.numpy() for layer in variational_layers(model) for q in layer.posteriors.values()}
-    kernels = (w for w in model.trainable_weights if len(w.shape) > 1 and not w.name.endswith(("_loc:0", "_rho:0")))
+    posteriors = [q for layer in variational_layers(model) for q in layer.posteriors.values()]
+    owned = {id(variable) for q in posteriors for variable in q.variables.values()}
+    masks = {q.mask.name: q.mask.numpy() for q in posteriors}
+    kernels = (w for w in model.trainable_weights if len(w.shape) > 1 and id(w) not in owned)
     digest = hashlib.sha256()
     for name, mask in sorted((masks | {w.name: w.numpy() != 0 for w in kernels}).items()):
         digest.update(f"{name} {mask.shape} ".encode() + np.packbits(mask).tobytes())
