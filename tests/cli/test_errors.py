@@ -82,7 +82,7 @@ def test_a_training_that_fails_says_one_line(refused: Refused, tmp_path: Path) -
 
 def test_prune_wants_one_request(refused: Refused, tiny_run: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
-    assert "give either sparsity or threshold" in refused("prune", tiny_run, *out)
+    assert "give either sparsity or threshold" in refused("prune", tiny_run, *out, "--criterion", "snr")
     assert "give either" in refused("prune", tiny_run, *out, "--sparsity", 0.5, "--threshold", 1)
 
 

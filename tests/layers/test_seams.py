@@ -219,9 +219,9 @@ def test_what_is_registered_trains_and_is_pruned_stored_and_exported(
             np.testing.assert_array_equal(old, new)
     expected = bp.strip(pruned)(data[0]).numpy()
     np.testing.assert_array_equal(bp.strip(loaded)(data[0]), expected)
-    bp.export(loaded, tmp_path / "export", task="classification", logits=True)
-    probabilities = bp.reload(tmp_path / "export").predict(data[0])
-    np.testing.assert_allclose(probabilities, tf.nn.softmax(expected), atol=1e-5)
+    bp.export(loaded, tmp_path / "export", task="classification", from_logits=True)
+    [served] = bp.reload(tmp_path / "export", data[0])
+    np.testing.assert_allclose(served.outputs["probabilities"], tf.nn.softmax(expected), atol=1e-5)
     trained(loaded, data)
     assert (loaded.get_layer("hidden").posteriors["kernel"].sample([1, 2])[~q_mask(loaded)] == 0).all()
 

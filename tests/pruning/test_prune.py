@@ -265,9 +265,11 @@ def test_sparsity_out_of_range_is_refused(mlp: Build, sparsity: float) -> None:
 
 
 def test_exactly_one_of_sparsity_and_threshold(mlp: Build) -> None:
-    for request in ({}, {"sparsity": 0.5, "threshold": 1.0}):
+    for request in ({"criterion": "snr"}, {"sparsity": 0.5, "threshold": 1.0}):
         with pytest.raises(PruneError, match="give either sparsity or threshold"):
             prune(mlp(), **request)
+    with pytest.raises(PruneError, match="give either sparsity or threshold"):
+        prune(mlp("deterministic"))
 
 
 def test_a_threshold_above_all_leaves_nothing_and_says_so(mlp: Build) -> None:

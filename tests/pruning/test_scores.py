@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tfp_bprune.pruning.scores import CRITERIA, decibel, magnitude, snr
+from tfp_bprune.pruning.scores import decibel, magnitude, snr
 
 weights = arrays.arrays(np.float32, 8, elements=st.floats(-1e3, 1e3, width=32))
 scales = arrays.arrays(np.float32, 8, elements=st.floats(2.0**-20, 1e3, width=32))
@@ -20,7 +20,7 @@ def test_snr_divides_by_sigma(loc: np.ndarray, scale: np.ndarray) -> None:
 
 @given(weights, scales)
 def test_scores_look_at_the_sign_of_nothing_and_are_never_negative(loc: np.ndarray, scale: np.ndarray) -> None:
-    for score in CRITERIA.values():
+    for score in (snr, magnitude):
         np.testing.assert_array_equal(score(loc, scale), score(-loc, scale))
         assert (score(loc, scale) >= 0).all()
 

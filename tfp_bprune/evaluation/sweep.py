@@ -18,7 +18,7 @@ from tfp_bprune.files.writing import beside, put_in_place
 from tfp_bprune.graphs import adopt
 from tfp_bprune.pruning import prune
 from tfp_bprune.pruning.masks import check_sparsity
-from tfp_bprune.pruning.scores import decibel
+from tfp_bprune.pruning.scores import CRITERIA, decibel
 from tfp_bprune.pruning.scoring import Scoring, default_criterion
 from tfp_bprune.pruning.select import prunable_weights, scored
 from tfp_bprune.training import recalibrate
@@ -121,9 +121,10 @@ def figures(measured: Reloaded, manifest: Json, targets: Any) -> Json:
 
 
 def histogram(model: Any, criterion: Criterion, cuts: Sequence[float]) -> Json:
-    """Counts of the weights' scores in dB, and the cuts on the same scale."""
+    """Counts of the weights' scores in dB, and the cuts on the same scale; of scores below 0 too as they are, in nats."""
     weights = prunable_weights(adopt(model), criterion)
-    scores = np.concatenate([decibel(scored(name, w, criterion)).ravel() for name, w in weights.items()])
+    scale = decibel if CRITERIA[criterion].ends_at is None else np.asarray
+    scores = np.concatenate([scale(scored(name, w, criterion)).ravel() for name, w in weights.items()])
     finite = scores[np.isfinite(scores)]
     low, high = np.percentile(finite, [0.01, 99.99])
     counts, edges = np.histogram(finite, bins=_HISTOGRAM_BINS, range=(low, high))
@@ -131,7 +132,7 @@ def histogram(model: Any, criterion: Criterion, cuts: Sequence[float]) -> Json:
         "criterion": criterion,
         "edges_db": edges.tolist(),
         "counts": counts.tolist(),
-        "cuts_db": decibel(np.asarray(cuts)).tolist(),
+        "cuts_db": scale(np.asarray(cuts)).tolist(),
     }
 
 

@@ -133,6 +133,15 @@ def unit_scores(
     return np.minimum.reduce(scored)
 
 
+def unit_sums(units: Units, scores: Arrays, masks: Arrays) -> np.ndarray:
+    """Sum of the scores of each unit's weights that are left, on all its sides; [labels]. For scores that add up."""
+    total = np.zeros(units.count)
+    for side in (*units.made, *units.read, *units.kept):
+        left = np.where(masks[side.tensor], scores[side.tensor], 0.0)
+        np.add.at(total, side.labels, _by_channel(left, side.axis).sum(1))
+    return total
+
+
 @dataclass(frozen=True)
 class _Totals:
     """Sums over the weights on one side of each unit, and their best ratio; each [labels].

@@ -61,14 +61,28 @@ def check_sparsity(sparsity: float) -> None:
         raise PruneError(f"sparsity must be in [0, 1), got {sparsity}")
 
 
-def masks_at_threshold(scores: Arrays, threshold: float, before: Arrays | None = None) -> dict[str, np.ndarray]:
-    """Keeps the weights whose score is at least `threshold`; arguments as in `masks_at_sparsity`.
+def check_threshold(threshold: float, least: float = 0.0) -> None:
+    """Refuses a threshold below `least`.
 
     Raises:
-      PruneError: the threshold is negative or not a number, or a score is NaN.
+      PruneError: it is, or is not a number.
     """
-    if not threshold >= 0:
-        raise PruneError(f"threshold must be at least 0, got {threshold}")
+    if not threshold >= least:
+        raise PruneError(f"threshold must be {'a number' if least < 0 else f'at least {least:g}'}, got {threshold}")
+
+
+def masks_at_threshold(
+    scores: Arrays, threshold: float, before: Arrays | None = None, least: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Keeps the weights whose score is at least `threshold`; arguments as in `masks_at_sparsity`.
+
+    Args:
+      least: no threshold below this has a meaning.
+
+    Raises:
+      PruneError: the threshold is below `least` or not a number, or a score is NaN.
+    """
+    check_threshold(threshold, least)
     return {name: s >= threshold for name, s in _ranked(scores, before).items()}
 
 

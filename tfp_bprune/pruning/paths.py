@@ -88,7 +88,7 @@ def _best_of_units(scores: np.ndarray, live: np.ndarray) -> np.ndarray:
     """The best live weight of each output and of each input channel of a kernel [..., in, out]."""
     if scores.ndim < 2:
         return np.ones(scores.shape, bool)  # a bias
-    ranked, best = np.where(live, scores, -1.0), np.zeros(scores.shape, bool)
+    ranked, best = np.where(live, scores, -np.inf), np.zeros(scores.shape, bool)
     for axis in (-1, -2):
         by_channel = np.moveaxis(ranked, axis, 0).reshape(scores.shape[axis], -1)
         view = np.zeros(by_channel.shape, bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import numpy as np
 from tfp_bprune.graphs.convert import adopt, weighted_layers
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
 from tfp_bprune.layers import weights_of
+from tfp_bprune.pruning.dead import remove_dead
 from tfp_bprune.pruning.report import Report
-from tfp_bprune.pruning.scoring import Scoring
-from tfp_bprune.pruning.select import choose_masks
+from tfp_bprune.pruning.scores import CRITERIA
+from tfp_bprune.pruning.scoring import Scoring, default_criterion
+from tfp_bprune.pruning.select import choose_masks, prunable_weights, unit_ranking
 from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
 
 
@@ -35,9 +38,12 @@ def prune(
       model: a functional or sequential Keras model of this package's layers, of raw tfp.layers (which come back as
         this package's), or, by magnitude, of plain Keras layers (whose kernels get zeros).
       sparsity: fraction of the prunable weights to remove in all, in [0, 1); weights gone before count.
-      threshold: or remove what scores below this (an SNR, or a magnitude).
-      criterion: "snr", |mu| / sigma (Blundell et al. 2015, section 5.1), or "magnitude", |mu| (Han et al. 2015); by
-        default the first, and the second for a model without any Bayesian layer.
+      threshold: or remove what scores below this (an SNR, a magnitude, or nats of evidence). With neither, what the
+        evidence says is better gone goes, and with it what is then on no path from input to output; `report.requested`
+        is then {"criterion": "evidence"}.
+      criterion: "snr", |mu| / sigma (Blundell et al. 2015, section 5.1), "magnitude", |mu| (Han et al. 2015), "evidence",
+        log p(0) - log q(0) (Friston and Penny 2011), or one that was registered; by default the first, the second for a
+        model without any Bayesian layer, and the third with neither sparsity nor threshold.
       scope: "global" ranks all layers together, "layer" each by itself: every layer loses the same part of its weights,
         or of its units.
       include_bias: whether Bayesian biases are prunable too, with granularity "weight".
@@ -50,13 +56,15 @@ def prune(
       The pruned model, not compiled, and a `Report`. `model` itself stays as it is.
 
     Raises:
-      PruneError: both or none of sparsity and threshold, one out of range, NaN weights, or nothing to prune;
+      PruneError: both of sparsity and threshold, none for a criterion that has no end of its own, one out of range, NaN weights, or nothing to prune;
         with `strict` also a sparsity that is not reached.
       BpruneError: the model's graph is not known to Keras.
     """
     check_graph(model)
     model = adopt(model)
     scoring = Scoring(criterion, scope, granularity, aggregate, include_bias)
+    if sparsity is None and threshold is None:
+        return _without_what_is_better_gone(model, scoring)
     selection = choose_masks(model, scoring, sparsity, threshold)
     if selection.report.missed:
         if strict:
@@ -65,6 +73,52 @@ def prune(
     copy = rebuild(model, lambda layer: None, lambda old, new: None)
     apply_masks(copy, selection.masks)
     return copy, selection.report
+
+
+def _without_what_is_better_gone(model: Any, scoring: Scoring) -> tuple[Any, Report]:
+    """A copy to which a criterion's own end was applied until nothing more goes, and the report.
+
+    Each step takes what scores below the end, of units the worst tenth of it, since neighbours share weights and both lose
+    by the first that goes. Then weights on no path from input to output go: they are no part of the function, and the data
+    say nothing for or against them. What is left is scored again, since a prior over groups, a unit's sum and the paths
+    depend on what is there.
+    """
+    criterion = scoring.criterion or _ending(model)
+    scoring, end = replace(scoring, criterion=criterion), CRITERIA[criterion].ends_at
+    if end is None:
+        raise PruneError(
+            f"give either sparsity or threshold, got neither: of criterion {criterion!r} nothing says where to end, as it does "
+            f"of {', '.join(repr(name) for name, known in CRITERIA.items() if known.ends_at is not None)}"
+        )
+    copy = rebuild(model, lambda layer: None, lambda old, new: None)
+    before = -1
+    while True:
+        first = _first_end(copy, end, scoring)
+        selection = choose_masks(copy, scoring, threshold=first)
+        if selection.report.pruned == before:
+            selection = choose_masks(copy, scoring, threshold=end)
+        if selection.report.pruned == before:
+            return copy, replace(selection.report, requested={"criterion": criterion})
+        apply_masks(copy, selection.masks)
+        remove_dead(copy)
+        before = selection.report.pruned
+
+
+def _first_end(model: Any, end: float, scoring: Scoring) -> float:
+    """The threshold of the next step."""
+    if scoring.granularity != "unit":
+        return end
+    weights = prunable_weights(model, scoring.by, scoring.include_bias)
+    below = np.sort(unit_ranking(model, weights, scoring).scores)
+    below = below[below < end]
+    return float(below[len(below) // 10 + 1]) if len(below) > 1 else end
+
+
+def _ending(model: Any) -> Criterion:
+    """The criterion of a request without an extent."""
+    if default_criterion(model) == "magnitude":
+        raise PruneError("give either sparsity or threshold, got neither: plain weights have no evidence to go by")
+    return "evidence"
 
 
 def with_masks(model: Any, masks: Mapping[str, np.ndarray]) -> Any:

@@ -27,7 +27,7 @@ class Report:
 
     Attributes:
       criterion, scope, granularity: as asked.
-      requested: the sparsity or threshold asked for.
+      requested: the sparsity or threshold asked for, or the criterion whose own end was.
       threshold: the lowest score that was kept, of a weight or of a unit.
       ties: kept weights whose score equals the highest that went; the cut among them was by position.
       layers: counts by weight tensor.

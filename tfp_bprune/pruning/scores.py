@@ -1,8 +1,58 @@
-"""What a weight is worth: arrays in, arrays out. Lower scores are pruned first."""
+"""What a weight is worth, by criteria that anyone registers: lower scores are pruned first."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
+
+from tfp_bprune._registry import Registry
+from tfp_bprune.layers import Weights
+from tfp_bprune.types import PruneError
+
+Score = Callable[[Weights], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A criterion.
+
+    Attributes:
+      name: that it is registered by.
+      score: of the weights of a tensor, an array of their shape; the lowest go first. Of those pruned it may be anything.
+      ends_at: weights that score below this are better gone, and scores of a unit's weights add up; None where nothing says
+        how far to go. Such scores are at least 0.
+      of_certain: whether weights without a distribution can be ranked.
+    """
+
+    name: str
+    score: Score
+    ends_at: float | None = None
+    of_certain: bool = False
+
+    @property
+    def least(self) -> float:
+        """The least threshold that has a meaning."""
+        return 0.0 if self.ends_at is None else -np.inf
+
+
+CRITERIA: Registry[Ranking] = Registry("criterion")
+
+
+def criterion(name: str, ends_at: float | None = None, of_certain: bool = False) -> Callable[[Score], Score]:
+    """Registers a function of `Weights` (`loc`, `scale`, `mask`, and `posterior` with its `prior`) as a criterion; a decorator.
+
+    Args:
+      name: for `criterion=` and `--criterion`.
+      ends_at, of_certain: as in `Ranking`.
+    """
+
+    def register(score: Score) -> Score:
+        CRITERIA.add(name, Ranking(name, score, ends_at, of_certain), score)
+        return score
+
+    return register
 
 
 def snr(loc: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
@@ -33,4 +83,26 @@ def decibel(ratio: np.ndarray) -> np.ndarray:
         return 10 * np.log10(ratio)
 
 
-CRITERIA = {"snr": snr, "magnitude": magnitude}
+@criterion("snr")
+def _by_snr(weights: Weights) -> np.ndarray:
+    return snr(weights.loc, weights.scale)
+
+
+@criterion("magnitude", of_certain=True)
+def _by_magnitude(weights: Weights) -> np.ndarray:
+    return magnitude(weights.loc)
+
+
+@criterion("evidence", ends_at=0.0)
+def evidence(weights: Weights) -> np.ndarray:
+    """log p(0) - log q(0): by how many nats the log evidence falls when the weight goes, other weights being independent.
+
+    The ratio of Savage and Dickey (Friston and Penny 2011, "Post hoc Bayesian model selection"; Beckers et al. 2022, arXiv
+    2210.09134). Below 0 the model is better off without the weight.
+
+    Raises:
+      PruneError: the weights have no distribution, and so no prior.
+    """
+    if weights.posterior is None:
+        raise PruneError("criterion 'evidence' wants posteriors and priors: plain weights have none, use 'magnitude'")
+    return weights.posterior.log_prior_at_zero() - weights.posterior.log_density_at_zero()

@@ -39,7 +39,7 @@ def choose_masks(
         pinned = groups.pinned(groups.units_of(model, {name: w.loc for name, w in weights.items()}))
         chosen, lowest, ties = _choose_units(model, weights, sparsity, threshold, scoring)
     else:
-        chosen = _choose_weights(scores, before, sparsity, threshold, scoring.scope)
+        chosen = _choose_weights(scores, before, sparsity, threshold, scoring.scope, CRITERIA[scoring.by].least)
         kept = np.concatenate([scores[name][chosen[name]] for name in chosen])
         lowest, ties = (
             float(kept.min()) if kept.size else float("inf"),
@@ -52,11 +52,16 @@ def choose_masks(
 
 
 def _choose_weights(
-    scores: masks.Arrays, before: masks.Arrays, sparsity: float | None, threshold: float | None, scope: Scope
+    scores: masks.Arrays,
+    before: masks.Arrays,
+    sparsity: float | None,
+    threshold: float | None,
+    scope: Scope,
+    least: float,
 ) -> dict[str, np.ndarray]:
     if sparsity is not None:
         return masks.masks_at_sparsity(scores, sparsity, scope, before)
-    return masks.masks_at_threshold(scores, threshold or 0.0, before)
+    return masks.masks_at_threshold(scores, threshold or 0.0, before, least)
 
 
 def _choose_units(
@@ -69,6 +74,8 @@ def _choose_units(
     """Masks, the lowest score of a unit that stays, and how many that stay have the highest that went (0 by layer)."""
     if sparsity is not None:
         masks.check_sparsity(sparsity)
+    else:
+        masks.check_threshold(threshold or 0.0, CRITERIA[scoring.by].least)
     ranking, before = unit_ranking(model, weights, scoring), {n: w.mask for n, w in weights.items()}
     units, scores = ranking.units, ranking.scores
     if sparsity is not None:
@@ -96,8 +103,17 @@ def unit_ranking(model: Any, weights: dict[str, Weights], scoring: Scoring) -> U
     """Ranks the units that the tensors `weights` make."""
     locs, left = {n: w.loc for n, w in weights.items()}, {n: w.mask for n, w in weights.items()}
     units = groups.units_of(model, locs)
-    scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if scoring.by == "snr" else None
-    scores = groups.unit_scores(units, locs, scales, left, scoring.aggregate)
+    if scoring.by in ("snr", "magnitude"):  # whose scores a unit's aggregate takes apart
+        scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if scoring.by == "snr" else None
+        scores = groups.unit_scores(units, locs, scales, left, scoring.aggregate)
+    else:
+        worth = {n: scored(n, w, scoring.by) for n, w in weights.items()}
+        adds_up = CRITERIA[scoring.by].ends_at is not None
+        scores = (
+            groups.unit_sums(units, worth, left)
+            if adds_up
+            else groups.unit_scores(units, worth, None, left, scoring.aggregate)
+        )
     return UnitRanking(units, scores, scores if scoring.scope == "global" else groups.ranks_by_layer(units, scores))
 
 
@@ -113,10 +129,12 @@ def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: boo
     for layer in weighted_layers(model):
         for name, weights in weights_of(layer).items():
             uncertain = weights.uncertain and (name != "bias" or include_bias)
-            if uncertain or (criterion == "magnitude" and name != "bias" and not isinstance(layer, Variational)):
+            if uncertain or (CRITERIA[criterion].of_certain and name != "bias" and not isinstance(layer, Variational)):
                 found[f"{layer.name}/{name}"] = weights
     if not found:
-        hint = "; plain Keras layers have no sigma, use criterion='magnitude'" if criterion == "snr" else ""
+        missing = "prior" if CRITERIA[criterion].ends_at is not None else "sigma"
+        hint = f"; plain Keras layers have no {missing}, use criterion='magnitude'"
+        hint = "" if CRITERIA[criterion].of_certain else hint
         raise PruneError(f"model {model.name!r} has nothing to prune: expected Bayesian Dense or Conv layers{hint}")
     return found
 
@@ -126,7 +144,7 @@ def scores_of(model: Any, *, criterion: Criterion | None = None, include_bias: b
 
     Args:
       model: as for `prune`; raw tfp.layers are scored as this package's would be.
-      criterion: "snr" or "magnitude", as in `prune`.
+      criterion: as in `prune`.
       include_bias: whether Bayesian biases are prunable too.
 
     Raises:
@@ -150,4 +168,4 @@ def scored(name: str, weights: Weights, criterion: Criterion) -> np.ndarray:
             raise PruneError(
                 f"{name} has {count} weights of {part.size} that are NaN or infinite: expected a trained model; train it anew"
             )
-    return CRITERIA[criterion](weights.loc, weights.scale)
+    return CRITERIA[criterion].score(weights)

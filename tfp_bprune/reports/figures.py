@@ -148,6 +148,7 @@ def _histogram(axes: Any, scores: Json, rows: list[Json]) -> None:
             textcoords="offset points",
             fontsize=8,
         )
-    name = "signal-to-noise ratio |mu| / sigma (dB)" if scores["criterion"] == "snr" else "magnitude |w| (dB)"
+    known = {"snr": "signal-to-noise ratio |mu| / sigma (dB)", "magnitude": "magnitude |w| (dB)"}
+    name = known.get(scores["criterion"], f"{scores['criterion']} of a weight (nats)")
     axes.set(xlabel=name, ylabel="weights", title="what is cut: everything left of a line")
     axes.title.set_fontsize(10)

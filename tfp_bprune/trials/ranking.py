@@ -20,6 +20,7 @@ from tfp_bprune.evaluation.masked import on_device
 from tfp_bprune.files.reading import read_below
 from tfp_bprune.files.runs import sealed_tensors, unsealed_tensors, write_atomically
 from tfp_bprune.graphs.heads import Head
+from tfp_bprune.pruning.scores import CRITERIA
 from tfp_bprune.pruning.select import prunable_weights, scored
 from tfp_bprune.trials.trial import Evaluator
 from tfp_bprune.types import Criterion, RunError
@@ -79,7 +80,10 @@ class Ranking:
 def by_score(model: Any, criterion: Criterion) -> Ranking:
     """The order of `prune`."""
     weights = prunable_weights(model, criterion)
-    return Ranking({name: np.where(w.mask, scored(name, w, criterion), -np.inf) for name, w in weights.items()})
+    scores = {name: scored(name, w, criterion) for name, w in weights.items()}
+    if CRITERIA[criterion].ends_at is not None:  # in the same order, but above 0, as `refined` takes logarithms
+        scores = {name: np.logaddexp(0, s) for name, s in scores.items()}
+    return Ranking({name: np.where(w.mask, scores[name], -np.inf) for name, w in weights.items()})
 
 
 def refined(
