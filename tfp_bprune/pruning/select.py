@@ -168,4 +168,4 @@ def scored(name: str, weights: Weights, criterion: Criterion) -> np.ndarray:
             raise PruneError(
                 f"{name} has {count} weights of {part.size} that are NaN or infinite: expected a trained model; train it anew"
             )
-    return CRITERIA[criterion].score(weights)
+    return np.where(weights.mask, CRITERIA[criterion].score(weights), 0.0)
