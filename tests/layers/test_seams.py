@@ -223,7 +223,7 @@ def test_what_is_registered_trains_and_is_pruned_stored_and_exported(
     [served] = bp.reload(tmp_path / "export", data[0])
     np.testing.assert_allclose(served.outputs["probabilities"], tf.nn.softmax(expected), atol=1e-5)
     trained(loaded, data)
-    assert (loaded.get_layer("hidden").posteriors["kernel"].sample([1, 2])[~q_mask(loaded)] == 0).all()
+    assert (loaded.get_layer("hidden").posteriors["kernel"].sample([1, 2]).numpy()[~q_mask(loaded)] == 0).all()
 
 
 def q_mask(model: Any) -> Any:

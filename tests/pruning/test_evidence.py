@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from tfp_bprune.pruning.dead import remove_dead
 from tfp_bprune.pruning.scores import CRITERIA, criterion
 from tfp_bprune.pruning.select import scores_of
 from tfp_bprune.types import PruneError
+
+Build = Callable[..., Any]
 
 
 def one_layer(loc: Any, scale: Any, prior: Any = None, **options: Any) -> Any:
@@ -64,7 +67,8 @@ def test_what_is_left_is_better_kept_and_lies_on_a_path(mlp: Build, granularity:
             random = np.random.default_rng(q.shape[-1])
             size = random.choice([0.0005, 1.0], q.shape, p=[0.7, 0.3])
             if granularity == "unit":
-                size = np.broadcast_to(random.choice([0.0005, 1.0], (1, q.shape[-1])), q.shape)
+                size = np.ones(q.shape)
+                size[: len(size) // 2] = size[:, : q.shape[-1] // 2] = 0.0005
             q.assign(size * random.normal(size=q.shape).astype(np.float32), np.full(q.shape, 0.001, np.float32))
     pruned, report = bp.prune(model, granularity=granularity)
     assert 0.3 < report.sparsity < 0.95
