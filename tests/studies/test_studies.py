@@ -99,9 +99,15 @@ def test_compression_and_criteria_share_their_networks(tmp_path: Path, store: Pa
     assert {path: path.stat().st_mtime_ns for path in store.glob("*/manifest.json")} == before
     assert {(r["method"], r["scope"]) for r in ranked["rows"]} == {
         (m, s)
-        for m in ("snr", "magnitude", "log_q0", "kl", "nll", "elbo", "nll_size", "obd")
+        for m in ("snr", "magnitude", "log_q0", "evidence", "kl", "nll", "elbo", "nll_size", "obd")
         for s in ("global", "layer")
     }
+    [end] = ranked["end"]["digits"]
+    assert 0 < end["weight"]["sparsity"] < 1
+    assert all(scored(end[kind]) for kind in ("before", "weight", "unit"))
+    # One prior for all: the evidence ranks as the posterior's density at 0 does.
+    ranks = {m: [r["nll"] for r in ranked["rows"] if r["method"] == m] for m in ("evidence", "log_q0")}
+    np.testing.assert_allclose(ranks["evidence"], ranks["log_q0"], rtol=1e-2)
     # Nothing removed is the same network, whatever it is ranked by; and SNR over all layers is what compression does.
     assert len({row["nll"] for row in ranked["rows"] if row["requested"] == 0}) == 1
     by_snr = [r["nll"] for r in ranked["rows"] if (r["method"], r["scope"]) == ("snr", "global")]
