@@ -81,8 +81,8 @@ def _without_what_is_better_gone(model: Any, scoring: Scoring) -> tuple[Any, Rep
     Each step takes what scores below the end, of units the worst tenth of it, since neighbours share weights and both lose
     by the first that goes. Then weights on no path from input to output go: they are no part of the function, and the data
     say nothing for or against them. A sum of gains is not spent on weights that are better kept: weights are not independent,
-    and on MNIST it would pay for all of them (docs/studies/evidence.md). What is left is scored again, since a prior over groups, a unit's sum and the paths
-    depend on what is there.
+    and on MNIST it would pay for all of them (docs/studies/evidence.md). What is left is scored again, since a prior over
+    groups, a unit's sum and the paths depend on what is there.
     """
     criterion = scoring.criterion or _ending(model)
     scoring, end = replace(scoring, criterion=criterion), CRITERIA[criterion].ends_at
