@@ -14,7 +14,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.graphs.convert import adopt, refuse_equal_names, shared_config
 from tfp_bprune.graphs.copying import copy_activation_state, within
 from tfp_bprune.graphs.rebuild import calls_of, rebuild
-from tfp_bprune.layers import LAYERS, Composed, NormalPrior, Prior, Variational, kind_of, weights_of
+from tfp_bprune.layers import LAYERS, Composed, NormalPrior, Prior, Variational, kind_of, kinds, weights_of
 from tfp_bprune.layers.posterior import DEFAULT_RHO
 from tfp_bprune.types import BpruneError, Estimator, Json
 
@@ -36,7 +36,7 @@ def bayesianize(
     seed: int = 0,
     strict: bool = False,
 ) -> Any:
-    """A copy of `model` whose Dense and Conv layers are Bayesian; everything else, and every weight, stays.
+    """A copy of `model` whose layers of the kinds in `layers.kinds()` are Bayesian; all else, and every weight, stays.
 
     The posterior means are the model's weights; layers of tfp.layers keep their posteriors (`adopt`). Constraints and
     regularizers are those of the means. A layer that the model calls several times draws its weights, and counts its KL,
@@ -107,8 +107,9 @@ def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: 
         elif layer.trainable_weights and not isinstance(layer, (*_NEVER_BAYESIAN, Variational, Composed)):
             left.append(f"{layer.name} ({type(layer).__name__})")
     if not chosen:
+        names = ", ".join(kind.name for kind in kinds())
         raise BpruneError(
-            f"model {model.name!r} has no layer to make Bayesian: expected Dense or Conv layers among {list(include)}"
+            f"model {model.name!r} has no layer to make Bayesian: expected one of {names} among {list(include)}"
         )
     if left and strict:
         raise BpruneError(

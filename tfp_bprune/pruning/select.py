@@ -135,7 +135,7 @@ def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: boo
         missing = "prior" if CRITERIA[criterion].ends_at is not None else "sigma"
         hint = f"; plain Keras layers have no {missing}, use criterion='magnitude'"
         hint = "" if CRITERIA[criterion].of_certain else hint
-        raise PruneError(f"model {model.name!r} has nothing to prune: expected Bayesian Dense or Conv layers{hint}")
+        raise PruneError(f"model {model.name!r} has nothing to prune: expected Bayesian layers{hint}")
     return found
 
 
