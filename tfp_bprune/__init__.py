@@ -20,11 +20,17 @@ if TYPE_CHECKING:
     from tfp_bprune.graphs.bayesianize import bayesianize as bayesianize
     from tfp_bprune.graphs.convert import adopt as adopt
     from tfp_bprune.graphs.convert import strip as strip
+    from tfp_bprune.layers.distribution import Posterior as Posterior
+    from tfp_bprune.layers.distribution import register_posterior as register_posterior
+    from tfp_bprune.layers.prior import CentredPrior as CentredPrior
     from tfp_bprune.layers.prior import NormalPrior as NormalPrior
+    from tfp_bprune.layers.prior import Prior as Prior
     from tfp_bprune.layers.prior import ScaleMixturePrior as ScaleMixturePrior
+    from tfp_bprune.layers.prior import register_prior as register_prior
     from tfp_bprune.networks.build import build as build
     from tfp_bprune.pruning.callback import GradualPruning as GradualPruning
     from tfp_bprune.pruning.prune import prune as prune
+    from tfp_bprune.pruning.scores import criterion as criterion
     from tfp_bprune.searching.find import search as search
     from tfp_bprune.storage.saved import load_model as load_model
     from tfp_bprune.storage.saved import save_model as save_model
@@ -52,10 +58,19 @@ _ROOMS = {
     "exports": ("Form", "export", "register_form"),
     "files": (),
     "graphs": ("adopt", "bayesianize", "strip"),
-    "layers": ("NormalPrior", "ScaleMixturePrior"),
+    "layers": (
+        "CentredPrior",
+        "NormalPrior",
+        "Posterior",
+        "Prior",
+        "ScaleMixturePrior",
+        "register_posterior",
+        "register_prior",
+    ),
     "networks": ("build",),
     "prediction": (),
     "pruning": ("GradualPruning", "prune"),
+    "pruning.scores": ("criterion",),
     "reports": (),
     "searching": ("Budget", "search"),
     "storage": ("load_model", "save_model"),

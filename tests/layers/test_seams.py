@@ -11,32 +11,16 @@ import pytest
 
 import tfp_bprune as bp
 from tests.bounds import assert_mean
+from tests.extension.criterion import capacity
+from tests.extension.posterior import Product
+from tests.extension.prior import Learned
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.exports.manifest import parameters_of
 from tfp_bprune.layers import LAYERS, CentredPrior, NormalPrior, Prior, ScaleMixturePrior, noise
-from tfp_bprune.layers.distribution import POSTERIORS, Posterior, register_posterior
-from tfp_bprune.layers.names import of_part
-from tfp_bprune.layers.posterior import MaskedNormal, log_scale_of, rho_of, scale_of
+from tfp_bprune.layers.posterior import MaskedNormal
 from tfp_bprune.layers.prior import PRIORS, Normals, register_prior
 
 SMALL, COMPILED = (6, 5), (300, 250)
-
-
-class Learned(Prior):
-    """N(0, s^2) with a scale s of each input, which is trained; by its log density alone."""
-
-    kind = "learned"
-
-    def get_config(self) -> Any:
-        return {"kind": self.kind}
-
-    def add_variables(self, add_weight: Any, name: str, shape: Any, axes: Any) -> Any:
-        sides = tuple(size if axis == axes.read % len(shape) else 1 for axis, size in enumerate(shape))
-        return {"log_s": add_weight(name=of_part(name, "log_s"), shape=sides, initializer="zeros")}
-
-    def log_density(self, w: Any, variables: Any) -> Any:
-        log_s = variables["log_s"]
-        return -0.5 * tf.square(w / tf.exp(log_s)) - log_s - 0.5 * np.log(2 * np.pi)
 
 
 class LearnedExactly(Learned):
@@ -63,74 +47,12 @@ class PlainNormal(NormalPrior):
     pulls = Prior.pulls
 
 
-class Product(Posterior):
-    """w = z v: a scale z of each output and a weight v, both normal."""
-
-    kind = "product"
-
-    def __init__(self, parts: Any, mask: Any) -> None:
-        super().__init__(mask)
-        self._parts = parts
-
-    @classmethod
-    def create(cls, add_weight: Any, name: str, shape: Any, rho_init: float, seed: int, **_: Any) -> Any:
-        units = (1,) * (len(shape) - 1) + (shape[-1],)
-        starts = {"loc": ("glorot_uniform", shape), "rho": (keras.initializers.Constant(rho_init), shape)}
-        starts |= {"z_loc": ("ones", units), "z_rho": (keras.initializers.Constant(rho_init), units)}
-        parts = {p: add_weight(name=of_part(name, p), shape=s, initializer=i) for p, (i, s) in starts.items()}
-        mask = add_weight(name=of_part(name, "mask"), shape=shape, initializer="ones", dtype=tf.bool, trainable=False)
-        return cls(parts, mask)
-
-    @property
-    def parts(self) -> Any:
-        return self._parts
-
-    @property
-    def loc(self) -> Any:
-        return tf.where(self.mask, self._parts["z_loc"] * self._parts["loc"], 0.0)
-
-    @property
-    def scale(self) -> Any:
-        (mu_z, mu_v), (s_z, s_v) = self._means(), self._scales()
-        variance = tf.square(mu_z * s_v) + tf.square(s_z * mu_v) + tf.square(s_z * s_v)
-        return tf.where(self.mask, tf.sqrt(variance), 0.0)
-
-    def sample_centred(self, seed: Any) -> Any:
-        (mu_z, mu_v), (s_z, s_v) = self._means(), self._scales()
-        first, second = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-        z = mu_z + s_z * tf.random.stateless_normal(mu_z.shape, first)
-        v = mu_v + s_v * tf.random.stateless_normal(mu_v.shape, second)
-        return tf.where(self.mask, z * v - mu_z * mu_v, 0.0)
-
-    def kl(self, sample: Any) -> Any:
-        """Of v from N(0, 1); z is free."""
-        (_, mu), (_, scale) = self._means(), self._scales()
-        each = 0.5 * (tf.square(mu) + tf.square(scale) - 1) - log_scale_of(self._parts["rho"])
-        return tf.reduce_sum(tf.where(self.mask, each, 0.0))
-
-    def assign(self, loc: Any, scale: Any = None) -> None:
-        self._parts["loc"].assign(loc / self._parts["z_loc"].numpy())
-        if scale is not None:
-            self._parts["rho"].assign(rho_of(scale))
-
-    @property
-    def resting(self) -> Any:
-        return [(self._parts["loc"], 0.0), (self._parts["rho"], -5.0), *super().resting]
-
-    def _means(self) -> Any:
-        return tf.convert_to_tensor(self._parts["z_loc"]), tf.convert_to_tensor(self._parts["loc"])
-
-    def _scales(self) -> Any:
-        return scale_of(self._parts["z_rho"]), scale_of(self._parts["rho"])
-
-
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    """The extensions, known to these tests alone."""
-    register_prior(Learned), register_prior(LearnedExactly), register_posterior(Product)
+    """What this test alone adds."""
+    register_prior(LearnedExactly)
     yield
-    for registry, name in ((PRIORS, "learned"), (PRIORS, "learned_exactly"), (POSTERIORS, "product")):
-        registry.remove(name)
+    PRIORS.remove("learned_exactly")
 
 
 def normals(shape: Any, prior: Prior, variables: Any = None) -> MaskedNormal:
@@ -196,7 +118,7 @@ def trained(model: Any, data: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "options", [{"prior": "learned"}, {"prior": "learned", "own_prior_loc": True}, {"posterior": "product"}]
+    "options", [{"prior": Learned.kind}, {"prior": Learned.kind, "own_prior_loc": True}, {"posterior": Product.kind}]
 )
 @pytest.mark.parametrize("granularity", ["weight", "unit"])
 def test_what_is_registered_trains_and_is_pruned_stored_and_exported(
@@ -212,6 +134,10 @@ def test_what_is_registered_trains_and_is_pruned_stored_and_exported(
     assert parameters_of(model) == 6 * 8 + 8 + 8 * 3 + 3
     pruned, report = bp.prune(model, sparsity=0.5, granularity=granularity)
     assert 0.5 <= report.sparsity < 1
+    assert (
+        bp.prune(model, sparsity=0.5, criterion="capacity", granularity=granularity)[1].criterion == capacity.__name__
+    )
+    assert 0 <= bp.prune(model, granularity=granularity)[1].sparsity <= 1
     bp.save_model(pruned, tmp_path / "run", config={})
     loaded = bp.load_model(tmp_path / "run").model
     for old, new in zip(pruned.weights, loaded.weights, strict=True):
@@ -231,13 +157,13 @@ def q_mask(model: Any) -> Any:
 
 
 def test_draws_of_a_product_have_its_mean_and_variance() -> None:
-    q = network(posterior="product", rho_init=-1.0).get_layer("hidden").posteriors["kernel"]
+    q = network(posterior=Product.kind, rho_init=-1.0).get_layer("hidden").posteriors["kernel"]
     draws = np.stack([q.sample([7, step]).numpy() for step in range(2000)])
     assert_mean(draws, q.loc.numpy(), q.scale.numpy())
 
 
 def test_a_slice_takes_the_priors_variables_along() -> None:
-    small, large = (LAYERS["Dense", "flipout"](3, prior="learned", own_prior_loc=True) for _ in range(2))
+    small, large = (LAYERS["Dense", "flipout"](3, prior=Learned.kind, own_prior_loc=True) for _ in range(2))
     small.build((None, 2)), large.build((None, 5))
     q, other = small.posteriors["kernel"], large.posteriors["kernel"]
     for variable in other.variables.values():

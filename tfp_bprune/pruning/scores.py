@@ -40,7 +40,7 @@ class Ranking:
 CRITERIA: Registry[Ranking] = Registry("criterion")
 
 
-def criterion(name: str, ends_at: float | None = None, of_certain: bool = False) -> Callable[[Score], Score]:
+def criterion(name: str, *, ends_at: float | None = None, of_certain: bool = False) -> Callable[[Score], Score]:
     """Registers a function of `Weights` (`loc`, `scale`, `mask`, and `posterior` with its `prior`) as a criterion; a decorator.
 
     Args:

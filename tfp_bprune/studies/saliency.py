@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.layers import NormalPrior, ScaleMixturePrior
+from tfp_bprune.layers import Prior
 from tfp_bprune.types import BpruneError
 
 _NODES = 32
@@ -16,7 +16,7 @@ _CHUNK = 65536  # weights whose quadrature is held in memory at once
 _BATCH = 1000
 
 
-def kl_of_each(loc: np.ndarray, scale: np.ndarray, prior: NormalPrior | ScaleMixturePrior) -> np.ndarray:
+def kl_of_each(loc: np.ndarray, scale: np.ndarray, prior: Prior) -> np.ndarray:
     """KL(N(loc, scale^2) || prior) of each weight, in nats, of the shape of `loc`.
 
     The entropy is known; E[log p(w)] is by Gauss-Hermite quadrature, exact for polynomials to degree 63.
@@ -28,7 +28,7 @@ def kl_of_each(loc: np.ndarray, scale: np.ndarray, prior: NormalPrior | ScaleMix
     for begin in range(0, loc.size, _CHUNK):
         part = slice(begin, begin + _CHUNK)
         draws = flat_loc[part, None] + flat_scale[part, None] * nodes
-        expected[part] = prior.log_prob(tf.constant(draws, tf.float32)).numpy() @ weights
+        expected[part] = prior.log_density(tf.constant(draws, tf.float32), {}).numpy() @ weights
     entropy = 0.5 * np.log(2 * np.pi * np.e) + np.log(flat_scale)
     return (-entropy - expected).reshape(loc.shape)
 
