@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 SYNC := UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --quiet --frozen --inexact --python $(BIN)/python
 UV_VERSION := 0.13.8
 WORKERS ?= 2   # processes that share the tests, file by file
-IN_PARTS := -n $(strip $(WORKERS)) --dist loadfile
+IN_PARTS := -n $(strip $(WORKERS)) --dist loadfile --no-loadscope-reorder
 WITH_HOROVOD := setting up, Horovod's build included: a few minutes the first time
 WITHOUT_HOROVOD := Python $(VERSION): without Horovod, which needs Python 3.11 and TensorFlow 2.18; its tests are skipped
 export MPLBACKEND := Agg

@@ -195,6 +195,43 @@ def test_6_sigma_has_no_floor() -> None:
     assert scale_of(tf.constant(-50.0)).numpy() == pytest.approx(np.exp(-50.0), rel=1e-5, abs=0)
 
 
+# 7. Zeros in a dense matrix save no time: what is pruned must be multiplied in another form, or not at all.
+
+
+def multiplied(model: Any) -> list[tuple[str, tuple[int, ...]]]:
+    """The products of the mean prediction: the operation, and the shape of the weights that it reads."""
+    graph = Predictor(model, "mean", task="classification").predict.get_concrete_function().graph
+    found = []
+    for operation in graph.get_operations():
+        if operation.type == "MatMul":
+            found.append(("dense", tuple(operation.inputs[1].shape)))
+        if operation.type == "SparseTensorDenseMatMul":
+            found.append(("sparse", (int(operation.inputs[1].shape[0]),)))
+    return found
+
+
+def wide() -> Any:
+    layers = [DenseFlipout(1024, activation="relu", name="hidden"), DenseFlipout(8, name="logits")]
+    return keras.Sequential([keras.Input((1024,)), *layers])
+
+
+def test_7_weights_that_are_gone_are_not_multiplied() -> None:
+    model = wide()
+    assert multiplied(model) == [("dense", (1024, 1024)), ("dense", (1024, 8))]
+    pruned, _ = prune(model, sparsity=0.99)
+    (form, shape), *_ = multiplied(pruned)
+    left = int(np.count_nonzero(kernels(pruned)[0].mask.numpy()))
+    assert form == "sparse"
+    assert 0 < shape[0] <= left < 0.02 * 1024**2  # of those that are left, what leads to no class is gone too
+
+
+def test_7_units_that_are_gone_make_smaller_dense_products() -> None:
+    pruned, _ = prune(wide(), sparsity=0.5, granularity="unit")
+    units = int(kernels(pruned)[0].mask.numpy().any(0).sum())
+    assert 0 < units < 1024
+    assert multiplied(pruned) == [("dense", (1024, units)), ("dense", (units, 8))]
+
+
 # 8. Flipout's signs were drawn as floats in place of -1 and +1, which changes the variance.
 
 

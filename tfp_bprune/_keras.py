@@ -67,8 +67,20 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settle()
     module = importlib.import_module(_MODULES[name])
+    if name == "tf":
+        _trace_as_written()
     globals()[name] = module
     return module
+
+
+def _trace_as_written() -> None:
+    """Has AutoGraph leave this package's functions as they are, and rewrite those of the layers that they call.
+
+    Ours branch on Python's values alone, and to rewrite them took most of the time of a trace.
+    """
+    from tensorflow.python.autograph.core import config
+
+    config.CONVERSION_RULES = (config.DoNotConvert(__package__), *config.CONVERSION_RULES)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from tfp_bprune.evaluation import reload
 from tfp_bprune.evaluation.metrics import of_outputs
 from tfp_bprune.exports import export
 from tfp_bprune.files.runs import Run
+from tfp_bprune.layers import variational_layers
 from tfp_bprune.prediction import cost
 from tfp_bprune.reports import sweep_table
 from tfp_bprune.storage import load_model, save_model
@@ -94,14 +95,33 @@ def test_prune(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
     assert (again["nonzeros"], again["threshold"]) == (0, None)
 
 
+def kernels_of(run: Path) -> np.ndarray:
+    """All kernels of a stored network, joined; for distributions their means."""
+    layers = (load_model(run).model.get_layer(name) for name in ("dense_1", "logits"))
+    found = (q.loc if (q := getattr(layer, "kernel_posterior", None)) else layer.kernel for layer in layers)
+    return np.concatenate([kernel.numpy().ravel() for kernel in found])
+
+
+def assert_the_smallest_half_is_gone(before: Path, after: Path) -> None:
+    """Where all scales are equal, or there are none, both criteria remove the smallest means, and change no other."""
+    old, new = kernels_of(before), kernels_of(after)
+    expected = np.where(np.abs(old) > np.median(np.abs(old)), old, 0)
+    np.testing.assert_array_equal(new, expected)
+
+
 def test_prune_takes_models_that_were_saved_by_hand(answer: Answer, mlp: Callable[..., Any], tmp_path: Path) -> None:
-    save_model(mlp(), tmp_path / "run", config={})
+    model = mlp()
+    for layer in variational_layers(model):
+        layer.kernel_posterior.rho_variable.assign(np.full(layer.kernel_posterior.shape, -3.0))
+    save_model(model, tmp_path / "run", config={})
     assert answer("prune", tmp_path / "run", "--sparsity", 0.5, "--out", tmp_path / "out")["sparsity"] == 0.5
+    assert_the_smallest_half_is_gone(tmp_path / "run", tmp_path / "out")
 
 
 def test_prune_of_a_plain_network(answer: Answer, plain_run: Path, tmp_path: Path) -> None:
     words = ["prune", plain_run, "--sparsity", 0.5, "--criterion", "magnitude", "--out", tmp_path / "out"]
     assert answer(*words)["sparsity"] == 0.5
+    assert_the_smallest_half_is_gone(plain_run, tmp_path / "out")
 
 
 def test_a_run_of_python_knows_how_its_data_is_loaded(answer: Answer, mlp: Callable[..., Any], tmp_path: Path) -> None:

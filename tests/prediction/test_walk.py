@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from tensorflow.python.autograph.impl import conversion
 
 from tests.bounds import FALSE_ALARM
 from tests.prediction.test_answers import predicted
@@ -443,3 +444,27 @@ def test_moments_carry_the_noise_of_dropout_exactly_through_linear_layers(kind: 
 def test_moments_refuse_dropout_that_is_not_of_each_number(layer: Any) -> None:
     with pytest.raises(ExportError, match="has no mask for each number by itself"):
         Predictor(dropped(layer), "moments", **LOGITS)
+
+
+class Turned(L.Layer):  # type: ignore[misc]
+    """A layer whose code branches on a number of the batch, as AutoGraph allows it."""
+
+    def call(self, inputs: Any) -> Any:
+        if tf.reduce_sum(inputs) > 0:  # noqa: SIM108  AutoGraph takes no conditional expression
+            outputs = inputs
+        else:
+            outputs = -3.0 * inputs
+        return outputs
+
+
+@pytest.mark.parametrize("predictive", ["mean", "sampled"])
+def test_layers_of_users_are_rewritten_by_autograph_and_functions_of_the_package_are_not(predictive: Any) -> None:
+    model = keras.Sequential([keras.Input((3,)), DenseFlipout(2, rho_init=-40.0, train_size=2), Turned()])
+    predictor = Predictor(model, predictive, samples=2, **REGRESSION)
+    kernel = model.layers[0].kernel_posterior.loc.numpy()
+    for x in (np.ones((2, 3), np.float32), -np.ones((2, 3), np.float32)):
+        linear = x @ kernel
+        expected = linear if linear.sum() > 0 else -3 * linear
+        np.testing.assert_allclose(predictor.predict(tf.constant(x))["mean"], expected, rtol=1e-5, atol=1e-6)
+    assert conversion.is_allowlisted(type(predictor).__init__)
+    assert not conversion.is_allowlisted(Turned.call)

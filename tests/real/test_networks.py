@@ -49,12 +49,17 @@ def bayesian(name: str, data: tuple[Any, Any]) -> Any:
     return made
 
 
+def removed_of(model: Any) -> int:
+    """Weights that the masks of all posteriors take away."""
+    return sum(int((~q.mask.numpy()).sum()) for layer in variational_layers(model) for q in layer.posteriors.values())
+
+
 @pytest.fixture(scope="module")
 def pruned(bayesian: Any) -> Any:
     """Without half of its weights."""
     smaller, report = bp.prune(bayesian, sparsity=0.5)
     assert report.pruned == round(0.5 * report.prunable)
-    gone = sum(int((~layer.kernel_posterior.mask.numpy()).sum()) for layer in variational_layers(smaller))
+    gone = removed_of(smaller)
     assert gone == report.pruned
     return smaller
 
@@ -65,6 +70,12 @@ def served(model: Any, x: Any, path: Path, predictive: Any) -> dict[str, np.ndar
     signature = tf.saved_model.load(str(path / "1")).signatures["serving_default"]
     values = dict(zip(input_names(model), tf.nest.flatten(as_tensors(x)), strict=True))
     return {key: value.numpy() for key, value in signature(**values).items()}
+
+
+@pytest.fixture(scope="module")
+def sampled(pruned: Any, data: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """What the pruned network's export of draws answers."""
+    return served(pruned, data[0], tmp_path_factory.mktemp("sampled") / "export", "sampled")
 
 
 def means_of(model: Any, outputs: Any) -> dict[str, np.ndarray]:
@@ -108,9 +119,8 @@ def without_drawing(plain: Any) -> Any:
     return lambda x: quiet(x, training=False)
 
 
-def test_draws_are_those_of_the_network(pruned: Any, data: tuple[Any, Any], tmp_path: Path) -> None:
+def test_draws_are_those_of_the_network(pruned: Any, data: tuple[Any, Any], sampled: dict[str, np.ndarray]) -> None:
     x = as_tensors(data[0])
-    answers = served(pruned, data[0], tmp_path / "sampled", "sampled")
 
     @tf.function
     def draw() -> Any:
@@ -123,10 +133,12 @@ def test_draws_are_those_of_the_network(pruned: Any, data: tuple[Any, Any], tmp_
         # Where units are rarely active so few draws may miss what happens seldom: no error is taken for less than a tenth
         # of the largest.
         error = np.maximum(error, 0.1 * error.max())
-        assert (np.abs(answers[key] - values.mean(0)) <= BOUND * error + 1e-5).all()
+        assert (np.abs(sampled[key] - values.mean(0)) <= BOUND * error + 1e-5).all()
 
 
-def test_moments_are_near_or_refused_by_name(name: str, pruned: Any, data: tuple[Any, Any], tmp_path: Path) -> None:
+def test_moments_are_near_or_refused_by_name(
+    name: str, pruned: Any, data: tuple[Any, Any], sampled: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     refused_at = NETWORKS[name].moments
     if refused_at is not None:
         with pytest.raises(ExportError, match=refused_at) as caught:
@@ -135,7 +147,6 @@ def test_moments_are_near_or_refused_by_name(name: str, pruned: Any, data: tuple
         assert "'sampled'" in str(caught.value)
         return
     answers = served(pruned, data[0], tmp_path / "moments", "moments")
-    sampled = served(pruned, data[0], tmp_path / "sampled", "sampled")
     for key in sampled:
         if key.endswith(("probabilities", "mean")):
             assert np.abs(answers[key] - sampled[key]).max() < 0.05 * max(1.0, np.abs(sampled[key]).max())
@@ -150,7 +161,7 @@ def test_units_go_or_the_request_is_refused(name: str, bayesian: Any, data: tupl
             assert "\n" not in str(caught.value)
             return
         smaller, report = bp.prune(bayesian, sparsity=0.3, granularity="unit")
-    assert report.pruned == sum(int((~v.kernel_posterior.mask.numpy()).sum()) for v in variational_layers(smaller))
+    assert report.pruned == removed_of(smaller)
     answers = served(smaller, data[0], tmp_path / "mean", "mean")
     for key, expected in means_of(smaller, without_drawing(bp.strip(smaller))(as_tensors(data[0]))).items():
         np.testing.assert_allclose(answers[key], expected, rtol=1e-4, atol=2e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib import colors, image
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -87,6 +90,28 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Figure]:
     return made.pop
 
 
+def assert_shown(content: bytes, figure: Figure) -> None:
+    """The colour of every series is among the pixels: the file is of this figure, and shows what is on it."""
+    assert_png(content)
+    pixels = image.imread(io.BytesIO(content))[..., :3].reshape(-1, 3)
+    series = [line for axes in figure.axes for line in axes.lines if not str(line.get_label()).startswith("_")]
+    assert series
+    for line in series:
+        near = np.abs(pixels - colors.to_rgb(line.get_color())).max(1) < 0.02
+        assert near.sum() > 20, line.get_label()
+
+
+def test_a_blank_picture_shows_nothing(drawn: Callable[[], Figure]) -> None:
+    shown = sweep_figure(result(CLASSIFIED), "title")
+    figure = drawn()
+    assert_shown(shown, figure)
+    hidden = [line for axes in figure.axes for line in axes.lines]
+    for artist in [*hidden, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]:
+        artist.set_visible(False)
+    with pytest.raises(AssertionError, match="accuracy, mean"):
+        assert_shown(pictures.png(figure), figure)
+
+
 def lines_of(axes: Any) -> dict[str, list[float]]:
     """What is drawn by its name in the legend."""
     return {str(line.get_label()): list(line.get_ydata()) for line in axes.lines}
@@ -94,8 +119,8 @@ def lines_of(axes: Any) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("rows", [CLASSIFIED, REGRESSED, [row | {"nll": None} for row in CLASSIFIED]])
 def test_the_picture_of_a_sweep_shows_its_rows(rows: list[dict[str, Any]], drawn: Callable[[], Figure]) -> None:
-    assert_png(sweep_figure(result(rows), "title"))
-    figure = drawn()
+    content = sweep_figure(result(rows), "title")
+    assert_shown(content, figure := drawn())
     quality, histogram, other = figure.axes
     key, name = ("rmse", "RMSE") if "rmse" in rows[0] else ("accuracy", "accuracy")
     assert figure.get_suptitle() == "title"
@@ -108,8 +133,9 @@ def test_the_picture_of_a_sweep_shows_its_rows(rows: list[dict[str, Any]], drawn
 
 def test_the_picture_of_a_training_shows_its_epochs(drawn: Callable[[], Figure]) -> None:
     rows = [{"epoch": 1, "nll": 2.0, "accuracy": 0.5}, {"epoch": 2, "nll": None, "accuracy": 0.6}]
-    assert_png(history_figure(rows, "x"))
-    loss, accuracy = drawn().axes
+    content = history_figure(rows, "x")
+    assert_shown(content, figure := drawn())
+    loss, accuracy = figure.axes
     assert lines_of(loss) == {"NLL, training": [2.0, None]}
     assert lines_of(accuracy) == {"accuracy, training": [0.5, 0.6]}
     assert_png(history_figure([row | {"val_accuracy": 0.4} for row in rows], "x"))
@@ -163,8 +189,9 @@ def test_the_table_of_a_bench_says_once_what_is_the_same_for_all_batches() -> No
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_the_picture_of_a_bench_has_a_point_for_each_row(count: int, drawn: Callable[[], Figure]) -> None:
     rows = BENCH["rows"][:count]
-    assert_png(bench_figure(BENCH | {"rows": rows}))
-    [axes] = drawn().axes
+    content = bench_figure(BENCH | {"rows": rows})
+    assert_shown(content, figure := drawn())
+    [axes] = figure.axes
     points = [median for line in axes.lines if line.get_linestyle() == "None" for median in line.get_ydata()]
     assert points == [row["latency_ms"] for row in rows]
     upward = [segment[:, 1].tolist() for many in axes.collections for segment in many.get_segments()]

@@ -163,8 +163,16 @@ def test_a_second_dataset_counts(model: Any, digits: Splits, tmp_path: Path) -> 
 
 
 def test_plain_networks_are_searched_by_magnitude(plain_run: Path, digits: Splits, tmp_path: Path) -> None:
-    result = found(load_model(plain_run).model, digits, tmp_path / "plain", Settings(Budget(0.3), "latency", 20))
+    model = load_model(plain_run).model
+    result = found(model, digits, tmp_path / "plain", Settings(Budget(0.3), "latency", 20))
     assert result.layers.holds
+    tried = [row for row in result.rows if row["phase"] == "global"]
+    assert tried
+    magnitudes = {f"{name}/kernel": np.abs(model.get_layer(name).kernel.numpy()) for name in ("dense_1", "logits")}
+    everything = np.sort(np.concatenate([values.ravel() for values in magnitudes.values()]))[::-1]
+    for row in tried:  # the largest of all, wherever they are
+        cut = everything[sum(row["counts"].values()) - 1] if sum(row["counts"].values()) else np.inf
+        assert row["counts"] == {name: int((values >= cut).sum()) for name, values in magnitudes.items()}
 
 
 def test_networks_that_are_no_classifiers_are_refused(regression_run: Path, digits: Splits, tmp_path: Path) -> None:
