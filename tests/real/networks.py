@@ -183,7 +183,9 @@ NETWORKS: dict[str, Network] = {
     "transformer": Network(
         transformer, lambda r: (_tokens(r), r.integers(0, 2, (EXAMPLES, 1))), moments="of a kind through which"
     ),
-    "tagger": Network(tagger, lambda r: (_tokens(r), r.integers(0, 4, (EXAMPLES, 7))), moments="of a kind through which"),
+    "tagger": Network(
+        tagger, lambda r: (_tokens(r), r.integers(0, 4, (EXAMPLES, 7))), moments="of a kind through which"
+    ),
     "segmentation": Network(
         segmentation,
         lambda r: (r.normal(size=(EXAMPLES, 8, 8, 1)).astype(np.float32), r.integers(0, 3, (EXAMPLES, 8, 8))),

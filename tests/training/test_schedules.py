@@ -51,10 +51,9 @@ def test_warmup_rises_to_one_over_its_part_of_the_epochs() -> None:
 
 
 def test_unknown_schedules_are_refused() -> None:
-    with pytest.raises(
-        TrainingError, match=r"unknown KL schedule 'cosine': expected one of constant, warmup, blundell"
-    ):
+    with pytest.raises(TrainingError, match=r"unknown KL schedule 'cosine': expected one of ") as caught:
         kl_schedule("cosine", 10, epochs=1)
+    assert set(str(caught.value).split("one of ")[1].split(", ")) == {"constant", "warmup", "blundell"}
 
 
 def test_the_callback_scales_the_divergence_of_every_step() -> None:
