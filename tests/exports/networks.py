@@ -9,11 +9,29 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.exports.forms import FORMS
 from tfp_bprune.layers import Conv2DFlipout, DenseFlipout
+from tfp_bprune.prediction import Predictor
+from tfp_bprune.prediction.kernels import FOR_CONVERTERS
+from tfp_bprune.pruning import prune
 
 L = keras.layers
+
+
+def pruned_predictor(name: str) -> Predictor:
+    """One of the networks at its mean, pruned to 80 %, as converters take it."""
+    return Predictor(prune(settled(NETWORKS[name]()), sparsity=0.8)[0], "mean", lowering=FOR_CONVERTERS)
+
+
+def assert_answers_as_tensorflow(file_format: str, predictor: Predictor, content: bytes, batch: int) -> None:
+    """A file gives what the predictor does that it was made of, under the same names."""
+    x = np.random.default_rng(1).normal(size=(batch, 8, 8, 1)).astype(np.float32)
+    found = run(file_format, content, x)
+    expected = predictor.predict(tf.constant(x))
+    assert set(found) == set(expected) == {"probabilities", "entropy"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
 
 
 def classifier(model: Any) -> Any:

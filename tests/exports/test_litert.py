@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.exports.networks import NETWORKS, classifier, run, settled
+from tests.exports.networks import NETWORKS, assert_answers_as_tensorflow, classifier, pruned_predictor, run, settled
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.exports import Form, export, litert
 from tfp_bprune.exports.sparsify import Rows, sparsify
 from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.prediction import Predictor
 from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
-from tfp_bprune.pruning import prune
 from tfp_bprune.types import ExportError
 
 pytest.importorskip("ai_edge_litert")
@@ -26,7 +25,7 @@ pytest.importorskip("ai_edge_litert")
 @pytest.fixture(scope="module", params=NETWORKS)
 def predictor(request: pytest.FixtureRequest) -> Predictor:
     """One network, pruned to 80 %."""
-    return Predictor(prune(settled(NETWORKS[request.param]()), sparsity=0.8)[0], "mean", lowering=FOR_CONVERTERS)
+    return pruned_predictor(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +36,7 @@ def content(predictor: Predictor) -> bytes:
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_file_answers_as_tensorflow_does(predictor: Predictor, content: bytes, batch: int) -> None:
-    x = np.random.default_rng(1).normal(size=(batch, 8, 8, 1)).astype(np.float32)
-    found = run("litert", content, x)
-    expected = predictor.predict(tf.constant(x))
-    assert set(found) == set(expected) == {"probabilities", "entropy"}
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5)
+    assert_answers_as_tensorflow("litert", predictor, content, batch)
 
 
 def test_the_signature_keeps_its_names_and_takes_any_batch(content: bytes) -> None:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.exports.networks import NETWORKS, run, settled
+from tests.exports.networks import NETWORKS, assert_answers_as_tensorflow, pruned_predictor, run
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.exports import Form, export
 from tfp_bprune.exports import onnx as exporter
 from tfp_bprune.layers import Conv2DFlipout, DenseFlipout, GaussianOutput
 from tfp_bprune.prediction import Predictor
 from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
-from tfp_bprune.pruning import prune
 from tfp_bprune.types import ExportError
 
 onnx = pytest.importorskip("onnx")
@@ -27,7 +26,7 @@ pytest.importorskip("tf2onnx")
 @pytest.fixture(scope="module", params=NETWORKS)
 def predictor(request: pytest.FixtureRequest) -> Predictor:
     """One network, pruned to 80 %."""
-    return Predictor(prune(settled(NETWORKS[request.param]()), sparsity=0.8)[0], "mean", lowering=FOR_CONVERTERS)
+    return pruned_predictor(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +37,7 @@ def content(predictor: Predictor) -> bytes:
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_the_file_answers_as_tensorflow_does(predictor: Predictor, content: bytes, batch: int) -> None:
-    x = np.random.default_rng(1).normal(size=(batch, 8, 8, 1)).astype(np.float32)
-    found = run("onnx", content, x)
-    expected = predictor.predict(tf.constant(x))
-    assert set(found) == set(expected) == {"probabilities", "entropy"}
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-5)
+    assert_answers_as_tensorflow("onnx", predictor, content, batch)
 
 
 def test_the_graph_is_valid_and_keeps_its_names(content: bytes) -> None:

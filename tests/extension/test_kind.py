@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import tfp_bprune as bp
-from tests.extension.kind import ChannelScale, ChannelScaleFlipout
+from tests.extension.kind import SCALE, ChannelScale, ChannelScaleFlipout
 from tfp_bprune._keras import keras
+from tfp_bprune._registry import extensions
 from tfp_bprune.graphs import compact
-from tfp_bprune.layers import kind_of, variational_layers, weights_of
+from tfp_bprune.layers import bayesian, kind_of, variational_layers, weights_of
 
 L = keras.layers
 
@@ -96,6 +97,18 @@ def test_it_is_pruned_compacted_stored_exported_and_read_again(
     assert np.abs(sampled.outputs["probabilities"] - expected).max() < 0.5
     with pytest.raises(bp.BpruneError, match="layer 'scale' is of a kind"):
         bp.export(pruned, tmp_path / "moments", predictive="moments")
+
+
+def test_a_new_process_would_import_it_and_another_layer_cannot_take_its_place() -> None:
+    assert "tests.extension.kind" in extensions()
+
+    class Other(ChannelScaleFlipout):
+        """A layer from elsewhere under the same name."""
+
+    with pytest.raises(
+        bp.BpruneError, match=r"there is a layer 'ChannelScale\.flipout' already, of tests\.extension\.kind"
+    ):
+        bayesian(SCALE, "flipout")(Other)
 
 
 def test_the_package_knows_it_by_its_declaration_alone(trained: Any) -> None:

@@ -13,7 +13,8 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.graphs import strip
 from tfp_bprune.layers import NormalPrior, ScaleMixturePrior
-from tfp_bprune.pruning.scores import log_density_at_zero, snr
+from tfp_bprune.layers.distribution import log_density_at_zero
+from tfp_bprune.pruning.scores import snr
 from tfp_bprune.studies.saliency import elbo_change, kl_of_each, likelihood_slopes
 from tfp_bprune.types import BpruneError
 

@@ -89,8 +89,7 @@ def _fill(old: Any, new: Any, kept: _Slice) -> None:
             target.assign(source)
     slices = weights_of(new)
     for name, weights in weights_of(old).items():
-        axes = kind.kernels[name] if name != "bias" else Axes(read=None, made=-1)
-        slices[name].copy_slice(weights, kept.index(weights.loc.shape, axes))
+        slices[name].copy_slice(weights, kept.index(weights.loc.shape, kind.axes(name)))
     bias = weights_of(new).get("bias")
     gone = ~kept.kept_in & ~np.isnan(kept.constant)
     if bias is not None and kind.flow(old) == "mixes":

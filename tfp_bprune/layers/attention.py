@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfp_bprune._keras import keras
 from tfp_bprune.layers.einsum import EINSUM
-from tfp_bprune.layers.kind import LAYERS, Flow, Kind, bayesian
+from tfp_bprune.layers.kind import LAYERS, PER_WEIGHT, Flow, Kind, bayesian
 from tfp_bprune.layers.posterior import DEFAULT_RHO
 from tfp_bprune.layers.prior import Prior, prior_from
 from tfp_bprune.types import Estimator, Json
 
 _LayerPart: Any = keras.layers.Layer if TYPE_CHECKING else object
 _OPTIONS = ("num_heads", "key_dim", "value_dim", "dropout", "use_bias", "output_shape", "attention_axes")
-_PER_WEIGHT = tuple(
-    f"{weight}_{what}" for weight in ("kernel", "bias") for what in ("initializer", "regularizer", "constraint")
-)
+_OF_WEIGHTS = tuple(f"{weight}_{what}" for weight in ("kernel", "bias") for what in PER_WEIGHT)
 
 
 class MultiHeadAttention(Kind):
@@ -28,7 +26,7 @@ class MultiHeadAttention(Kind):
 
     def shared(self, layer: Any) -> Json:
         """Keras keeps its arguments under names of their own."""
-        given = {key: getattr(layer, f"_{key}") for key in (*_OPTIONS, *_PER_WEIGHT)}
+        given = {key: getattr(layer, f"_{key}") for key in (*_OPTIONS, *_OF_WEIGHTS)}
         given |= {"activity_regularizer": layer.activity_regularizer}
         return {key: value for key, value in given.items() if value is not None}
 

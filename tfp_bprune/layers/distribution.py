@@ -32,6 +32,12 @@ class Terms:
     kl: Any
 
 
+def log_density_at_zero(loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """log q(0) = log N(0 | mu, sigma^2) in nats, for sigma > 0; any shape. High where 0 is a likely value of the weight."""
+    loc, scale = np.asarray(loc, np.float64), np.asarray(scale, np.float64)
+    return np.asarray(-0.5 * np.log(2 * np.pi) - np.log(scale) - 0.5 * np.square(loc / scale))
+
+
 class Posterior(ABC):
     """A distribution over one weight tensor, some of whose weights are removed: their every draw is 0.
 
@@ -133,9 +139,8 @@ class Posterior(ABC):
 
     def log_density_at_zero(self) -> np.ndarray:
         """log q(0) of each weight in nats; by default that of the normal with its mean and deviation."""
-        loc, scale = self.loc.numpy().astype(np.float64), self.scale.numpy().astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(-0.5 * np.log(2 * np.pi) - np.log(scale) - 0.5 * np.square(loc / scale))
+        with np.errstate(divide="ignore", invalid="ignore"):  # where a weight is pruned
+            return log_density_at_zero(self.loc.numpy(), self.scale.numpy())
 
     def log_prior_at_zero(self) -> np.ndarray:
         """log p(0) of each weight in nats, of the weight's shape."""

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune._registry import Registry
 from tfp_bprune.layers.axes import Axes
-from tfp_bprune.types import BpruneError, Estimator, Json
+from tfp_bprune.types import Estimator, Json
 
 PACKAGE = "tfp_bprune"
 PER_WEIGHT = ("initializer", "regularizer", "constraint")
@@ -110,7 +111,11 @@ class Kind:
     def moments(self, layer: Any) -> bool:
         """Whether means and variances are carried through it: its kernel is [..., in, out], and each output reads weights of
         one position of it."""
-        return len(self.kernels) == 1 and self.kernels == Kind.kernels
+        return self.kernels == Kind.kernels
+
+    def axes(self, name: str) -> Axes:
+        """Those of a kernel, or of the bias."""
+        return Axes(read=None, made=-1) if name == "bias" else self.kernels[name]
 
     # How channels flow, where the last axis holds them
 
@@ -198,33 +203,9 @@ def along(channels: np.ndarray, size: int) -> np.ndarray:
     return np.repeat(channels, size // len(channels))
 
 
-class _Kinds:
-    """The kinds that are declared, and the layers of each."""
-
-    def __init__(self) -> None:
-        self.layers: dict[tuple[str, str], type] = {}
-        self.by_class: dict[type, Kind] = {}
-
-    def add(self, kind: Kind, estimator: Estimator, layer: type) -> None:
-        known = self.layers.get((kind.name, estimator))
-        stands_in = estimator == "local" and known is self.layers.get((kind.name, "flipout"))
-        if (
-            known is not None
-            and not stands_in
-            and (known.__module__, known.__qualname__) != (layer.__module__, layer.__qualname__)
-        ):
-            raise BpruneError(
-                f"the kind {kind.name!r} has a layer for {estimator!r}, {known.__module__}.{known.__qualname__}: expected "
-                "another name for another kind"
-            )
-        self.layers[kind.name, estimator] = layer
-        if estimator == "flipout":
-            self.layers.setdefault((kind.name, "local"), layer)
-        self.by_class |= {layer: kind, kind.plain: kind}
-
-
-_KINDS = _Kinds()
-LAYERS = _KINDS.layers
+_DECLARED: Registry[type] = Registry("layer")
+_BY_CLASS: dict[type, Kind] = {}
+LAYERS: dict[tuple[str, str], type] = {}
 """Layer classes by kind and estimator; "local" is local reparameterization where it is exact and Flipout elsewhere."""
 
 
@@ -240,7 +221,10 @@ def bayesian(kind: Kind, estimator: Estimator) -> Callable[[Layer], Layer]:
     """
 
     def declare(layer: Layer) -> Layer:
-        _KINDS.add(kind, estimator, layer)
+        LAYERS[kind.name, estimator] = _DECLARED.add(f"{kind.name}.{estimator}", layer, layer)
+        if estimator == "flipout":
+            LAYERS.setdefault((kind.name, "local"), layer)
+        _BY_CLASS.update({layer: kind, kind.plain: kind})
         layer.kind = kind  # type: ignore[attr-defined]
         made: Layer = keras.saving.register_keras_serializable(PACKAGE)(layer)
         return made
@@ -250,7 +234,7 @@ def bayesian(kind: Kind, estimator: Estimator) -> Callable[[Layer], Layer]:
 
 def kind_of(layer: Any) -> Kind | None:
     """The kind of a layer, plain, of tfp.layers or Bayesian; None for any other, a user's subclass of Keras's among them."""
-    found = _KINDS.by_class.get(type(layer)) or getattr(type(layer), "kind", None)
+    found = _BY_CLASS.get(type(layer)) or getattr(type(layer), "kind", None)
     if found is not None:
         return found if isinstance(found, Kind) else None
     return next((kind for kind in kinds() if isinstance(layer, tuple(kind.raw))), None)
@@ -258,4 +242,4 @@ def kind_of(layer: Any) -> Kind | None:
 
 def kinds() -> Iterator[Kind]:
     """All kinds that are declared."""
-    return iter(dict.fromkeys(_KINDS.by_class.values()))
+    return iter(dict.fromkeys(_BY_CLASS.values()))

@@ -128,11 +128,6 @@ class MaskedNormal(Posterior):
         return self.prior_variables.get("prior_loc")
 
     @property
-    def shape(self) -> Any:
-        """Shape of the weight tensor."""
-        return self.loc_variable.shape
-
-    @property
     def loc(self) -> Any:
         """mu, 0 where pruned."""
         return tf.where(self.mask, self.loc_variable, 0.0)

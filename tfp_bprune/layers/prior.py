@@ -297,10 +297,6 @@ class CentredPrior(Prior):
         """log p(w - centre)."""
         return self.prior.log_density(w - variables["prior_loc"], variables)
 
-    def log_density_at_zero(self, loc: Any, scale: Any, mask: Any, variables: Variables) -> Any:
-        """log p(-centre)."""
-        return self.log_density(tf.zeros(mask.shape), variables)
-
     def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
         """That of q, moved as far, from the prior that is not."""
         by = variables["prior_loc"]

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import divergence, noise
-from tfp_bprune.layers.axes import Axes
 from tfp_bprune.layers.distribution import POSTERIORS, Moment, Posterior, Terms
 from tfp_bprune.layers.kind import PER_WEIGHT, Kind, stem_of
 from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal
@@ -133,9 +132,8 @@ class Variational(_LayerPart):
         options = {"loc_initializer": initializer, "loc_constraint": constraint}
         options |= {"fan_in": self.kind.fan_in(name, shape) if name != "bias" else None}
         posterior = POSTERIORS[self.posterior].create(self.add_weight, name, shape, self.rho_init, seed, **options)
-        axes = self.kind.kernels[name] if name != "bias" else Axes(read=None, made=-1)
         posterior.prior = CentredPrior(self.prior) if self.own_prior_loc else self.prior
-        posterior.prior_variables = posterior.prior.add_variables(self.add_weight, name, shape, axes)
+        posterior.prior_variables = posterior.prior.add_variables(self.add_weight, name, shape, self.kind.axes(name))
         self.posteriors[name] = posterior
         if regularizer is not None:
             self.add_loss(partial(_penalty, regularizer, posterior))

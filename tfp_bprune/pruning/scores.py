@@ -71,12 +71,6 @@ def magnitude(loc: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
     return np.abs(np.asarray(loc, np.float64))
 
 
-def log_density_at_zero(loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """log q(0) = log N(0 | mu, sigma^2) in nats, for sigma > 0; any shape. High where 0 is a likely value of the weight."""
-    loc, scale = np.asarray(loc, np.float64), np.asarray(scale, np.float64)
-    return -0.5 * np.log(2 * np.pi) - np.log(scale) - 0.5 * np.square(loc / scale)
-
-
 def decibel(ratio: np.ndarray) -> np.ndarray:
     """10 log10 of a signal-to-noise ratio; -inf for 0."""
     with np.errstate(divide="ignore"):

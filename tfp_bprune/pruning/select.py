@@ -36,8 +36,7 @@ def choose_masks(
     before = {name: w.mask for name, w in weights.items()}
     pinned: list[str] = []
     if scoring.granularity == "unit":
-        pinned = groups.pinned(groups.units_of(model, {name: w.loc for name, w in weights.items()}))
-        chosen, lowest, ties = _choose_units(model, weights, sparsity, threshold, scoring)
+        chosen, lowest, ties, pinned = _choose_units(model, weights, sparsity, threshold, scoring)
     else:
         chosen = _choose_weights(scores, before, sparsity, threshold, scoring.scope, CRITERIA[scoring.by].least)
         kept = np.concatenate([scores[name][chosen[name]] for name in chosen])
@@ -70,8 +69,9 @@ def _choose_units(
     sparsity: float | None,
     threshold: float | None,
     scoring: Scoring,
-) -> tuple[dict[str, np.ndarray], float, int]:
-    """Masks, the lowest score of a unit that stays, and how many that stay have the highest that went (0 by layer)."""
+) -> tuple[dict[str, np.ndarray], float, int, list[str]]:
+    """Masks, the lowest score of a unit that stays, how many that stay have the highest that went (0 by layer), and the tensors
+    of which no unit can go."""
     if sparsity is not None:
         masks.check_sparsity(sparsity)
     else:
@@ -87,7 +87,7 @@ def _choose_units(
         stays[side.labels[groups.left_by_channel(chosen[side.tensor], side.axis)]] = True
     kept, gone = scores[stays & units.removable], scores[~stays & units.removable]
     tied = int(np.count_nonzero(kept == gone.max())) if gone.size and scoring.scope == "global" else 0
-    return chosen, float(kept.min()) if kept.size else float("inf"), tied
+    return chosen, float(kept.min()) if kept.size else float("inf"), tied, groups.pinned(units)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import numpy as np
 from tfp_bprune.evaluation.masked import MaskedNetwork
 from tfp_bprune.evaluation.metrics import classification
 from tfp_bprune.layers import variational_layers
+from tfp_bprune.layers.distribution import log_density_at_zero
 from tfp_bprune.pruning import prune
 from tfp_bprune.pruning.masks import masks_at_sparsity
-from tfp_bprune.pruning.scores import log_density_at_zero, magnitude, snr
+from tfp_bprune.pruning.scores import magnitude, snr
 from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.reports.studies import accuracy_figure, mean_and_spread
 from tfp_bprune.reports.tables import markdown_table
