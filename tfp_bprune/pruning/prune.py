@@ -56,8 +56,8 @@ def prune(
       The pruned model, not compiled, and a `Report`. `model` itself stays as it is.
 
     Raises:
-      PruneError: both of sparsity and threshold, none for a criterion that has no end of its own, one out of range, NaN weights, or nothing to prune;
-        with `strict` also a sparsity that is not reached.
+      PruneError: both of sparsity and threshold, none for a criterion that has no end of its own, one out of range, NaN
+        weights, or nothing to prune; with `strict` also a sparsity that is not reached.
       BpruneError: the model's graph is not known to Keras.
     """
     check_graph(model)
@@ -70,9 +70,7 @@ def prune(
         if strict:
             raise PruneError(selection.report.missed)
         warnings.warn(selection.report.missed, stacklevel=2)
-    copy = rebuild(model, lambda layer: None, lambda old, new: None)
-    apply_masks(copy, selection.masks)
-    return copy, selection.report
+    return with_masks(model, selection.masks), selection.report
 
 
 def _without_what_is_better_gone(model: Any, scoring: Scoring) -> tuple[Any, Report]:
@@ -91,7 +89,7 @@ def _without_what_is_better_gone(model: Any, scoring: Scoring) -> tuple[Any, Rep
             f"give either sparsity or threshold, got neither: of criterion {criterion!r} nothing says where to end, as it does "
             f"of {', '.join(repr(name) for name, known in CRITERIA.items() if known.ends_at is not None)}"
         )
-    copy = rebuild(model, lambda layer: None, lambda old, new: None)
+    copy = with_masks(model, {})
     before = -1
     while True:
         first = _first_end(copy, end, scoring)
