@@ -214,7 +214,7 @@ def attending() -> tuple[Any, np.ndarray]:
     h = L.Add()([h, L.MultiHeadAttention(2, 3, dropout=0.1, name="two")(h, e)])
     model = keras.Model(inputs, L.Dense(3, activation="softmax", name="head")(L.GlobalAveragePooling1D()(h)))
     model.set_weights([0.5 * rng.normal(size=w.shape).astype(np.float32) for w in model.weights])
-    return model, rng.integers(0, 11, (5, 6))
+    return model, rng.integers(0, 11, (5, 6)).astype(np.int32)
 
 
 def test_attention_has_bayesian_projections_and_is_pruned_kept_stripped_and_exported(tmp_path: Path) -> None:

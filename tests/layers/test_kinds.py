@@ -31,7 +31,7 @@ def test_layer_meets_the_contract(case: str, estimator: Any) -> None:
 def assert_kept(model: Any, x: np.ndarray, tolerance: float = 1e-5, **options: Any) -> Any:
     """`bayesianize` at no noise gives the model's outputs, and `strip` its weights, without a warning."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)  # as bayesianize warns
         bayesian = bp.bayesianize(model, **({"train_size": 10, "strict": True, "rho_init": CERTAIN} | options))
     expected = np.asarray(model(x), np.float64)
     np.testing.assert_allclose(np.asarray(bayesian(x), np.float64), expected, rtol=tolerance, atol=tolerance)
