@@ -54,6 +54,49 @@ def test_units_go_whole_and_the_smaller_network_is_equal(name: str, shape: Any, 
     assert smaller.count_params() <= 0.45 * masked.count_params()
 
 
+def reads(model: Any, layer: str) -> np.ndarray:
+    """Which of its inputs a layer still reads."""
+    mask = model.get_layer(layer).kernel_posterior.mask.numpy()
+    return np.asarray(mask.any(tuple(a for a in range(mask.ndim) if a != mask.ndim - 2)))
+
+
+def test_features_of_the_input_go_where_inputs_are_asked_for() -> None:
+    model = network("mlp", (8, 8, 1), {"hidden": (6, 5)})
+    q = model.get_layer("dense_1").kernel_posterior
+    loc = np.ones(q.shape)
+    loc[[3, 40]] = 1e-3  # whose readers are all that is weak
+    q.assign(loc, np.full(q.shape, 0.1))
+    for name in ("dense_2", "logits"):
+        other = model.get_layer(name).kernel_posterior
+        other.assign(np.ones(other.shape), np.full(other.shape, 0.1))
+    whole, _ = prune(model, threshold=1.0, granularity="unit")
+    assert reads(whole, "dense_1").all()
+    pruned, report = prune(model, threshold=1.0, granularity="unit", inputs=True)
+    np.testing.assert_array_equal(np.flatnonzero(~reads(pruned, "dense_1")), [3, 40])
+    assert report.pruned == 2 * 6
+    assert report.threshold == pytest.approx(10, rel=1e-5)
+    with pytest.raises(PruneError, match="nothing that a layer reads"):
+        prune(model, threshold=1.0, inputs=True)
+
+
+def test_positions_of_a_filter_go_before_the_filter_and_the_filter_with_the_last_of_them() -> None:
+    model = network("lenet5", (28, 28, 1), {"width": 0.1})
+    dense = next(layer.name for layer in model.layers if layer.name.startswith("dense"))
+    q = model.get_layer(dense).kernel_posterior
+    filters = model.get_layer("conv_2").filters
+    loc = np.ones(q.shape)
+    of_filter = np.arange(len(loc)) % filters  # channels are last where an image is flattened
+    loc[(of_filter == 0) & (np.arange(len(loc)) < len(loc) // 2)] = 1e-3
+    q.assign(loc, np.full(q.shape, 0.1))
+    pruned, _ = prune(model, threshold=1.0, granularity="unit", inputs=True, scope="global")
+    gone = ~reads(pruned, dense)
+    assert gone[loc[:, 0] < 0.5].all()
+    loc[of_filter == 0] = 1e-3
+    q.assign(loc, np.full(q.shape, 0.1))
+    pruned, _ = prune(model, threshold=1.0, granularity="unit", inputs=True)
+    assert not pruned.get_layer("conv_2").kernel_posterior.mask.numpy()[..., 0].any()
+
+
 def test_unknown_aggregate_and_scope_are_refused() -> None:
     model = network(*CASES[0])
     with pytest.raises(PruneError, match="aggregate"):

@@ -65,18 +65,20 @@ def add_trust(parser: Parser) -> None:
 
 
 def add_pruning(parser: Parser) -> None:
-    """`--criterion`, `--scope`, `--granularity` and `--aggregate`."""
+    """`--criterion`, `--scope`, `--granularity`, `--aggregate` and `--inputs`."""
     rank_by = "what to rank by (default: snr, |mu| / sigma; magnitude for a network without distributions)"
     add_choice(parser, "--criterion", CRITERIA, help=rank_by)
     add_choice(parser, "--granularity", Granularity, "weight", "remove single weights, or whole neurons and filters")
     weaker = "how a unit's weights make its score (default: max, the best weight of its weaker side)"
     add_choice(parser, "--aggregate", Aggregate, "max", weaker)
     add_choice(parser, "--scope", Scope, "global", "rank all layers together, or each by itself")
+    inputs = "with --granularity unit, features of the input and what a dense layer reads flattened can go too"
+    parser.add_argument("--inputs", action="store_true", help=inputs)
 
 
 def pruning_of(arguments: Any) -> Json:
     """What `add_pruning` added, as keywords of `prune` and `sweep`."""
-    return {name: getattr(arguments, name) for name in ("criterion", "scope", "granularity", "aggregate")}
+    return {name: getattr(arguments, name) for name in ("criterion", "scope", "granularity", "aggregate", "inputs")}
 
 
 def emit(result: Json, target: str | None) -> bool:

@@ -42,6 +42,7 @@ def sweep(
     on_step: Callable[[str], None] = lambda description: None,
     granularity: Granularity = "weight",
     aggregate: Aggregate = "max",
+    inputs: bool = False,
     calibration: Any = None,
     on_replace: Callable[[], None] = lambda: None,
 ) -> Json:
@@ -56,7 +57,7 @@ def sweep(
       samples: draws of the sampled prediction.
       facts: further entries of every manifest; those that are not objects go into every row: network, inference, dataset.
       on_step: told what comes next, once a sparsity.
-      granularity, aggregate: as in `prune`.
+      granularity, aggregate, inputs: as in `prune`.
       on_replace: called before the exports of an earlier sweep go.
       calibration: training batches on which `recalibrate` measures batch normalization and a regression's
         noise anew before each export.
@@ -66,7 +67,7 @@ def sweep(
       sampled one with the prefix `sampled_`; and the histogram of scores in dB with the cut of each row.
     """
     model, exports = adopt(model), Path(exports)
-    scoring = Scoring(criterion, scope, granularity, aggregate).of(model)
+    scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs).of(model)
     bayesian = default_criterion(model) == "snr"
     for sparsity in sparsities:  # all of them before the exports of an earlier sweep go
         check_sparsity(sparsity)

@@ -77,7 +77,7 @@ class GradualPruning(keras.callbacks.Callback):
         nothing of a sparsity alone.
       every: steps between two prunings, fewer where a schedule over the whole training is short; with
         `steps_per_execution` at the end of the execution that reaches them.
-      criterion, scope, granularity, aggregate: as in `prune`.
+      criterion, scope, granularity, aggregate, inputs: as in `prune`.
 
     Attributes:
       sparsity: counted after the last pruning; None before the first.
@@ -99,6 +99,7 @@ class GradualPruning(keras.callbacks.Callback):
         scope: Scope = "global",
         granularity: Granularity = "weight",
         aggregate: Aggregate = "max",
+        inputs: bool = False,
     ) -> None:
         super().__init__()
         if not callable(schedule):
@@ -108,7 +109,7 @@ class GradualPruning(keras.callbacks.Callback):
                 raise PruneError(f"{name} must be at least 1, got {value}")
         self.schedule, self.steps_per_epoch, self.every = schedule, steps_per_epoch, every
         self.sparsity: float | None = None
-        self._scoring = Scoring(criterion, scope, granularity, aggregate)
+        self._scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs)
         self._keep = KeepPruned()
 
     def set_model(self, model: Any) -> None:

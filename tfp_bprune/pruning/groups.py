@@ -8,7 +8,7 @@ back; with both gone nothing that happens to them reaches the output, and `expor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class Units:
         its way, as in a depthwise convolution.
       count: labels are below this.
       removable: labels that may go.
+      inputs: the weights that read each input of a layer that is no unit by itself, where these are asked for.
     """
 
     made: list[Side]
@@ -52,10 +53,26 @@ class Units:
     kept: list[Side]
     count: int
     removable: np.ndarray
+    inputs: list[Side] = field(default_factory=list)
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """All of them."""
+        return (*self.made, *self.read, *self.kept, *self.inputs)
+
+    @property
+    def layers(self) -> list[Side]:
+        """The sides whose labels are in competition: of each layer's units, and of its inputs."""
+        return [*self.made, *self.inputs]
 
 
-def units_of(model: Any, names: Mapping[str, np.ndarray]) -> Units:
+def units_of(model: Any, names: Mapping[str, np.ndarray], inputs: bool = False) -> Units:
     """The units of `model`, as far as kernels in `names` make them.
+
+    Args:
+      names: arrays of the kernels' shapes by tensor name.
+      inputs: whether what a layer reads counts too where it is no unit by itself: a feature of the model's input, or one of
+        the positions of a filter that a dense layer reads flattened. Its weights are those that read it.
 
     Raises:
       PruneError: the graph has nested models, shared layers or layers of several outputs, so that channels cannot be followed.
@@ -79,7 +96,20 @@ def units_of(model: Any, names: Mapping[str, np.ndarray]) -> Units:
         if any(tensor not in names for tensor in _tensors(step)):
             removable[labels.of(step.output)] = False
             removable[labels.of(step.inputs[0])] = False
-    return Units(made, read, kept, labels.count, removable)
+    units = Units(made, read, kept, labels.count, removable)
+    return _with_inputs(units, labels.pinned) if inputs else units
+
+
+def _with_inputs(units: Units, pinned: np.ndarray) -> Units:
+    """The same with labels of their own for the inputs of layers that are no units."""
+    count, found = units.count, []
+    for side in units.read:
+        alone = len(np.unique(side.labels)) == len(side.labels)
+        if not alone or np.isin(side.labels, pinned).all():
+            found.append(Side(side.tensor, side.axis, np.arange(count, count + len(side.labels))))
+            count += len(side.labels)
+    removable = np.concatenate([units.removable, np.ones(count - units.count, bool)])
+    return replace(units, inputs=found, count=count, removable=removable)
 
 
 def _tensors(step: Step) -> list[str]:
@@ -128,7 +158,8 @@ def unit_scores(
     """
     if aggregate not in _AGGREGATES:
         raise PruneError(f"unknown aggregate {aggregate!r}: expected one of {', '.join(_AGGREGATES)}")
-    totals = [_totals(sides, units.count, locs, scales, masks) for sides in (units.made, units.read, units.kept)]
+    each = (units.made, units.read, units.kept, units.inputs)
+    totals = [_totals(sides, units.count, locs, scales, masks) for sides in each]
     scored = [np.where(total.weights > 0, _AGGREGATES[aggregate](total), np.inf) for total in totals]
     return np.minimum.reduce(scored)
 
@@ -136,7 +167,7 @@ def unit_scores(
 def unit_sums(units: Units, scores: Arrays, masks: Arrays) -> np.ndarray:
     """Sum of the scores of each unit's weights that are left, on all its sides; [labels]. For scores that add up."""
     total = np.zeros(units.count)
-    for side in (*units.made, *units.read, *units.kept):
+    for side in units.sides:
         left = np.where(masks[side.tensor], scores[side.tensor], 0.0)
         np.add.at(total, side.labels, _by_channel(left, side.axis).sum(1))
     return total
@@ -203,7 +234,7 @@ def ranks_by_layer(units: Units, scores: np.ndarray) -> np.ndarray:
     Layers that a residual addition ties count as one.
     """
     ranks = np.full(units.count, np.inf)
-    for label in (side.labels for side in units.made):
+    for label in (side.labels for side in units.layers):
         mine = np.unique(label[units.removable[label] & np.isinf(ranks[label])])
         order = np.argsort(np.argsort(scores[mine], kind="stable"), kind="stable")
         ranks[mine] = order / max(len(mine), 1)
@@ -249,7 +280,7 @@ def masks_without_units_below(
 
 def _order_of_removal(units: Units, scores: np.ndarray) -> np.ndarray:
     removable = units.removable.copy()
-    for label in (side.labels for side in units.made):
+    for label in (side.labels for side in units.layers):
         if removable[label].all():
             removable[label[np.argmax(scores[label])]] = False
     candidates = np.flatnonzero(removable)
@@ -260,7 +291,7 @@ def _without(units: Units, gone: np.ndarray, masks: Arrays) -> dict[str, np.ndar
     stays = np.ones(units.count, bool)
     stays[gone] = False
     kept = dict(masks)
-    for side in (*units.made, *units.read, *units.kept):
+    for side in units.sides:
         sides = [1] * masks[side.tensor].ndim
         sides[side.axis] = -1
         kept[side.tensor] = kept[side.tensor] & stays[side.labels].reshape(sides)

@@ -30,6 +30,7 @@ def prune(
     include_bias: bool = False,
     granularity: Granularity = "weight",
     aggregate: Aggregate = "max",
+    inputs: bool = False,
     strict: bool = False,
 ) -> tuple[Any, Report]:
     """Removes the weights of lowest score: mu = 0 and sigma = 0, in every draw, in memory and after reload.
@@ -50,6 +51,8 @@ def prune(
       granularity: "weight", or "unit" for whole neurons and filters, which makes the network smaller and faster and
         not only sparser; `sparsity` is then the least fraction of weights to remove.
       aggregate: how a unit's weights make its score: "max", "mean" or "norm"; see `groups.unit_scores`.
+      inputs: whether with granularity "unit" what a layer reads can go by itself, where it is no unit: a feature of the
+        model's input, and each of the positions of a filter that a dense layer reads flattened.
       strict: refuse a sparsity that cannot be reached, which else a warning and the report's `missed` say.
 
     Returns:
@@ -62,7 +65,7 @@ def prune(
     """
     check_graph(model)
     model = adopt(model)
-    scoring = Scoring(criterion, scope, granularity, aggregate, include_bias)
+    scoring = Scoring(criterion, scope, granularity, aggregate, include_bias, inputs)
     if sparsity is None and threshold is None:
         return _without_what_is_better_gone(model, scoring)
     selection = choose_masks(model, scoring, sparsity, threshold)

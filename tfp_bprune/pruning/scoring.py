@@ -22,6 +22,7 @@ class Scoring:
       granularity: single weights, or whole units.
       aggregate: how a unit's weights make its score.
       include_bias: whether Bayesian biases are among the weights.
+      inputs: whether inputs of layers that are no units by themselves are ranked among units.
 
     Raises:
       PruneError: a word that is none of those that there are.
@@ -32,6 +33,7 @@ class Scoring:
     granularity: Granularity = "weight"
     aggregate: Aggregate = "max"
     include_bias: bool = False
+    inputs: bool = False
 
     def __post_init__(self) -> None:
         if self.criterion is not None and self.criterion not in CRITERIA:
@@ -39,6 +41,10 @@ class Scoring:
         check_scope(self.scope)
         if self.granularity not in get_args(Granularity):
             raise PruneError(f"granularity must be 'weight' or 'unit', got {self.granularity!r}")
+        if self.inputs and self.granularity != "unit":
+            raise PruneError(
+                "inputs=True needs granularity='unit': by weight, nothing that a layer reads goes as a whole"
+            )
         if self.aggregate not in get_args(Aggregate):
             raise PruneError(f"unknown aggregate {self.aggregate!r}: expected one of {', '.join(get_args(Aggregate))}")
 

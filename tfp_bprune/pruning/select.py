@@ -83,7 +83,7 @@ def _choose_units(
     else:
         chosen = groups.masks_without_units_below(units, scores, threshold or 0.0, before)
     stays = np.zeros(units.count, bool)
-    for side in units.made:
+    for side in units.layers:
         stays[side.labels[groups.left_by_channel(chosen[side.tensor], side.axis)]] = True
     kept, gone = scores[stays & units.removable], scores[~stays & units.removable]
     tied = int(np.count_nonzero(kept == gone.max())) if gone.size and scoring.scope == "global" else 0
@@ -102,7 +102,7 @@ class UnitRanking:
 def unit_ranking(model: Any, weights: dict[str, Weights], scoring: Scoring) -> UnitRanking:
     """Ranks the units that the tensors `weights` make."""
     locs, left = {n: w.loc for n, w in weights.items()}, {n: w.mask for n, w in weights.items()}
-    units = groups.units_of(model, locs)
+    units = groups.units_of(model, locs, scoring.inputs)
     if scoring.by in ("snr", "magnitude"):  # whose scores a unit's aggregate takes apart
         scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if scoring.by == "snr" else None
         scores = groups.unit_scores(units, locs, scales, left, scoring.aggregate)
