@@ -95,6 +95,28 @@ def test_prune(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
     assert (again["nonzeros"], again["threshold"]) == (0, None)
 
 
+def test_prune_without_a_sparsity_ends_by_the_evidence(
+    answer: Answer, mlp: Callable[..., Any], plain_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(mlp(rho_init=-6.0), tmp_path / "narrow")
+    result = answer("prune", tmp_path / "narrow", "--out", tmp_path / "out")
+    assert (result["criterion"], result["requested"]) == ("evidence", {"criterion": "evidence"})
+    assert 0 < result["sparsity"] < 1
+    manifest = answer("export", tmp_path / "out", "--out", tmp_path / "export")
+    assert manifest["nonzeros"] == result["nonzeros"]
+    for words, said in (
+        (["prune", plain_run], "plain weights have no evidence to go by"),
+        (["prune", tmp_path / "narrow", "--criterion", "snr"], "of criterion 'snr' nothing says where to end"),
+        (["sweep", plain_run, "--criterion", "evidence"], "plain Keras layers have no prior"),
+        (["search", plain_run, "--criterion", "evidence"], "plain Keras layers have no prior"),
+    ):
+        more = ["--out", tmp_path / "none"] if words[0] != "sweep" else []
+        assert main([str(word) for word in (*words, *more)]) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
 def kernels_of(run: Path) -> np.ndarray:
     """All kernels of a stored network, joined; for distributions their means."""
     layers = (load_model(run).model.get_layer(name) for name in ("dense_1", "logits"))

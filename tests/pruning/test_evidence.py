@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,41 @@ def test_thresholds_may_be_negative_and_ranks_are_those_of_the_scores(mlp: Build
     assert bp.prune(model, sparsity=0.5, criterion="evidence")[1].pruned == round(0.5 * len(scores))
     with pytest.raises(PruneError, match="threshold must be a number"):
         bp.prune(model, threshold=float("nan"), criterion="evidence")
+
+
+def test_a_certain_weight_is_kept_unless_it_is_0() -> None:
+    model = one_layer([[0.2], [0.3], [0.0]], [[0.1], [0.1], [0.1]])
+    rho = model.layers[-1].posteriors["kernel"].rho_variable
+    rho.assign([[-5.0], [-300.0], [-300.0]])  # sigma underflows
+    scores = scores_of(model, criterion="evidence")["line/kernel"][:, 0]
+    assert np.isfinite(scores[0])
+    assert (scores[1], scores[2]) == (np.inf, -np.inf)
+    np.testing.assert_array_equal(weights_of(bp.prune(model)[0].layers[-1])["kernel"].mask[:, 0], [True, True, False])
+
+
+@pytest.mark.parametrize("granularity", ["weight", "unit"])
+def test_gradual_pruning_without_a_schedule_ends_where_the_evidence_does(
+    mlp: Build, digits: Any, granularity: Any
+) -> None:
+    model = mlp(rho_init=-6.0)  # as narrow as the prior's narrow part: what stays small is better gone
+    if granularity == "unit":
+        for name, small in (("dense_1", np.arange(12) < 5), ("logits", np.arange(12)[:, None] < 5)):
+            q = model.get_layer(name).posteriors["kernel"]
+            q.assign(np.where(small, 1e-4, q.loc.numpy()))
+    callback = bp.GradualPruning(every=4, granularity=granularity)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what goes at the end
+        bp.fit(model, digits, settings=bp.Settings(epochs=3), callbacks=[callback], progress=False)
+    again = bp.prune(model, granularity=granularity)[1]
+    assert 0.1 < (callback.sparsity or 0) < 0.95
+    assert again.sparsity == pytest.approx(callback.sparsity)
+
+
+def test_without_a_schedule_a_criterion_has_to_end_by_itself(mlp: Build, digits: Any) -> None:
+    with pytest.raises(PruneError, match="of criterion 'snr' nothing says where to end"):
+        bp.GradualPruning(criterion="snr")
+    with pytest.raises(PruneError, match="no prior"):
+        bp.fit(mlp("deterministic"), digits, callbacks=[bp.GradualPruning()], progress=False)
 
 
 def test_what_has_no_prior_is_refused(mlp: Build) -> None:

@@ -64,9 +64,10 @@ def told(result: Found) -> Any:
     return (result.layers, result.single, result.test, result.rows, result.front)
 
 
-def test_a_trial_is_what_prune_gives(model: Any, digits: Splits) -> None:
-    pruned, report = prune(model, sparsity=0.8)
-    order, valid = by_score(model, "snr"), digits.examples("valid")
+@pytest.mark.parametrize("criterion", ["snr", "evidence"])
+def test_a_trial_is_what_prune_gives(model: Any, digits: Splits, criterion: Any) -> None:
+    pruned, report = prune(model, sparsity=0.8, criterion=criterion)
+    order, valid = by_score(model, criterion), digits.examples("valid")
     masks = order.masks(order.globally(report.prunable - report.pruned))
     for layer in ("dense_1", "logits"):
         kept = pruned.get_layer(layer).kernel_posterior.mask.numpy()

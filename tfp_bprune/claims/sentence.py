@@ -14,10 +14,22 @@ def sentence(result: Json) -> str:
             f"No pruned network can be shown to meet the budget: {_out_of_reach(result)}; nothing was removed ({left})."
         )
     return (
-        f"Removing {100 * result['sparsity']:.2f} % of the weights ({left}, {_beside(result)}{_smaller(result)}) "
+        f"Removing {100 * result['sparsity']:.2f} % of the weights{_units(result)} ({left}, {_beside(result)}{_smaller(result)}) "
         f"{_promise(claim)} (shown for the mean network, at {100 * result['budget']['level']:g} % confidence, on validation "
         f"examples that were not searched on): {_tested(result)}."
     )
+
+
+def _by_unit(result: Json) -> bool:
+    return bool(result.get("granularity") == "unit")
+
+
+def _units(result: Json) -> str:
+    """How many units every layer keeps, where whole ones went."""
+    if not _by_unit(result):
+        return ""
+    kept = (f"{count} of {name.rpartition('/')[0]}" for name, count in result["layers"].items())
+    return f" as whole units, which leaves {', '.join(kept)}"
 
 
 def _tested(result: Json) -> str:
@@ -54,7 +66,8 @@ def _smaller(result: Json) -> str:
     if result["target"] == "nonzeros":
         return ""
     part = 100 * result["of_unpruned"]
-    what = {"bytes": "bytes", "latency": "latency by the cost model"}[result["target"]]
+    latency = "latency of exports" if _by_unit(result) else "latency by the cost model"
+    what = {"bytes": "bytes", "latency": latency}[result["target"]]
     return f"; {what}: {part:.0f} % of the unpruned network's" + (", nothing gained" if part > 99 else "")
 
 

@@ -12,13 +12,18 @@ from tfp_bprune.types import Calibrated, Json
 HELP = "remove weights of low signal-to-noise ratio"
 EXAMPLE = """example:
   tfp-bprune prune runs/mnist --sparsity 0.95 --out runs/mnist-95
+  tfp-bprune prune runs/mnist --out runs/mnist-small      # what the evidence says is better gone
 """
 
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    parser.add_argument("--sparsity", type=float, help="fraction of the weights to remove, in [0, 1)")
+    parser.add_argument(
+        "--sparsity",
+        type=float,
+        help="fraction of the weights to remove, in [0, 1) (default: as far as the evidence says)",
+    )
     parser.add_argument("--threshold", type=float, help="or remove weights that score below this")
     parser.add_argument("--include-bias", action="store_true", help="Bayesian biases are prunable too")
     measured = "measure batch normalization anew on training data, for the mean or for draws"
@@ -63,6 +68,9 @@ def run(arguments: Any) -> int:
         )
         for layer in report.layers:
             say(f"  {layer.name}: {100 * layer.sparsity:.2f} % of {layer.prunable}")
+        for name, use in report.inputs.items():
+            if not use.whole:
+                say(f"  input {name}: {len(use.which)} of {use.of} {use.by}s are read")
         if report.missed:
             say(f"  {report.missed}")
         if report.ties:

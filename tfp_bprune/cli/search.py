@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfp_bprune.cli.choices import CRITERIA, add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, data_of, emit, facts_of, say
-from tfp_bprune.types import BpruneError, Json, Order, RunError, Target
+from tfp_bprune.types import BpruneError, Granularity, Json, Order, RunError, Target
 
 if TYPE_CHECKING:
     from tfp_bprune.data.splits import Split
@@ -18,6 +18,7 @@ EXAMPLE = """example:
   tfp-bprune search runs/mnist --max-accuracy-drop 0.005
   tfp-bprune search runs/mnist --max-ece-increase 0.02 --min-ood-auroc 0.9 --ood fashion_mnist --target bytes
   tfp-bprune search runs/diabetes --max-rmse-increase 0.02
+  tfp-bprune search runs/mnist --granularity unit --target latency
   tfp-bprune search runs/mnist --export 3 --to served/mnist-3      # a point of the Pareto front, by its number
   tfp-bprune search runs/mnist --sensitivity                       # what pruning one layer at a time does
 """
@@ -32,6 +33,8 @@ def add_arguments(parser: Parser) -> None:
     by = "in which the weights of a layer go: by score, or by score refined on training examples"
     add_choice(parser, "--order", Order, "refined", by)
     add_choice(parser, "--criterion", CRITERIA, help="the score (default: snr; magnitude without distributions)")
+    whole = "remove single weights, or whole neurons and filters; of these, latency is that of timed exports"
+    add_choice(parser, "--granularity", Granularity, "weight", whole)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="trials and results; a search there goes on (default: RUN/search)"
@@ -96,7 +99,8 @@ def settings_of(arguments: Any) -> Settings:
 
     conditions = (arguments.max_accuracy_drop, arguments.max_ece_increase, arguments.min_ood_auroc)
     budget = Budget(*conditions, arguments.level, arguments.max_rmse_increase)
-    return Settings(budget, arguments.target, arguments.trials, arguments.order, arguments.criterion, arguments.seed)
+    how = (arguments.order, arguments.criterion, arguments.seed, arguments.granularity)
+    return Settings(budget, arguments.target, arguments.trials, *how)
 
 
 def _search(arguments: Any, out: Path) -> int:
@@ -181,7 +185,8 @@ def _sensitivity(arguments: Any, out: Path) -> int:
 
     saved = load_model(arguments.run)
     with Run(out).locked():
-        rows = analyse(saved.model, data_of(saved.config, arguments.data_dir), out, arguments.criterion)
+        data = data_of(saved.config, arguments.data_dir)
+        rows = analyse(saved.model, data, out, arguments.criterion, arguments.granularity)
         result = {**facts_of(saved.config), "rows": rows}
         write_json(out / "sensitivity.json", result, seal=True)
         write_atomically(out / "sensitivity.png", sensitivity_figure(result))

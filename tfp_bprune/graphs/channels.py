@@ -34,6 +34,7 @@ class ChannelLabels:
         self._labels: dict[int, np.ndarray] = {}
         self._parent: list[int] = []
         self._pinned: set[int] = set()
+        self._entering: set[int] = set()
         for step in graph.steps:
             self._labels[step.output] = self._follow(step)
         for tensor in graph.outputs:
@@ -51,7 +52,15 @@ class ChannelLabels:
     @property
     def pinned(self) -> np.ndarray:
         """Labels that must stay: inputs and outputs of the model, and of layers whose channels cannot be told apart."""
-        return np.unique([self._root(label) for label in self._pinned])
+        return self._roots(self._pinned | self._entering)
+
+    @property
+    def required(self) -> np.ndarray:
+        """Those of them that something requires, as nothing does of an input that is not read."""
+        return self._roots(self._pinned)
+
+    def _roots(self, labels: set[int]) -> np.ndarray:
+        return np.unique([self._root(label) for label in labels]).astype(np.int64)
 
     def _follow(self, step: Step) -> np.ndarray:
         layer, inputs = step.layer, [self._labels[tensor] for tensor in step.inputs]
@@ -67,7 +76,7 @@ class ChannelLabels:
         for labels in inputs:
             self._pin(labels)
         made = self._new(step)
-        self._pin(made)
+        (self._pinned if inputs else self._entering).update(made.tolist())
         return made
 
     def _new(self, step: Step) -> np.ndarray:

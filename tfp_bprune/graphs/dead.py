@@ -143,10 +143,19 @@ def _activated(layer: Any, values: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     return np.where(fixed, values if activation is None else _called(activation, values), np.nan)
 
 
-def needed(labels: ChannelLabels, kernels: dict[str, Kernels], constants: dict[int, np.ndarray]) -> np.ndarray:
-    """Which labels must stay, found from the outputs backwards until nothing is added."""
+def needed(
+    labels: ChannelLabels,
+    kernels: dict[str, Kernels],
+    constants: dict[int, np.ndarray],
+    pinned: np.ndarray | None = None,
+) -> np.ndarray:
+    """Which labels must stay, found from the outputs backwards until nothing is added.
+
+    Args:
+      pinned: those that stay whatever reads them; by default those of the graph.
+    """
     needed = np.zeros(labels.count, bool)
-    needed[labels.pinned] = True
+    needed[labels.pinned if pinned is None else pinned] = True
     tensors = {tensor for step in labels.weighted for tensor in (step.inputs[0], step.output)}
     roots = {tensor: labels.of(tensor) for tensor in tensors}
     before = -1

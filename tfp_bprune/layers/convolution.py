@@ -32,9 +32,9 @@ class Convolution(Kind):
         """Groups would have to lose equally many channels."""
         return super().flow(layer) if _groups(layer) == 1 else "unknown"
 
-    def moments(self, layer: Any) -> bool:
-        """Of one group."""
-        return _groups(layer) == 1
+    def groups(self, layer: Any, name: str) -> int:
+        """Those of the layer."""
+        return _groups(layer)
 
 
 def _groups(layer: Any) -> int:

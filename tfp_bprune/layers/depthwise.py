@@ -32,6 +32,14 @@ class Depthwise(Kind):
         """Each channel keeps to itself."""
         return "keeps" if layer.data_format == "channels_last" else "unknown"
 
+    def moments(self, layer: Any) -> bool:
+        """As a convolution in as many groups as channels."""
+        return True
+
+    def groups(self, layer: Any, name: str) -> int:
+        """The input channels."""
+        return int(layer.depthwise_kernel.shape[-2])
+
     def connects(self, layer: Any, left: Arrays) -> np.ndarray:
         """As in `Kind`: [out]."""
         return by_output(left["depthwise_kernel"]).any(0)

@@ -33,9 +33,14 @@ class Terms:
 
 
 def log_density_at_zero(loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """log q(0) = log N(0 | mu, sigma^2) in nats, for sigma > 0; any shape. High where 0 is a likely value of the weight."""
+    """log q(0) = log N(0 | mu, sigma^2) in nats; any shape. High where 0 is a likely value of the weight.
+
+    A weight with sigma = 0 is certain: infinite where mu is 0 too, minus infinity elsewhere.
+    """
     loc, scale = np.asarray(loc, np.float64), np.asarray(scale, np.float64)
-    return np.asarray(-0.5 * np.log(2 * np.pi) - np.log(scale) - 0.5 * np.square(loc / scale))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        density = -0.5 * np.log(2 * np.pi) - np.log(scale) - 0.5 * np.square(loc / scale)
+    return np.where(scale > 0, density, np.where(loc == 0, np.inf, -np.inf))
 
 
 class Posterior(ABC):
@@ -139,8 +144,7 @@ class Posterior(ABC):
 
     def log_density_at_zero(self) -> np.ndarray:
         """log q(0) of each weight in nats; by default that of the normal with its mean and deviation."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # where a weight is pruned
-            return log_density_at_zero(self.loc.numpy(), self.scale.numpy())
+        return log_density_at_zero(self.loc.numpy(), self.scale.numpy())
 
     def log_prior_at_zero(self) -> np.ndarray:
         """log p(0) of each weight in nats, of the weight's shape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import ascii_letters
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
@@ -74,8 +75,20 @@ class EinsumDense(Kind):
         return config | {"output_shape": [*config["output_shape"][:-1], outputs]}
 
     def moments(self, layer: Any) -> bool:
-        """As a dense layer at positions."""
-        return self.flow(layer) == "mixes"
+        """Unless a weight is read at several places of the inputs for one output, or examples have weights of their own."""
+        read, kernel, made = _letters(layer.equation)
+        alone = layer.equation.startswith("...") or made[:1] not in kernel
+        return set(read) <= {*kernel, *made} and alone and not layer.equation.endswith("...")
+
+    def common(self, layer: Any, name: str, inputs: Any, variance: Any, one: Any, other: Any) -> Any:
+        """As in `Kind`, by the equation backwards."""
+        read, kernel, made = _letters(layer.equation)
+        if layer.equation.startswith("..."):
+            free = [letter for letter in ascii_letters if letter not in read + kernel + made]
+            more = "".join(free[: len(inputs.shape) - len(read)])
+            read, made = more + read, more + made
+        one, other = (tf.einsum(f"{read},{made}->{made[0]}{kernel}", inputs, slopes) for slopes in (one, other))
+        return tf.reduce_sum(variance * one * other, list(range(1, len(one.shape))))
 
 
 def _letters(equation: str) -> tuple[str, str, str]:

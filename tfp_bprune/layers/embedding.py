@@ -8,6 +8,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers.axes import Axes
 from tfp_bprune.layers.estimators import Flipout, Reparameterization
 from tfp_bprune.layers.kind import Flow, Kind, bayesian
+from tfp_bprune.layers.shared import by_position
 from tfp_bprune.layers.variational import OnKeras
 
 
@@ -26,6 +27,17 @@ class Embedding(Kind):
         """Rows of the table."""
         indices = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)
         return tf.nn.embedding_lookup(kernel, indices)
+
+    def moments(self, layer: Any) -> bool:
+        """A number reads one row."""
+        return True
+
+    def common(self, layer: Any, name: str, inputs: Any, variance: Any, one: Any, other: Any) -> Any:
+        """As in `Kind`: positions share a row where they hold one number."""
+        indices = tf.reshape(tf.cast(inputs, tf.int32), [tf.shape(inputs)[0], -1])
+        same = tf.cast(indices[:, :, None] == indices[:, None], tf.float32)
+        rows, one, other = tf.nn.embedding_lookup(variance, indices), by_position(one), by_position(other)
+        return tf.reduce_sum(rows * one * tf.matmul(same, other), [1, 2])
 
     def width(self, layer: Any) -> int:
         """Numbers in a row."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune._registry import Registry
+from tfp_bprune.layers import shared
 from tfp_bprune.layers.axes import Axes
 from tfp_bprune.types import Estimator, Json
 
@@ -73,8 +74,12 @@ class Kind:
 
         By default the plain layer's own call with that kernel in the place of its weight, without bias and activation.
         """
+        return self.called(layer, inputs, {name: kernel})
+
+    def called(self, layer: Any, inputs: Any, others: Json) -> Any:
+        """The plain layer's call without bias and activation, with other values for some of the layer's attributes."""
         off = {"use_bias": False, "bias": None, "activation": None}
-        return self.plain.call(_WithOther(layer, {name: kernel, **off}), inputs)  # type: ignore[attr-defined]
+        return self.plain.call(_WithOther(layer, others | off), inputs)  # type: ignore[attr-defined]
 
     def add_bias(self, layer: Any, outputs: Any, bias: Any) -> Any:
         """The outputs and the bias, along the axis of the channels."""
@@ -109,9 +114,28 @@ class Kind:
         return read, (1 if first else rank_out - 1,)
 
     def moments(self, layer: Any) -> bool:
-        """Whether means and variances are carried through it: its kernel is [..., in, out], and each output reads weights of
-        one position of it."""
+        """Whether means and variances are carried through it: no number of an output reads a weight twice, so that squares of
+        the weights carry variances; and what positions share is what `common` says. By default of a kernel [..., in, out]."""
         return self.kernels == Kind.kernels
+
+    def groups(self, layer: Any, name: str) -> int:
+        """Into how many groups channels fall, each output reading those of its group through a kernel alone."""
+        return 1
+
+    def common(self, layer: Any, name: str, inputs: Any, variance: Any, one: Any, other: Any) -> Any:
+        """The covariance that noise on a kernel gives two sums of an example's outputs, as it enters at every position.
+
+        Of each weight it is the variance times, for either sum, that of the slopes times what the weight reads.
+
+        Args:
+          inputs: [batch, ...].
+          variance: of the weights, of the kernel's shape.
+          one, other: factors of the outputs in either sum, of the outputs' shape.
+
+        Returns:
+          [batch].
+        """
+        return shared.common(self, layer, name, inputs, variance, one, other)
 
     def axes(self, name: str) -> Axes:
         """Those of a kernel, or of the bias."""

@@ -37,6 +37,14 @@ class Separable(Kind):
         """Of the depthwise kernel those at the positions."""
         return math.prod(shape[:-2]) if name == "depthwise_kernel" else None
 
+    def moments(self, layer: Any) -> bool:
+        """Through one kernel after the other."""
+        return True
+
+    def groups(self, layer: Any, name: str) -> int:
+        """The input channels, of the depthwise kernel."""
+        return int(layer.depthwise_kernel.shape[-2]) if name == "depthwise_kernel" else 1
+
     def connects(self, layer: Any, left: Arrays) -> np.ndarray:
         """As in `Kind`: an input reaches an output through any of its channels in between."""
         through = by_output(left["depthwise_kernel"]).any(0)[:, None] & _pointwise(left)

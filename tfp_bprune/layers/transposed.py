@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers.axes import Axes
 from tfp_bprune.layers.estimators import Flipout, Reparameterization
 from tfp_bprune.layers.kind import Kind, bayesian
@@ -17,6 +17,21 @@ class Transposed(Kind):
 
     kernels = {"kernel": Axes(read=-1, made=-2)}  # noqa: RUF012
     arguments = ("filters", "kernel_size", "strides", "padding", "output_padding", "data_format", "dilation_rate")
+
+    def linear(self, layer: Any, name: str, inputs: Any, kernel: Any) -> Any:
+        """The plain layer's call, with as many outputs as the kernel makes."""
+        count, axis = int(kernel.shape[-2]), 1 if layer.data_format == "channels_first" else -1
+
+        def shape_of(given: Any) -> Any:
+            sizes = list(layer.compute_output_shape(given))
+            sizes[axis] = count
+            return tf.TensorShape(sizes)
+
+        return self.called(layer, inputs, {name: kernel, "filters": count, "compute_output_shape": shape_of})
+
+    def moments(self, layer: Any) -> bool:
+        """An output is never laid over twice by one weight."""
+        return True
 
     def fan_in(self, name: str, shape: tuple[int, ...]) -> int:
         """At a stride of 1."""

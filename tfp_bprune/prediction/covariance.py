@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.prediction.lower import LoweredPositions, by_position
+from tfp_bprune.prediction.lower import LoweredPositions
 from tfp_bprune.prediction.passes import Sources
 from tfp_bprune.prediction.value import Value
 
@@ -148,13 +148,4 @@ def _common_of_weights(layer: LoweredPositions, inputs: list[Any], one: Any, oth
     Of inputs x it is the variance of each weight times E[(sum over positions of slope x)^2]: that of their means, and that
     of their deviations, which one noise before moved at all positions of a channel.
     """
-    one, other = by_position(one), by_position(other)
-    variance = tf.reshape(layer.kernel_variance(), [-1, layer.loc.shape[-1]])
-    common = 0.0
-    for parts in inputs:
-        patches = layer.patches(parts)
-        by_weight = [tf.matmul(patches, slopes, transpose_a=True) for slopes in (one, other)]
-        common += tf.reduce_sum(variance * by_weight[0] * by_weight[1], [1, 2])
-    if layer.bias_variance is None:
-        return common
-    return common + tf.reduce_sum(layer.bias_variance * tf.reduce_sum(one, 1) * tf.reduce_sum(other, 1), 1)
+    return layer.common(inputs, one, other)

@@ -6,10 +6,10 @@ their variance too, and draws of them.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -136,7 +136,8 @@ class LoweredPositions(Linear):
         super().__init__(layer)
         kind = kind_of(layer)
         assert kind is not None
-        self.shared, self._apply, self._reads_indices = shared, partial(kind.linear, layer), kind.reads_indices
+        self.shared, self._reads_indices = shared, kind.reads_indices
+        self._apply, self._common = partial(kind.linear, layer), partial(kind.common, layer)
         kernels = kernels_of(layer)
         self._shapes = {name: weights.loc.shape for name, weights in kernels.items()}
         self._locs = {name: held(weights.loc, lowering) for name, weights in kernels.items()}
@@ -151,15 +152,36 @@ class LoweredPositions(Linear):
         """As in `Linear`; indices stay the whole numbers that they are."""
         return inputs.as_rows() if self._reads_indices else super().laid(inputs)
 
-    def patches(self, inputs: Any) -> Any:
-        """What each position reads: [batch, positions, kernel entries without the last axis]."""
-        count = math.prod(self.loc.shape[:-1])
-        read_out = self._apply(self._one, inputs, tf.reshape(tf.eye(count), [*self.loc.shape[:-1], count]))
-        return by_position(read_out)
+    @property
+    def steps(self) -> list[LoweredPositions]:
+        """The layer as layers of one kernel each, one after the other; the last has the bias."""
+        return [self._of(name, last=name == list(self._locs)[-1]) for name in self._locs]
 
-    def kernel_variance(self) -> Any:
-        """Of each weight of the kernel, shaped as it is."""
-        return read(self._variances[self._one])
+    def _of(self, name: str, last: bool) -> LoweredPositions:
+        if len(self._locs) == 1:
+            return self
+        step = copy(self)
+        step._one, step._locs = name, {name: self._locs[name]}
+        step.bias, step.bias_variance = (self.bias, self.bias_variance) if last else (None, None)
+        return step
+
+    def own_variance(self, inputs: Value) -> Any:
+        """As in `Linear`; of indices the variances of what they stand for."""
+        if not (self._reads_indices and self.uncertain):
+            return super().own_variance(inputs)
+        return self._shifted(self.by_variance(inputs, inputs.mean), inputs, self.bias_variance)
+
+    def common(self, inputs: list[Any], one: Any, other: Any) -> Any:
+        """What noise on the weights and the bias gives two sums of outputs in common [batch]; see `Kind.common`.
+
+        Args:
+          inputs: their means and, where there are any, deviations, each of which adds its share.
+        """
+        variance = read(self._variances[self._one])
+        shares = [self._common(self._one, part, variance, one, other) for part in inputs]
+        if self.bias_variance is not None:
+            shares.append(_common_of_bias(self.bias_variance, one, other))
+        return sum(shares[1:], shares[0])
 
     def mean(self, inputs: Value) -> Value:
         """As in `Linear`, through one kernel after the other."""
@@ -223,15 +245,19 @@ class LoweredParts(tf.Module):
             vars(layer).update(own)
 
 
+def _common_of_bias(variance: np.ndarray, one: Any, other: Any) -> Any:
+    """The same of a bias [..., out], which broadcasts to all positions."""
+    rank = len(one.shape)
+    sides = [1] * (rank - variance.ndim) + list(variance.shape)
+    axes = [axis for axis in range(1, rank) if sides[axis] == 1]
+    one, other = (tf.reduce_sum(slopes, axes, keepdims=True) for slopes in (one, other))
+    return tf.reduce_sum(variance * one * other, list(range(1, rank)))
+
+
 @tf.custom_gradient
 def plus(outputs: Any, constant: np.ndarray) -> Any:
     """The sum; its slope is 1, for which TensorFlow would compute shapes that the small formats cannot."""
     return outputs + constant, lambda upstream: (upstream, None)
-
-
-def by_position(values: Any) -> Any:
-    """Values [batch, ..., channels] as [batch, positions, channels]."""
-    return tf.reshape(values, [tf.shape(values)[0], -1, values.shape[-1]])
 
 
 def lowered(model: Any, lowering: Lowering) -> dict[int, Linear | LoweredParts]:

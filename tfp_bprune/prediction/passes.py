@@ -220,6 +220,11 @@ class Moments(Mean):
         return masked(layer, values, outputs)
 
     def _linear(self, linear: Linear, inputs: Value) -> Value:
+        for step in linear.steps if isinstance(linear, LoweredPositions) else [linear]:
+            inputs = self._step(step, inputs)
+        return inputs
+
+    def _step(self, linear: Linear, inputs: Value) -> Value:
         outputs, own = linear.moments(inputs)
         if own is not None and isinstance(linear, LoweredPositions):
             inputs = inputs.as_rows()

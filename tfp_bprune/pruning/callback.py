@@ -17,7 +17,7 @@ from tfp_bprune.layers import Variational, kernels_of
 from tfp_bprune.pruning.dead import remove_dead
 from tfp_bprune.pruning.masks import check_sparsity, sparsity_of
 from tfp_bprune.pruning.paths import live_masks
-from tfp_bprune.pruning.prune import apply_masks
+from tfp_bprune.pruning.prune import apply_masks, remove_to_the_end, step_to_the_end, with_an_end
 from tfp_bprune.pruning.schedule import SparsitySchedule, polynomial
 from tfp_bprune.pruning.scoring import Scoring
 from tfp_bprune.pruning.select import prunable_weights
@@ -72,26 +72,26 @@ class GradualPruning(keras.callbacks.Callback):
     Args:
       schedule: the final sparsity, in [0, 1), reached by a cubic schedule over the whole training, whose first fifth and
         last quarter prune nothing; or the sparsity by step, as `prune.polynomial` gives it, of which the final one is
-        that of the last step.
+        that of the last step. With none the criterion says what goes, from the first fifth to the end of the training.
       steps_per_epoch: batches an epoch; by default as many as Keras says, or as the first epoch had, which then prunes
         nothing of a sparsity alone.
       every: steps between two prunings, fewer where a schedule over the whole training is short; with
         `steps_per_execution` at the end of the execution that reaches them.
-      criterion, scope, granularity, aggregate, inputs: as in `prune`.
+      criterion, scope, granularity, aggregate, inputs: as in `prune`; the criterion is the evidence where no schedule is given.
 
     Attributes:
       sparsity: counted after the last pruning; None before the first.
 
     Raises:
-      PruneError: a sparsity outside [0, 1), or `every` below 1; when training begins nothing to prune, or a number of
-        batches that is needed and not known.
+      PruneError: a sparsity outside [0, 1), no schedule for a criterion that has no end of its own, or `every` below 1; when
+        training begins nothing to prune, or a number of batches that is needed and not known.
     """
 
     runs_last = True
 
     def __init__(
         self,
-        schedule: SparsitySchedule | float,
+        schedule: SparsitySchedule | float | None = None,
         *,
         steps_per_epoch: int | None = None,
         every: int = _EVERY,
@@ -102,14 +102,17 @@ class GradualPruning(keras.callbacks.Callback):
         inputs: bool = False,
     ) -> None:
         super().__init__()
-        if not callable(schedule):
+        scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs)
+        if schedule is None:
+            scoring = with_an_end(scoring)
+        elif not callable(schedule):
             check_sparsity(schedule)
         for name, value in (("every", every), ("steps_per_epoch", steps_per_epoch)):
             if value is not None and value < 1:
                 raise PruneError(f"{name} must be at least 1, got {value}")
         self.schedule, self.steps_per_epoch, self.every = schedule, steps_per_epoch, every
         self.sparsity: float | None = None
-        self._scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs)
+        self._scoring = scoring
         self._keep = KeepPruned()
 
     def set_model(self, model: Any) -> None:
@@ -125,6 +128,7 @@ class GradualPruning(keras.callbacks.Callback):
         self._begun = 0
         self._step: int | None = None
         self._planned: SparsitySchedule | None = self.schedule if callable(self.schedule) else None
+        self._first: int | None = None  # step from which on the criterion says what goes
         self._every = self.every
         if self._steps is not None:
             self._plan(self._steps)
@@ -132,11 +136,12 @@ class GradualPruning(keras.callbacks.Callback):
             raise PruneError(_UNKNOWN_LENGTH)
 
     def _plan(self, steps: int, not_before: int = 0) -> None:
-        """Lays the schedule to a sparsity alone over the training."""
+        """Lays the schedule to a sparsity alone, or to a criterion's end, over the training."""
         if callable(self.schedule):
             return
         end = max(2, not_before + 1, round(_UNTIL * self.params["epochs"] * steps))
-        self._planned = polynomial(self.schedule, max(not_before, round(_FROM * end)), end)
+        self._first = max(not_before, round(_FROM * end))
+        self._planned = None if self.schedule is None else polynomial(self.schedule, self._first, end)
         self._every = min(self.every, max(1, end // 10))  # so that some pruning falls on the end or after it
 
     def on_epoch_begin(self, epoch: int, logs: Json | None = None) -> None:
@@ -153,8 +158,8 @@ class GradualPruning(keras.callbacks.Callback):
         """Prunes, where the steps since the last call reach or pass the next multiple of `every`."""
         before, step = self._step or 0, self._begun + batch + 1
         self._step = step
-        if self._planned is not None and step // self._every > before // self._every:
-            self._prune(self._planned(step))
+        if step // self._every > before // self._every:
+            self._prune_at(step)
         self._keep.on_train_batch_end(batch)
 
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
@@ -165,9 +170,11 @@ class GradualPruning(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Json | None = None) -> None:
         """Prunes to the final sparsity, and warns where that was far or is not reached."""
-        final = self._final()
-        before = self._counted()
-        self._prune(final)
+        before, final = self._counted(), None if self.schedule is None else self._final()
+        if final is None:
+            remove_to_the_end(self.model, self._scoring)
+        else:
+            self._prune(final)
         self.sparsity = self._counted()
         if self.sparsity - before > _NEAR and self._step:
             warnings.warn(
@@ -175,29 +182,47 @@ class GradualPruning(keras.callbacks.Callback):
                 "removing the rest without training after it; train longer, or let the schedule end sooner",
                 stacklevel=2,
             )
-        off = final - self.sparsity
+        if final is not None:
+            self._warn_of(final)
+
+    def _warn_of(self, final: float) -> None:
+        """Warns where the final sparsity was not reached."""
+        reached = self.sparsity or 0.0
+        off = final - reached
         if off > _NEAR or (off < -_NEAR and self._scoring.granularity == "weight" and final > 0):
             warnings.warn(
-                f"GradualPruning ended at a sparsity of {self.sparsity:.4f}, asked for {final:.4f}: what is gone already and "
+                f"GradualPruning ended at a sparsity of {reached:.4f}, asked for {final:.4f}: what is gone already and "
                 "what every layer must keep allow none nearer",
-                stacklevel=2,
+                stacklevel=3,
             )
 
     def _final(self) -> float:
         """The sparsity to end with."""
         if not callable(self.schedule):
-            return self.schedule
+            return self.schedule or 0.0
         known = getattr(self.schedule, "final", None)
         if known is not None:
             return float(known)
         steps = self._step if self._step is not None else self.params["epochs"] * (self._steps or 0)
         return self.schedule(steps)
 
+    def _prune_at(self, step: int) -> None:
+        """What is due at a step: the schedule's sparsity, or one step to the criterion's end."""
+        if self._planned is not None:
+            self._prune(self._planned(step))
+        elif self._first is not None and self._first <= step:
+            step_to_the_end(self.model, self._scoring)
+            self._note()
+
     def _prune(self, sparsity: float) -> None:
         if sparsity <= 0:
             return
         apply_masks(self.model, live_masks(self.model, sparsity, self._scoring))
         remove_dead(self.model)
+        self._note()
+
+    def _note(self) -> None:
+        """Takes down what is gone."""
         self._keep.on_train_begin()
         self.sparsity = self._counted()
 

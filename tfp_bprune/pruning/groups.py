@@ -7,7 +7,7 @@ back; with both gone nothing that happens to them reaches the output, and `expor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -263,11 +263,11 @@ def unit_masks(
     low, high = 0, len(order)
     while low < high:
         middle = (low + high) // 2
-        if sparsity_of(live(_without(units, order[:middle], masks))) >= sparsity:
+        if sparsity_of(live(without(units, order[:middle], masks))) >= sparsity:
             high = middle
         else:
             low = middle + 1
-    return _without(units, order[:low], masks)
+    return without(units, order[:low], masks)
 
 
 def masks_without_units_below(
@@ -275,7 +275,7 @@ def masks_without_units_below(
 ) -> dict[str, np.ndarray]:
     """Masks without the units that score below `threshold`, except the best unit of each layer."""
     order = _order_of_removal(units, scores)
-    return _without(units, order[scores[order] < threshold], masks)
+    return without(units, order[scores[order] < threshold], masks)
 
 
 def _order_of_removal(units: Units, scores: np.ndarray) -> np.ndarray:
@@ -287,12 +287,15 @@ def _order_of_removal(units: Units, scores: np.ndarray) -> np.ndarray:
     return candidates[np.argsort(scores[candidates], kind="stable")]
 
 
-def _without(units: Units, gone: np.ndarray, masks: Arrays) -> dict[str, np.ndarray]:
+def without(
+    units: Units, gone: np.ndarray, masks: Arrays, sides: Sequence[Side] | None = None
+) -> dict[str, np.ndarray]:
+    """Masks without the units `gone`, labels; on all of their sides unless some are named."""
     stays = np.ones(units.count, bool)
     stays[gone] = False
     kept = dict(masks)
-    for side in units.sides:
-        sides = [1] * masks[side.tensor].ndim
-        sides[side.axis] = -1
-        kept[side.tensor] = kept[side.tensor] & stays[side.labels].reshape(sides)
+    for side in units.sides if sides is None else sides:
+        shape = [1] * masks[side.tensor].ndim
+        shape[side.axis] = -1
+        kept[side.tensor] = kept[side.tensor] & stays[side.labels].reshape(shape)
     return kept

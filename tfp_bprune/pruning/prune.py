@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.graphs.convert import adopt, weighted_layers
+from tfp_bprune.graphs.inputs import read_inputs
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
 from tfp_bprune.layers import weights_of
 from tfp_bprune.pruning.dead import remove_dead
@@ -73,37 +74,63 @@ def prune(
         if strict:
             raise PruneError(selection.report.missed)
         warnings.warn(selection.report.missed, stacklevel=2)
-    return with_masks(model, selection.masks), selection.report
+    pruned = with_masks(model, selection.masks)
+    return pruned, replace(selection.report, inputs=read_inputs(pruned))
 
 
 def _without_what_is_better_gone(model: Any, scoring: Scoring) -> tuple[Any, Report]:
-    """A copy to which a criterion's own end was applied until nothing more goes, and the report.
+    """A copy to which a criterion's own end was applied until nothing more goes, and the report."""
+    scoring = with_an_end(scoring, model)
+    copy = with_masks(model, {})
+    report = remove_to_the_end(copy, scoring)
+    return copy, replace(report, inputs=read_inputs(copy))
 
-    Each step takes what scores below the end, of units the worst tenth of it, since neighbours share weights and both lose
-    by the first that goes. Then weights on no path from input to output go: they are no part of the function, and the data
-    say nothing for or against them. A sum of gains is not spent on weights that are better kept: weights are not independent,
-    and on MNIST it would pay for all of them (docs/studies/evidence.md). What is left is scored again, since a prior over
-    groups, a unit's sum and the paths depend on what is there.
+
+def with_an_end(scoring: Scoring, model: Any = None) -> Scoring:
+    """The scoring of a request without an extent: by the evidence where no criterion was said.
+
+    Raises:
+      PruneError: of the criterion nothing says where to end, or the weights of `model` have no distribution.
     """
     criterion = scoring.criterion or _ending(model)
-    scoring, end = replace(scoring, criterion=criterion), CRITERIA[criterion].ends_at
-    if end is None:
+    if CRITERIA[criterion].ends_at is None:
         raise PruneError(
             f"give either sparsity or threshold, got neither: of criterion {criterion!r} nothing says where to end, as it does "
             f"of {', '.join(repr(name) for name, known in CRITERIA.items() if known.ends_at is not None)}"
         )
-    copy = with_masks(model, {})
-    before = -1
+    return replace(scoring, criterion=criterion)
+
+
+def remove_to_the_end(model: Any, scoring: Scoring) -> Report:
+    """Applies a criterion's own end to `model` itself, step by step, until nothing more goes.
+
+    What is left is scored again after each step, since a prior over groups, a unit's sum and the paths depend on what is there.
+    """
     while True:
-        first = _first_end(copy, end, scoring)
-        selection = choose_masks(copy, scoring, threshold=first)
-        if selection.report.pruned == before:
-            selection = choose_masks(copy, scoring, threshold=end)
-        if selection.report.pruned == before:
-            return copy, replace(selection.report, requested={"criterion": criterion})
-        apply_masks(copy, selection.masks)
-        remove_dead(copy)
-        before = selection.report.pruned
+        report, more = step_to_the_end(model, scoring)
+        if not more:
+            return replace(report, requested={"criterion": scoring.by})
+
+
+def step_to_the_end(model: Any, scoring: Scoring) -> tuple[Report, bool]:
+    """Takes from `model` itself what scores below the criterion's end, and says whether there was any.
+
+    Of units the worst tenth of it, since neighbours share weights and both lose by the first that goes. Then weights on no path
+    from input to output go: they are no part of the function, and the data say nothing for or against them. A sum of gains is
+    not spent on weights that are better kept: weights are not independent, and on MNIST it would pay for all of them
+    (docs/studies/evidence.md).
+    """
+    end = CRITERIA[scoring.by].ends_at
+    assert end is not None, "expected what `with_an_end` gives"
+    weights = prunable_weights(model, scoring.by, scoring.include_bias)
+    gone = sum(int(np.count_nonzero(~w.mask)) for w in weights.values())
+    selection = choose_masks(model, scoring, threshold=_first_end(model, end, scoring))
+    if selection.report.pruned == gone:
+        selection = choose_masks(model, scoring, threshold=end)
+    if selection.report.pruned > gone:
+        apply_masks(model, selection.masks)
+        remove_dead(model)
+    return selection.report, selection.report.pruned > gone
 
 
 def _first_end(model: Any, end: float, scoring: Scoring) -> float:
@@ -118,7 +145,7 @@ def _first_end(model: Any, end: float, scoring: Scoring) -> float:
 
 def _ending(model: Any) -> Criterion:
     """The criterion of a request without an extent."""
-    if default_criterion(model) == "magnitude":
+    if model is not None and default_criterion(model) == "magnitude":
         raise PruneError("give either sparsity or threshold, got neither: plain weights have no evidence to go by")
     return "evidence"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from tfp_bprune.graphs.inputs import InputUse
 from tfp_bprune.types import Criterion, Granularity, Json, Scope
 
 
@@ -33,6 +34,8 @@ class Report:
       layers: counts by weight tensor.
       pinned: tensors of which no unit can go, with granularity "unit": they make outputs, or are read by a layer through
         which channels are not followed.
+      inputs: what is still read of each input of the network, by name (`InputUse`); empty where that cannot be followed, as
+        through nested models and shared layers.
     """
 
     criterion: Criterion
@@ -43,6 +46,7 @@ class Report:
     ties: int
     layers: list[LayerSparsity] = field(default_factory=list)
     pinned: list[str] = field(default_factory=list)
+    inputs: dict[str, InputUse] = field(default_factory=dict)
 
     @property
     def prunable(self) -> int:
@@ -84,9 +88,11 @@ class Report:
             "prunable": self.prunable,
             "nonzeros": self.prunable - self.pruned,
         }
-        return (
-            asdict(self) | counts | {"layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers]}
-        )
+        return asdict(self) | {
+            **counts,
+            "layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers],
+            "inputs": {name: use.to_json() for name, use in self.inputs.items()},
+        }
 
 
 def _listed(names: list[str], most: int = 3) -> str:

@@ -17,7 +17,7 @@ from tfp_bprune.files.runs import finite
 from tfp_bprune.graphs.convert import adopt
 from tfp_bprune.graphs.heads import Head, heads_for, heads_of, note_heads, noted_heads
 from tfp_bprune.graphs.match import check_shapes
-from tfp_bprune.pruning.scoring import default_criterion
+from tfp_bprune.pruning.scoring import Scoring, default_criterion
 from tfp_bprune.searching import layers
 from tfp_bprune.searching.claim import Candidate, Claim, on_test, prove_all
 from tfp_bprune.searching.samples import digest, fingerprint_of, fingerprint_of_splits, others_parted, parted, sample_of
@@ -26,10 +26,12 @@ from tfp_bprune.searching.session import Sample, Session
 from tfp_bprune.searching.threshold import bisect
 from tfp_bprune.trials.log import TrialLog, check_same
 from tfp_bprune.trials.pareto import front
-from tfp_bprune.trials.ranking import STEPS, Counts, Ranking, by_score, refined, stored_scores
+from tfp_bprune.trials.ranking import STEPS, Counts, Ranking, refined, stored_scores
 from tfp_bprune.trials.size import Sizes, check_target
+from tfp_bprune.trials.times import Times, stored_times
 from tfp_bprune.trials.trial import Evaluator
-from tfp_bprune.types import BpruneError, Criterion, Json, Order, PruneError, Target
+from tfp_bprune.trials.units import ranked
+from tfp_bprune.types import BpruneError, Criterion, Granularity, Json, Order, PruneError, Target
 
 TRIALS_FILE, SETTINGS_FILE = "trials.jsonl", "settings.json"
 _EXPECTED = 0.65  # of what one threshold leaves by score: where it is expected to end in the refined order
@@ -49,7 +51,9 @@ class Settings:
       trials: networks evaluated at most, those for the single threshold and the sensitivities among them.
       order: "refined": weights of a kernel go in an order refined on training examples (`ranking.refined`), or "score":
         in that of the criterion.
-      criterion: "snr" or "magnitude"; by default as in `prune`.
+      criterion: by default as in `prune`.
+      granularity: "weight", or "unit" for whole neurons and filters: counts are then of the units of each layer, and the target
+        "latency" is that of exports, a few of which are timed once before the first trial (`trials.times`).
       seed: of the optimization and the refinement.
     """
 
@@ -59,9 +63,11 @@ class Settings:
     order: Order = "refined"
     criterion: Criterion | None = None
     seed: int = 0
+    granularity: Granularity = "weight"
 
     def __post_init__(self) -> None:
         check_target(self.target)
+        Scoring(self.criterion, granularity=self.granularity)
         if self.trials < _LEAST_TRIALS:
             raise BpruneError(f"trials must be at least {_LEAST_TRIALS}, got {self.trials}")
         if self.order not in get_args(Order):
@@ -81,6 +87,7 @@ class Found:
       rows: all trials.
       front: Pareto points, by number; see `pareto.front`.
       rankings: the orders that counts refer to.
+      sizes: by which the target was made small.
       speed: `trials`, `evaluated` by this process and `trials_per_second` of those.
       evaluator: of the network.
     """
@@ -92,6 +99,7 @@ class Found:
     rows: list[Json]
     front: list[Json]
     rankings: dict[str, Ranking]
+    sizes: Sizes
     speed: Json
     evaluator: Evaluator
 
@@ -131,14 +139,15 @@ def search(
     out, model = Path(out), _told(adopt(model), data)
     settings = settings_for(model, data, settings)
     criterion = settings.criterion or default_criterion(model)
-    evaluator, order = Evaluator(model, criterion), by_score(model, criterion)
+    evaluator, order = Evaluator(model, criterion), ranked(model, criterion, settings.granularity)
     _check_data(evaluator, data, settings, strange)
     check_same(out / SETTINGS_FILE, _fingerprint(model, data, settings, strange))
     looked_at, kept_aside = parted(data.examples("valid"))
     odd, odd_aside, odd_test = others_parted(strange) if strange else (None, None, None)
     whole = order.masks(order.left)
+    sizes = Sizes(evaluator, _times(model, order, looked_at, settings, out, on_step))
     session = Session(
-        sample_of(evaluator, looked_at, odd, whole), settings.budget, settings.target, Sizes(evaluator),
+        sample_of(evaluator, looked_at, odd, whole), settings.budget, settings.target, sizes,
         {"score": order}, TrialLog(out / TRIALS_FILE), len(kept_aside), on_trial,
     )  # fmt: skip
     on_step("one threshold")
@@ -151,8 +160,16 @@ def search(
     all_layers, alone = prove_all(aside, settings.budget, [_candidate(session, row) for row in (best, single)])
     return Found(
         all_layers, alone, _on_test(session, test, all_layers), _on_test(session, test, alone),
-        session.rows, front(session.rows), session.rankings, session.speed, evaluator,
+        session.rows, front(session.rows), session.rankings, sizes, session.speed, evaluator,
     )  # fmt: skip
+
+
+def _times(model: Any, order: Ranking, split: Split, settings: Settings, out: Path, on_step: Any) -> Times | None:
+    """Of exports, where they are what is to be made small and change with what goes."""
+    if settings.granularity != "unit" or settings.target != "latency":
+        return None
+    on_step("timing exports")
+    return stored_times(out, model, order, split)
 
 
 def _candidate(session: Session, row: Json | None) -> Candidate:
@@ -196,9 +213,8 @@ def _refined_threshold(
     def compute() -> dict[str, np.ndarray]:
         return refined(evaluator, train, start, around, settings.seed, on_step=told)
 
-    session.rankings["refined"] = order = Ranking(
-        stored_scores(out, {name: loc.shape for name, loc in evaluator.locs.items()}, compute)
-    )
+    shapes = {name: scores.shape for name, scores in start.scores.items()}
+    session.rankings["refined"] = order = start.with_scores(stored_scores(out, shapes, compute))
     left = settings.trials - session.done
     found = bisect(session, "refined", most=min(_MOST, left - 1), start=max(1, round(_EXPECTED * around)))
     return found or session.trial("global", "refined", order.globally(around))
@@ -209,6 +225,7 @@ def analyse(
     data: Splits,
     out: str | os.PathLike[str],
     criterion: Criterion | None = None,
+    granularity: Granularity = "weight",
     on_trial: Callable[[Json], None] = lambda row: None,
 ) -> list[Json]:
     """The sensitivity of the whole network to pruning one layer, on the whole validation split; see `sensitivity`.
@@ -218,7 +235,7 @@ def analyse(
     """
     out, model = Path(out), _told(adopt(model), data)
     criterion = criterion or default_criterion(model)
-    evaluator, order = Evaluator(model, criterion), by_score(model, criterion)
+    evaluator, order = Evaluator(model, criterion), ranked(model, criterion, granularity)
     valid = data.examples("valid")
     if not len(valid):
         raise BpruneError("the run held out no examples for validation: train with --validation-fraction above 0")
@@ -293,4 +310,6 @@ def _fingerprint(model: Any, data: Splits, settings: Settings, strange: Split | 
     asked = asdict(settings)
     if settings.budget.max_rmse_increase is None:  # searches from before there was such a condition go on
         del asked["budget"]["max_rmse_increase"]
+    if settings.granularity == "weight":  # nor such a choice
+        del asked["granularity"]
     return finite(asked | {"network": fingerprint_of(model), "data": fingerprint_of_splits(data), "ood": odd})

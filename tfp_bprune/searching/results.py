@@ -25,8 +25,8 @@ from tfp_bprune.searching.claim import Claim
 from tfp_bprune.searching.find import TRIALS_FILE, Found, Settings, settings_for
 from tfp_bprune.searching.samples import others_parted
 from tfp_bprune.trials.log import TrialLog, read_sealed
-from tfp_bprune.trials.ranking import SCORES_FILE, Ranking, by_score, read_scores
-from tfp_bprune.trials.size import Sizes
+from tfp_bprune.trials.ranking import SCORES_FILE, read_scores
+from tfp_bprune.trials.units import ranked
 from tfp_bprune.types import BpruneError, ExportError, Json, RunError
 
 RESULT_FILE, EXPORTS = "search.json", "exports"
@@ -54,12 +54,12 @@ def write_results(
     """
     out, settings = Path(out), settings_for(model, data, settings)
     test, odd = data.examples("test"), others_parted(strange)[2] if strange else None
-    sizes = Sizes(found.evaluator)
     scalars = {key: value for key, value in facts.items() if not isinstance(value, dict)}
     rows = {}
     with beside(out / EXPORTS) as fresh:
         for name, claim, on_test in (("layers", found.layers, found.test), ("global", found.single, found.single_test)):
-            pruned = with_masks(model, found.masks(claim.ranking, claim.counts))
+            order = found.rankings[claim.ranking]
+            pruned = with_masks(model, order.masks(claim.counts))
             measured = _measured(pruned, fresh / name, test, odd, facts)
             rows[name] = {
                 **scalars,
@@ -68,8 +68,8 @@ def write_results(
                 **_claimed(claim),
                 "export": str(out / EXPORTS / name / "mean"),
                 "test": on_test,
-                "of_unpruned": sizes.of(claim.counts)[settings.target]
-                / sizes.of(found.rankings["score"].left)[settings.target],
+                "of_unpruned": found.sizes.of(claim.counts, order)[settings.target]
+                / found.sizes.of(order.left, order)[settings.target],
             }
         (out / RESULT_FILE).unlink(missing_ok=True)  # it must not name exports that are gone
         put_in_place(fresh, out / EXPORTS)
@@ -79,6 +79,7 @@ def write_results(
         "budget": finite(vars(settings.budget)),
         "search_seed": settings.seed,
         "order": settings.order,
+        "granularity": settings.granularity,
         "front": found.front,
         "speed": found.speed,
         "machine": machine(),
@@ -156,11 +157,10 @@ def network_at(model: Any, out: Path, row: Json, settings: Json) -> Any:
       RunError: the trial or the order that it goes by is damaged.
     """
     model = adopt(model)
-    score = by_score(model, settings.get("criterion") or default_criterion(model))
-    ranking = (
-        score
-        if row["ranking"] == "score"
-        else Ranking(read_scores(out / SCORES_FILE, {name: s.shape for name, s in score.scores.items()}))
-    )
+    criterion = settings.get("criterion") or default_criterion(model)
+    ranking = ranked(model, criterion, settings.get("granularity", "weight"))
+    if row["ranking"] != "score":
+        shapes = {name: scores.shape for name, scores in ranking.scores.items()}
+        ranking = ranking.with_scores(read_scores(out / SCORES_FILE, shapes))
     ranking.check(row["counts"])
     return with_masks(model, ranking.masks(row["counts"]))

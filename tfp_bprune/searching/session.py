@@ -91,7 +91,7 @@ class Session:
                 "rmse": pair.pruned.rmse,
                 "rmse_increase": pair.increase,
                 "excess": self.budget.excess(pair, self.proof),
-                **self.sizes.of(counts),
+                **self.sizes.of(counts, self.rankings[ranking]),
             }
         scores = pair.pruned.scores()
         found: Json = {key: scores[key] for key in ("accuracy", "nll", "ece")}
@@ -101,7 +101,7 @@ class Session:
         return found | {
             "soft_drop": pair.soft_drop,
             "excess": self.budget.excess(pair, self.proof),
-            **self.sizes.of(counts),
+            **self.sizes.of(counts, self.rankings[ranking]),
         }
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from tfp_bprune.trials.trial import Evaluator
 from tfp_bprune.types import Criterion, RunError
 
 Counts = dict[str, int]
+Kernels = dict[str, tuple[tuple[int, ...], int]]
 SCORES_FILE = "scores.safetensors"
 STEPS, BATCH, RATE = 3000, 200, 0.03
 PARTS = (0.4, 1.0)
@@ -41,6 +42,8 @@ class Ranking:
       scores: of each weight by kernel; minus infinity for what is gone already.
     """
 
+    what: ClassVar[str] = "weights"
+
     def __init__(self, scores: Mapping[str, np.ndarray]) -> None:
         self.scores = {name: np.asarray(s, np.float64) for name, s in scores.items()}
         # Among equals the first in place goes first, as in `masks_at_sparsity`.
@@ -49,6 +52,22 @@ class Ranking:
         joined = np.concatenate([s.ravel() for s in self.scores.values()])
         owner = np.repeat(np.arange(len(self.scores)), [s.size for s in self.scores.values()])
         self._owners = owner[np.argsort(joined, kind="stable")[::-1]]
+
+    def with_scores(self, scores: Mapping[str, np.ndarray]) -> Ranking:
+        """The order of the same by other scores."""
+        return Ranking(scores)
+
+    def held(self, kept: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The masks under which scores are refined, where what is True in `kept` stays."""
+        return dict(kept)
+
+    def gathered(self, pulls: np.ndarray) -> np.ndarray:
+        """From the pulls of all weights, one after the other, those of what is ranked."""
+        return pulls
+
+    def kernels(self, counts: Counts) -> Kernels:
+        """Shape of each kernel, and how many of its weights are left."""
+        return {name: (s.shape, counts[name]) for name, s in self.scores.items()}
 
     def masks(self, counts: Counts) -> dict[str, np.ndarray]:
         """The masks that keep the first `counts` weights of each kernel."""
@@ -69,7 +88,7 @@ class Ranking:
             raise RunError(f"the trial is of the kernels {sorted(counts)[:9]}, expected {sorted(self.left)[:9]}")
         for name, count in counts.items():
             if not 0 <= count <= self.left[name]:
-                raise RunError(f"the trial keeps {count} weights of {name}: expected 0 to {self.left[name]}")
+                raise RunError(f"the trial keeps {count} {self.what} of {name}: expected 0 to {self.left[name]}")
 
     def globally(self, total: int) -> Counts:
         """Counts of the best `total` weights of all kernels together: one threshold for all."""
@@ -95,14 +114,15 @@ def refined(
     steps: int = STEPS,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, np.ndarray]:
-    """Scores moved by what the pruned network lacks; no weight is changed.
+    """Scores of weights or units moved by what the pruned network lacks; no weight is changed.
 
     At each step the weights of highest score are kept, as many as chance says between PARTS of `around`, evenly in the
     logarithm, so that one order serves networks of all these sizes. Every weight, kept or not, is told by the gradient how
     much its presence would lower the cross-entropy of the pruned network's answers to a batch of training examples, or the
     squared error of a regression, against the unpruned network's answers and the true ones, half each: log score -= rate *
     w * dL/dw, straight through the threshold (Ramanujan et al. 2020, "What's hidden in a randomly weighted neural
-    network?", arXiv 1911.13299, equation 6, there with random weights and one size).
+    network?", arXiv 1911.13299, equation 6, there with random weights and one size). Of a unit it is the sum over the weights
+    that read it, with those of units that go held at 0.
 
     Args:
       evaluator: of the network.
@@ -128,9 +148,9 @@ def refined(
         on_step(step)
         rows = rng.choice(len(seen), size, replace=False)
         kept = scores.highest(max(1, round(around * np.exp(rng.uniform(*np.log(PARTS))))))
-        evaluator.hold(scores.parted(kept))
+        evaluator.hold(start.held(scores.parted(kept)))
         found = pulls(on_device(chosen_rows(chosen.x, rows), evaluator.network), tf.constant(taught[rows])).numpy()
-        scores.move(found, RATE * (1 - step / steps), kept)
+        scores.move(start.gathered(found), RATE * (1 - step / steps), kept)
     return {name: s.astype(np.float64) for name, s in scores.parted(scores.values).items()}
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfp_bprune.prediction.cost import TYPICAL, Costs, choose
+from tfp_bprune.trials.ranking import Ranking
+from tfp_bprune.trials.times import Times
 from tfp_bprune.trials.trial import Evaluator
 from tfp_bprune.types import BpruneError
 
@@ -20,22 +22,32 @@ class Sizes:
 
     `nonzeros`: weights left. `bytes`: what its kernels and everything else take in a SavedModel's files, by the rule of
     `export.stored`: four for each value and one for its gap, or dense. `latency`: microseconds at a batch of 64 by the
-    costs of `export.cost`; convolutions run dense however many of their weights are gone.
+    costs of `export.cost`; convolutions run dense however many of their weights are gone. Or by `times` of exports, where whole
+    units go.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, times: Times | None = None) -> None:
+        self._times = times
         self.shapes = {name: loc.shape for name, loc in evaluator.locs.items()}
         held = sum(math.prod(w.shape) for w in evaluator.network.weights)
         self._rest = _FLOAT * (held - sum(math.prod(shape) for shape in self.shapes.values()))
 
-    def of(self, counts: Mapping[str, int]) -> dict[str, float]:
-        """All of them by name."""
+    def of(self, counts: Mapping[str, int], order: Ranking | None = None) -> dict[str, float]:
+        """All of them by name.
+
+        Args:
+          order: that the counts are of; by default they count weights.
+        """
+        whole = {name: (self.shapes[name], count) for name, count in counts.items()}
+        kernels = whole if order is None else order.kernels(dict(counts))
         found: dict[str, Callable[[tuple[int, ...], int], Any]] = {
             "nonzeros": lambda shape, n: n,
             "bytes": _bytes,
             "latency": _latency,
         }
-        sizes = {key: float(sum(by(self.shapes[name], n) for name, n in counts.items())) for key, by in found.items()}
+        sizes = {key: float(sum(by(*kernel) for kernel in kernels.values())) for key, by in found.items()}
+        if self._times is not None:
+            sizes["latency"] = self._times.of({name: shape for name, (shape, _) in kernels.items()})
         return sizes | {"bytes": sizes["bytes"] + self._rest}
 
 

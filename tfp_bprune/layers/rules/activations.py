@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,10 @@ class Elementwise(LayerRule):
         """Its own."""
         return inputs if len(inputs) == 1 and self.is_elementwise(layer) else None
 
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any] | None:
+        """The same."""
+        return inputs if self.is_elementwise(layer) else None
+
     def constant(self, layer: Any, values: np.ndarray, training: bool) -> np.ndarray:
         """The function of it."""
         if training:
@@ -96,6 +101,9 @@ class _Sloped(LayerRule):
 
     def channels(self, layer: Any, inputs: Channels, shape: tuple[int | None, ...]) -> Channels | None:
         return inputs if layer.alpha.shape[-1] == len(inputs[0]) else None
+
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        return inputs
 
     def constant(self, layer: Any, values: np.ndarray, training: bool) -> np.ndarray:
         slopes = np.reshape(layer.alpha, [-1, values.shape[1]])

@@ -28,6 +28,9 @@ class _Joined(LayerRule):
     def channels(self, layer: Any, inputs: Channels, shape: tuple[int | None, ...]) -> Channels | None:
         return inputs if len({len(one) for one in inputs}) == 1 else None
 
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any] | None:
+        return inputs if len({tuple(one.shape) for one in inputs}) == 1 else None
+
     def constant(self, layer: Any, values: np.ndarray, training: bool) -> np.ndarray:
         return self._of_constants(values)
 
@@ -74,6 +77,9 @@ class _SideBySide(LayerRule):
 
     def channels(self, layer: Any, inputs: Channels, shape: tuple[int | None, ...]) -> Channels | None:
         return [np.concatenate(inputs)] if layer.axis in (-1, len(shape) - 1) else None
+
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        return [layer(inputs)]
 
     def constant(self, layer: Any, values: np.ndarray, training: bool) -> np.ndarray:
         return values[0]

@@ -34,6 +34,10 @@ class Moves(Keeps):
 
     meaning: ClassVar[Meaning] = "linear"
 
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        """Moved as all numbers are."""
+        return [layer(inputs[0])]
+
     def moments(self, layer: Any, inputs: Sequence[Spread]) -> Spread:
         """Variances as the means."""
         return Spread(layer(inputs[0].mean), layer(inputs[0].variance))

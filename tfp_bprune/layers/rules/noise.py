@@ -26,6 +26,10 @@ class Identity(Keeps):
         """What it gives for a tensor: the same numbers."""
         return inputs
 
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        """The same."""
+        return inputs
+
     def moments(self, layer: Any, inputs: Sequence[Spread]) -> Spread:
         """Those of the input."""
         return inputs[0]

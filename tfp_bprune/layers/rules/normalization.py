@@ -9,7 +9,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers.rules.moves import Keeps
-from tfp_bprune.layers.rules.rule import Channels, Spread, rule_for
+from tfp_bprune.layers.rules.rule import Channels, LayerRule, Spread, rule_for
 
 _L = keras.layers
 
@@ -23,6 +23,9 @@ class _Normalized(Keeps):
 
     def channels(self, layer: Any, inputs: Channels, shape: tuple[int | None, ...]) -> Channels | None:
         return inputs if _axes(layer, len(shape)) == [len(shape) - 1] else None
+
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        return inputs
 
     def constant(self, layer: Any, values: np.ndarray, training: bool) -> np.ndarray:
         if training:
@@ -50,12 +53,25 @@ class _Rescaled(Keeps):
     def channels(self, layer: Any, inputs: Channels, shape: tuple[int | None, ...]) -> Channels | None:
         return inputs if np.ndim(layer.scale) == np.ndim(layer.offset) == 0 else None
 
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any] | None:
+        return inputs if np.ndim(layer.scale) == np.ndim(layer.offset) == 0 else None
+
     def constant(self, layer: Any, values: np.ndarray, training: bool) -> np.ndarray:
         return values[0] * layer.scale + layer.offset
 
     def moments(self, layer: Any, inputs: Sequence[Spread]) -> Spread:
         mean, variance = inputs[0]
         return Spread(layer(mean), variance * np.square(np.asarray(layer.scale, np.float32)))
+
+
+@rule_for(_L.Normalization)
+class _Standardized(LayerRule):
+    """Each number by a mean and a variance that were adapted."""
+
+    by_example = True
+
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+        return inputs
 
 
 def _axes(layer: Any, rank: int) -> list[int]:

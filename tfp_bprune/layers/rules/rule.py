@@ -89,6 +89,18 @@ class LayerRule:
         """The config of a `sized` layer of which the output channels `kept` [out], booleans, stay."""
         return config
 
+    def places(self, layer: Any, inputs: Sequence[Any]) -> Sequence[Any] | None:
+        """Where the numbers of the inputs are in the output, of a layer that moves them or looks at each by itself.
+
+        Args:
+          inputs: tensors [1, ...] of numbers that stand for places; 0 for none.
+
+        Returns:
+          Tensors of the output's shape with the same numbers: a number of the output depends on those places that any of
+          them has where it is, and on no other. None where it depends on more, or that is not known.
+        """
+        return None
+
     # Numbers by themselves
 
     def is_elementwise(self, layer: Any) -> bool:
