@@ -20,7 +20,7 @@ from tfp_bprune.cli.common import Parser
 from tfp_bprune.cli.train import add_arguments, request_of, train
 from tfp_bprune.data.splits import Splits, from_arrays
 from tfp_bprune.files import runs
-from tfp_bprune.files.runs import Run
+from tfp_bprune.files.runs import CONFIG, Run
 from tfp_bprune.storage import compress, load_model
 from tfp_bprune.training import Settings, fit
 from tfp_bprune.types import RunError, TrainingError
@@ -180,6 +180,16 @@ def test_changed_settings_are_refused_by_name(resumed: Any, digits: Splits) -> N
         with pytest.raises(RunError, match=f"{message}.*resume it as it was started"):
             resumed(**change)
     assert {p: p.read_bytes() for p in resumed.path.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_goes_on_whose_layers_have_moved_to_another_module_since(resumed: Any, tiny_run: Path) -> None:
+    run = Run.open(resumed.path)
+    older = run.read(CONFIG).replace(b"tfp_bprune.layers.dense", b"tfp_bprune.layers.variational")
+    assert older != run.read(CONFIG)
+    with run.locked():
+        run.commit({CONFIG: older})
+    assert len(resumed()) == 2
+    assert_bit_identical(resumed.path, tiny_run)
 
 
 def test_a_truncated_checkpoint_is_said_and_nothing_else_is_touched(resumed: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.files.runs import CONFIG, Run, finite
+from tfp_bprune.files.words import without_homes
 from tfp_bprune.graphs.heads import heads_for, note_heads
 from tfp_bprune.graphs.match import check_shapes, is_alone, matched
 from tfp_bprune.graphs.names import targets_of
@@ -281,7 +282,7 @@ def _open(out: Any, resume: bool, config: Json, data: Splits) -> Iterator[Run | 
 
 
 def _check_same(run: Run, config: Json) -> None:
-    stored = run.config
+    stored, config = without_homes(run.config), without_homes(config)
     for part in ("data", "settings", "architecture"):
         if stored.get(part) != config[part]:
             differing = sorted(k for k in config[part] if (stored.get(part) or {}).get(k) != config[part][k])
