@@ -115,6 +115,8 @@ def test_regression_gives_mean_and_noise_in_target_units() -> None:
         ({"options": {"depth": 3}}, "cannot be built with"),
         ({"options": {"hidden": ()}}, "one or more positive layer widths"),
         ({"options": {"hidden": (3, 0)}}, "one or more positive layer widths"),
+        ({"name": "lenet300", "options": {"sizes": (3,)}}, r"sizes of lenet300 must be 2 positive .* got \[3\]"),
+        ({"name": "lenet300", "options": {"sizes": (3, 0)}}, r"sizes of lenet300 must be 2 positive .* got \[3, 0\]"),
         ({"prior": "cauchy"}, "unknown prior 'cauchy'"),
         ({"prior": {"kind": "normal", "scale": -1}}, "scale must be a positive number"),
         ({"layers": "dropout", "dropout_rate": 1.0}, r"rate must be in \[0, 1\), got 1.0"),
@@ -123,6 +125,20 @@ def test_regression_gives_mean_and_noise_in_target_units() -> None:
 def test_wrong_requests_are_one_clear_error(digits: Splits, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BpruneError, match=message):
         build(**{"name": "mlp", "layers": "flipout", "info": digits.info, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes"),
+    [
+        ("lenet300", (28, 28, 1), (97, 71)),
+        ("lenet5", (28, 28, 1), (8, 13, 16)),
+        ("vgg16", (32, 32, 3), tuple(range(3, 16))),
+    ],
+)
+def test_the_units_of_each_layer_can_be_said(name: str, shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    model = build(name, Info(name, "classification", shape, 10), layers="deterministic", options={"sizes": sizes})
+    made = [layer.kernel.shape[-1] for layer in model.layers if hasattr(layer, "kernel")]
+    assert made == [*sizes, 10]
 
 
 def test_plain_networks_hold_plain_layers() -> None:

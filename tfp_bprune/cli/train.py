@@ -60,6 +60,13 @@ def _add_network(parser: Parser) -> None:
     parser.add_argument(
         "--hidden", type=int, nargs="+", metavar="UNITS", help="widths of an mlp's hidden layers (default: 500 500)"
     )
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        metavar="UNITS",
+        help="units of each layer of lenet300, lenet5 or vgg16, instead of --width",
+    )
     add_choice(parser, "--layers", Layers, "flipout", "how weights are inferred; the last two have no distributions")
 
 
@@ -195,6 +202,7 @@ def _check_sparsity(out: Path, request: Json) -> None:
 
 def _options(request: Json) -> Json:
     options = {"hidden": tuple(request["hidden"])} if request["hidden"] else {}
+    options |= {"sizes": tuple(request["sizes"])} if request.get("sizes") else {}
     return options | ({"width": request["width"]} if request["width"] is not None else {})
 
 

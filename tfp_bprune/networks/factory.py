@@ -5,7 +5,7 @@ An architecture asks a `LayerFactory` for its layers and never says which kind t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -99,3 +99,16 @@ def scaled(channels: int, width: float) -> int:
     if not width > 0:
         raise BpruneError(f"width must be positive, got {width}")
     return max(1, round(channels * width))
+
+
+def widths_of(name: str, usual: tuple[int, ...], width: float, sizes: Sequence[int] | None) -> tuple[int, ...]:
+    """The units of each layer of the network `name`: `sizes`, or the `usual` ones times `width`.
+
+    Raises:
+      BpruneError: sizes of another number of layers, or below 1; a width that is not positive.
+    """
+    if sizes is None:
+        return tuple(scaled(units, width) for units in usual)
+    if len(sizes) != len(usual) or min(sizes) < 1:
+        raise BpruneError(f"sizes of {name} must be {len(usual)} positive numbers of units, got {list(sizes)}")
+    return tuple(sizes)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tfp_bprune._keras import keras
-from tfp_bprune.networks.factory import LayerFactory, scaled
+from tfp_bprune.networks.factory import LayerFactory, widths_of
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-def vgg16(x: Any, outputs: int, make: LayerFactory, width: float = 1.0) -> Any:
+def vgg16(x: Any, outputs: int, make: LayerFactory, width: float = 1.0, sizes: Sequence[int] | None = None) -> Any:
     """VGG-16 for 32x32 images: configuration D of Simonyan and Zisserman 2015 (arXiv 1409.1556, table 1), each
     convolution followed by batch normalization, the three dense layers replaced by one.
 
@@ -20,13 +21,15 @@ def vgg16(x: Any, outputs: int, make: LayerFactory, width: float = 1.0) -> Any:
     Args:
       x: images [batch, height, width, channels].
       width: factor on the number of channels.
+      sizes: or how many each of the thirteen convolutions has.
 
     Returns:
       Logits [batch, outputs].
     """
+    channels = iter(widths_of("vgg16", tuple(one for stage in STAGES for one in stage), width, sizes))
     for stage, widths in enumerate(STAGES, start=1):
-        for i, filters in enumerate(widths, start=1):
-            x = make.conv2d(scaled(filters, width), 3, f"conv_{stage}_{i}")(x)
+        for i in range(1, len(widths) + 1):
+            x = make.conv2d(next(channels), 3, f"conv_{stage}_{i}")(x)
             x = keras.layers.BatchNormalization(name=f"norm_{stage}_{i}")(x)
             x = keras.layers.ReLU(name=f"relu_{stage}_{i}")(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool_{stage}")(x)
