@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tfp_bprune.graphs.bayesianize import bayesianize as bayesianize
     from tfp_bprune.graphs.convert import adopt as adopt
     from tfp_bprune.graphs.convert import strip as strip
+    from tfp_bprune.layers.ard import ARDPrior as ARDPrior
     from tfp_bprune.layers.distribution import Posterior as Posterior
     from tfp_bprune.layers.distribution import register_posterior as register_posterior
     from tfp_bprune.layers.prior import CentredPrior as CentredPrior
@@ -59,6 +60,7 @@ _ROOMS = {
     "files": (),
     "graphs": ("adopt", "bayesianize", "strip"),
     "layers": (
+        "ARDPrior",
         "CentredPrior",
         "NormalPrior",
         "Posterior",

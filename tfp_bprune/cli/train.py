@@ -11,6 +11,7 @@ from tfp_bprune.types import (
     Augmentation,
     BpruneError,
     Compression,
+    Groups,
     Json,
     KLWeighting,
     Layers,
@@ -92,7 +93,10 @@ def _add_training(parser: Parser) -> None:
 
 
 def _add_distributions(parser: Parser) -> None:
-    add_choice(parser, "--prior", PriorName, "scale_mixture")
+    add_choice(parser, "--prior", PriorName, "scale_mixture", "ard makes units leave, whose weights share a scale")
+    add_choice(
+        parser, "--prior-groups", Groups, None, "with ard: whose weights share a scale, those of each (default: both)"
+    )
     parser.add_argument("--prior-pi", type=float, help="probability of the wide part of the mixture (default: 0.5)")
     parser.add_argument(
         "--prior-scales",
@@ -213,9 +217,10 @@ def _layer_options(request: Json) -> Json:
 
 def _prior(request: Json) -> Json:
     prior, scales = {"kind": request["prior"]}, request["prior_scales"]
-    names = ("scale1", "scale2") if request["prior"] == "scale_mixture" else ("scale",)
+    names = {"scale_mixture": ("scale1", "scale2"), "normal": ("scale",)}.get(request["prior"], ())
     if scales and len(scales) != len(names):
         raise BpruneError(f"--prior {request['prior']} takes {len(names)} --prior-scales, got {len(scales)}")
-    if request["prior_pi"] is not None:
-        prior["pi"] = request["prior_pi"]
+    for name, option in (("pi", "prior_pi"), ("groups", "prior_groups")):
+        if request.get(option) is not None:
+            prior[name] = request[option]
     return prior | dict(zip(names, scales or (), strict=False))

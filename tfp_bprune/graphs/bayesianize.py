@@ -57,8 +57,8 @@ def bayesianize(
       strict: refuse a model with weighted layers that cannot be Bayesian, instead of leaving them with a warning.
 
     Raises:
-      BpruneError: nothing to convert, two layers of one name, both rho_init and moped, or, if strict,
-        an unsupported layer.
+      BpruneError: nothing to convert, two layers of one name, both rho_init and moped, moped with a prior that is about 0 as
+        those over groups are, or, if strict, an unsupported layer.
     """
     if rho_init is not None and moped is not None:
         raise BpruneError(f"give either rho_init or moped, got {rho_init} and {moped}: moped decides sigma by itself")

@@ -1,7 +1,8 @@
 """Layers whose weights are distributions, their priors, and the likelihood of regression."""
 
+from tfp_bprune.layers.ard import ARDPrior
 from tfp_bprune.layers.attention import Composed, MultiHeadAttentionFlipout, MultiHeadAttentionReparameterization
-from tfp_bprune.layers.axes import Axes
+from tfp_bprune.layers.axes import Axes, Sides
 from tfp_bprune.layers.convolution import (
     Conv1DFlipout,
     Conv1DReparameterization,
@@ -55,6 +56,7 @@ __all__ = [
     "LAYERS",
     "POSTERIORS",
     "PRIORS",
+    "ARDPrior",
     "Axes",
     "CentredPrior",
     "Composed",
@@ -99,6 +101,7 @@ __all__ = [
     "SeparableConv1DReparameterization",
     "SeparableConv2DFlipout",
     "SeparableConv2DReparameterization",
+    "Sides",
     "StatelessDropout",
     "Variational",
     "Weights",

@@ -17,3 +17,24 @@ class Axes:
 
     read: int | None = -2
     made: int | None = -1
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which axes of a weight tensor together tell, of an entry, the input that it reads and the output that it makes.
+
+    One axis each of most kernels; several where the inputs or outputs of a layer have several axes, as the heads of
+    attention. The entries of no axis all belong to one.
+
+    Attributes:
+      read, made: the axes, from 0.
+    """
+
+    read: tuple[int, ...] = ()
+    made: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, axes: Axes, rank: int) -> Sides:
+        """Those of a kernel with `axes`, and `rank` in all. One without an axis of outputs alone belongs to its inputs."""
+        read = () if axes.read is None else (axes.read % rank,)
+        return cls(read, read if axes.made is None else (axes.made % rank,))

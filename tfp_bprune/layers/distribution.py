@@ -11,8 +11,9 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune._registry import Registry
+from tfp_bprune.layers.axes import Sides
 from tfp_bprune.layers.names import sliced
-from tfp_bprune.layers.prior import Prior, ScaleMixturePrior
+from tfp_bprune.layers.prior import Normals, Prior, ScaleMixturePrior
 
 Moment = Literal["deviation", "variance"]
 
@@ -54,13 +55,14 @@ class Posterior(ABC):
       kind: the name that it is registered by.
       mask: boolean variable of the weight's shape, not trained: what is left.
       prior, prior_variables: its prior, and the variables that this owns, by their names.
+      sides: the axes that tell the input and the output of a weight; the layer says it.
       changes: how often `keep_only` has changed the mask.
     """
 
     kind: ClassVar[str]
 
     def __init__(self, mask: Any, prior: Prior | None = None, prior_variables: Mapping[str, Any] | None = None) -> None:
-        self.mask, self.changes = mask, 0
+        self.mask, self.changes, self.sides = mask, 0, Sides()
         self.prior = prior or ScaleMixturePrior()
         self.prior_variables = dict(prior_variables or {})
 
@@ -112,6 +114,12 @@ class Posterior(ABC):
         """Puts the marginal means at `loc` and, if they are given, the deviations at `scale`; both of the weight's shape."""
 
     @property
+    def normals(self) -> Normals:
+        """Normals of its means and deviations."""
+        scale = self.scale
+        return Normals(self.loc, scale, tf.math.log(tf.where(self.mask, scale, 1.0)), self.mask, self.sides)
+
+    @property
     def shape(self) -> Any:
         """Shape of the weight tensor."""
         return self.mask.shape
@@ -148,7 +156,7 @@ class Posterior(ABC):
 
     def log_prior_at_zero(self) -> np.ndarray:
         """log p(0) of each weight in nats, of the weight's shape."""
-        found = self.prior.log_density_at_zero(self.loc, self.scale, self.mask, self.prior_variables)
+        found = self.prior.log_density_at_zero(self.normals, self.prior_variables)
         return np.broadcast_to(np.asarray(found, np.float64), tuple(self.shape))
 
     def keep_only(self, mask: np.ndarray) -> None:

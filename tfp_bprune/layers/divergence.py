@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfp_bprune._keras import tf
-from tfp_bprune.layers.prior import Normals, Prior
+from tfp_bprune.layers.prior import Prior
 from tfp_bprune.types import TrainingError
 
 
@@ -22,8 +22,8 @@ def kl_divergence(posterior: Any, prior: Prior, sample: Any) -> Any:
     Returns:
       A scalar, an unbiased estimate at least.
     """
-    q = Normals(posterior.loc, posterior.scale, posterior.log_scale, posterior.mask)
-    return tf.reduce_sum(tf.where(posterior.mask, prior.kl(q, sample, posterior.prior_variables), 0.0))
+    kl = prior.kl(posterior.normals, sample, posterior.prior_variables)
+    return tf.reduce_sum(tf.where(posterior.mask, kl, 0.0))
 
 
 def scaled(kl: Any, train_size: int, schedule: Any, layer_name: str) -> Any:

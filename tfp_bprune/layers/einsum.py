@@ -6,6 +6,7 @@ from string import ascii_letters
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.layers.axes import Sides
 from tfp_bprune.layers.estimators import Flipout, Reparameterization
 from tfp_bprune.layers.kind import Flow, Kind, bayesian
 from tfp_bprune.layers.variational import OnKeras
@@ -62,6 +63,14 @@ class EinsumDense(Kind):
         left = layer.equation.startswith("...")
         starts = (rank_in, rank_out) if left else (len(read), len(made))
         return tuple(starts[0] + i for i in from_end), tuple(starts[1] + i for i in to_end)
+
+    def sides(self, layer: Any, name: str, rank: int) -> Sides:
+        """Of the kernel the axes that inputs have too, and those that outputs have too."""
+        read, kernel, made = _letters(layer.equation)
+        if name == "bias":
+            return super().sides(layer, name, rank)
+        of = (tuple(i for i, letter in enumerate(kernel) if letter in side) for side in (read, made))
+        return Sides(*of)
 
     def flow(self, layer: Any) -> Flow:
         """Of an equation that is a dense layer's: "abc,cd->abd"."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from tfp_bprune._keras import quietly, tf
 from tfp_bprune.layers import noise
+from tfp_bprune.layers.axes import Sides
 from tfp_bprune.layers.distribution import Moment, Terms
 from tfp_bprune.layers.posterior import MaskedNormal, compiled_scale_of, log_scale_of, log_scale_slope, scale_of
 from tfp_bprune.layers.prior import Normals, Prior, prior_from
@@ -40,20 +41,21 @@ def terms(
     shape = tuple(posterior.shape)
     mask = posterior.mask.read_value()
     fixed, trained = _prior_values(posterior)
-    passes = _passes(prior, moment, shape)
+    passes = _passes(prior, moment, shape, posterior.sides)
     drawn = [] if prior.exact and moment == "variance" else passes.draw(seeds("draw"))
     whole = every_value or prior.exact or any(v.shape != posterior.shape for v in (fixed | trained).values())
 
     @tf.custom_gradient
     def compute(loc: Any, rho: Any, *values: Any) -> Any:
         learned = dict(zip(trained, values, strict=True))
-        kept, scale, epsilon, second = passes.forward(loc, rho, mask, drawn)
-        weights = (kept, rho, mask, scale, epsilon)
         own = fixed | learned
-        kls = _kls(prior, *weights, own) if whole else _kls_of_block(prior, seeds("block"), weights, own)
+        kept, scale, epsilon, second, found, kls = passes.forward(loc, rho, mask, drawn, own)
+        weights = (kept, rho, mask, scale, epsilon)
+        if kls is None:
+            kls = _kls(prior, *weights, own) if whole else _kls_of_block(prior, seeds("block"), weights, own)
 
         def backward(*upstream: Any) -> tuple[Any, ...]:
-            d_loc, d_rho, d_values = passes.backward(*weights, fixed, learned, *upstream)
+            d_loc, d_rho, d_values = passes.backward(*weights, fixed | found, learned, *upstream)
             return d_loc, d_rho, *(d_values[name] for name in learned)
 
         return (kept, second, tf.reduce_sum(kls)), backward
@@ -75,24 +77,35 @@ def _prior_values(posterior: MaskedNormal) -> tuple[dict[str, Any], dict[str, An
 
 
 def _forward(
+    prior: Prior,
     moment: Moment,
+    sides: Sides,
     shape: tuple[int, ...],
     scale_of: Callable[[Any], Any],
     loc: Any,
     rho: Any,
     mask: Any,
     drawn: list[Any],
-) -> tuple[Any, Any, Any, Any]:
-    """Mean, scale, noise, and the second term of a weight tensor."""
+    own: dict[str, Any],
+) -> tuple[Any, Any, Any, Any, dict[str, Any], Any]:
+    """Mean, scale, noise, and the second term of a weight tensor; of an exact prior what it finds, and the KL by row."""
     epsilon = noise.from_windows(drawn, shape) if len(drawn) > 1 else drawn[0] if drawn else None
     scale = tf.where(mask, scale_of(rho), 0.0)
     second = scale * epsilon if moment == "deviation" else tf.square(scale)
-    return tf.where(mask, loc, 0.0), scale, epsilon, second
+    kept = tf.where(mask, loc, 0.0)
+    if not prior.exact:
+        return kept, scale, epsilon, second, {}, None
+    q = Normals(kept, scale, tf.where(mask, log_scale_of(rho, scale), 0.0), mask, sides)
+    found = prior.found(q, own)
+    kls = tf.where(mask, prior.kl(q, _sample(kept, scale, epsilon), {**own, **found}), 0.0)
+    # XLA adds one number after another, in which few of them lose little: by row, and TensorFlow the rows.
+    return kept, scale, epsilon, second, found, tf.reduce_sum(kls, -1)
 
 
 def _backward(
     prior: Prior,
     moment: Moment,
+    sides: Sides,
     kept: Any,
     rho: Any,
     mask: Any,
@@ -106,7 +119,7 @@ def _backward(
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Gradients by mean, rho and the prior's trained values of a weight tensor, from those by its `Terms`."""
     own = fixed | trained
-    q = Normals(kept, scale, _log_scale(rho, mask), mask)
+    q = Normals(kept, scale, _log_scale(rho, mask), mask, sides)
     loc_pull, scale_pull = prior.pulls(q, epsilon, own)
     d_scale = d_second * (epsilon if moment == "deviation" else 2 * scale) + d_kl * scale_pull
     d_rho = d_scale * tf.math.sigmoid(rho) - d_kl * log_scale_slope(rho, scale)  # sigmoid: the slope of softplus
@@ -127,7 +140,7 @@ def _log_scale(rho: Any, mask: Any) -> Any:
 
 
 def _kls(prior: Prior, kept: Any, rho: Any, mask: Any, scale: Any, epsilon: Any, own: dict[str, Any]) -> Any:
-    """The KL of each weight."""
+    """The KL of each weight at a draw."""
     # The scale anew, as the compiled pass rounds it otherwise than TensorFlow.
     q = Normals(kept, tf.where(mask, scale_of(rho), 0.0), _log_scale(rho, mask), mask)
     return tf.where(mask, prior.kl(q, _sample(kept, scale, epsilon), own), 0.0)
@@ -157,20 +170,23 @@ class _Passes:
     backward: Callable[..., Any]
 
 
-def _passes(prior: Prior, moment: Moment, shape: tuple[int, ...]) -> _Passes:
+def _passes(prior: Prior, moment: Moment, shape: tuple[int, ...], sides: Sides) -> _Passes:
     if noise.pool_pays() and math.prod(shape) >= _LEAST_COMPILED:
-        return _compiled(json.dumps(prior.get_config()), moment, shape)
-    parts = partial(_forward, moment, shape, scale_of), partial(_backward, prior, moment)
+        return _compiled(json.dumps(prior.get_config()), moment, shape, sides)
+    parts = partial(_forward, prior, moment, sides, shape, scale_of), partial(_backward, prior, moment, sides)
     return _Passes(lambda seed: [noise.normal(list(shape), seed)], *parts)
 
 
 @cache
-def _compiled(prior: str, moment: Moment, shape: tuple[int, ...]) -> _Passes:
+def _compiled(prior: str, moment: Moment, shape: tuple[int, ...], sides: Sides) -> _Passes:
     """Through XLA; kept, so that equal tensors of all layers and graphs are compiled once."""
     with tf.init_scope():
         _start_xla()
         given = prior_from(json.loads(prior))
-    parts = partial(_forward, moment, shape, compiled_scale_of), partial(_backward, given, moment)
+    parts = (
+        partial(_forward, given, moment, sides, shape, compiled_scale_of),
+        partial(_backward, given, moment, sides),
+    )
     compiled = (tf.function(part, jit_compile=True, autograph=False) for part in parts)
     return _Passes(partial(_drawn_for, shape), *compiled)
 

@@ -14,7 +14,7 @@ import numpy as np
 from tfp_bprune._keras import keras, tf
 from tfp_bprune._registry import Registry
 from tfp_bprune.layers import shared
-from tfp_bprune.layers.axes import Axes
+from tfp_bprune.layers.axes import Axes, Sides
 from tfp_bprune.types import Estimator, Json
 
 PACKAGE = "tfp_bprune"
@@ -140,6 +140,14 @@ class Kind:
     def axes(self, name: str) -> Axes:
         """Those of a kernel, or of the bias."""
         return Axes(read=None, made=-1) if name == "bias" else self.kernels[name]
+
+    def sides(self, layer: Any, name: str, rank: int) -> Sides:
+        """Whose weights are whose: what priors over groups go by. Of the bias each entry is of an output of its own.
+
+        Args:
+          name, rank: of a kernel, or of the bias, and how many axes it has.
+        """
+        return Sides(made=tuple(range(rank))) if name == "bias" else Sides.of(self.axes(name), rank)
 
     # How channels flow, where the last axis holds them
 

@@ -19,7 +19,7 @@ from tfp_bprune.layers import noise
 from tfp_bprune.layers.distribution import Moment, Posterior, Terms, register_posterior
 from tfp_bprune.layers.divergence import kl_divergence
 from tfp_bprune.layers.names import of_part
-from tfp_bprune.layers.prior import Prior
+from tfp_bprune.layers.prior import Normals, Prior
 
 DEFAULT_RHO = -5.0  # where rho starts, and where it rests once its weight is pruned
 _LOG_SOFTPLUS_IS_RHO_BELOW = -20.0  # softplus(rho) = exp(rho) there to float32 rounding
@@ -46,11 +46,15 @@ def compiled_scale_of(rho: Any) -> Any:
     return tf.maximum(rho, 0.0) + t * value
 
 
-def log_scale_of(rho: Any) -> Any:
-    """log softplus(rho), finite with a finite gradient for every finite rho, where sigma itself underflows."""
+def log_scale_of(rho: Any, scale: Any = None) -> Any:
+    """log softplus(rho), finite with a finite gradient for every finite rho, where sigma itself underflows.
+
+    Args:
+      scale: softplus(rho), if it is known: then for the value alone, without a gradient.
+    """
     far = rho < _LOG_SOFTPLUS_IS_RHO_BELOW
     near = tf.where(far, tf.ones_like(rho), rho)
-    return tf.where(far, rho, tf.math.log(tf.math.softplus(near)))
+    return tf.where(far, rho, tf.math.log(tf.math.softplus(near) if scale is None else tf.where(far, 1.0, scale)))
 
 
 def rho_of(scale: np.ndarray | float) -> np.ndarray:
@@ -141,6 +145,11 @@ class MaskedNormal(Posterior):
     def log_scale(self) -> Any:
         """log sigma of the weights that are left, 0 where pruned."""
         return tf.where(self.mask, log_scale_of(self.rho_variable), 0.0)
+
+    @property
+    def normals(self) -> Normals:
+        """Its normals."""
+        return Normals(self.loc, self.scale, self.log_scale, self.mask, self.sides)
 
     @property
     def distribution(self) -> Any:

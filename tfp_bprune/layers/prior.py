@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from tfp_bprune._keras import tf, tfp
 from tfp_bprune._registry import Registry
-from tfp_bprune.layers.axes import Axes
+from tfp_bprune.layers.axes import Axes, Sides
 from tfp_bprune.layers.names import of_part
 from tfp_bprune.types import BpruneError, Json
 
@@ -28,12 +28,14 @@ class Normals(NamedTuple):
       loc, scale: mean and standard deviation; what stands where a weight is pruned does not count.
       log_scale: log of the scale, finite where the scale underflows.
       mask: what is left.
+      sides: the axes that tell the input and the output of a weight.
     """
 
     loc: Any
     scale: Any
     log_scale: Any
     mask: Any
+    sides: Sides = Sides()
 
 
 class Prior(ABC):
@@ -47,11 +49,13 @@ class Prior(ABC):
     Attributes:
       kind: the name that it is registered by, and that its config holds.
       exact: whether `kl` is a closed form. Otherwise it is that of independent weights, estimated at one draw.
+      about_zero: whether it is about 0 by its nature, and cannot be moved to a trained weight.
       resting: the variables of the weight's shape whose entries are put to a value where the weight is pruned.
     """
 
     kind: ClassVar[str]
     exact: bool = False
+    about_zero: bool = False
     resting: Mapping[str, float] = {}
 
     @abstractmethod
@@ -79,9 +83,9 @@ class Prior(ABC):
         """log p(w) of each weight, of the shape of w."""
         raise BpruneError(f"prior {self.kind!r} has no log density: write `log_density`, or `kl` with exact = True")
 
-    def log_density_at_zero(self, loc: Any, scale: Any, mask: Any, variables: Variables) -> Any:
-        """log p(0) of each weight; of a prior over groups, given the posterior's mean and scale of the others."""
-        return self.log_density(tf.zeros(mask.shape), variables)
+    def log_density_at_zero(self, q: Normals, variables: Variables) -> Any:
+        """log p(0) of each weight; of a prior over groups, given the posterior `q` of all."""
+        return self.log_density(tf.zeros(q.mask.shape), variables)
 
     def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
         """KL(q || p) of each weight, of the weight's shape; where pruned it may be anything.
@@ -90,6 +94,13 @@ class Prior(ABC):
         normal is known, so only log p(w) is estimated: unbiased, with less variance than log q(w) - log p(w).
         """
         return -_ENTROPY_CONSTANT - q.log_scale - self.log_density(sample, variables)
+
+    def found(self, q: Normals, variables: Variables) -> dict[str, Any]:
+        """What an exact prior finds of all weights at once, for `kl` and `pulls`, which get it among the variables, if at all.
+
+        A training step finds it once. Derivatives are those with it held fast: let it be at an optimum of the KL.
+        """
+        return {}
 
     def pull(self, w: Any, variables: Variables) -> Any:
         """-d log p / d w of each weight."""
@@ -269,12 +280,20 @@ class CentredPrior(Prior):
 
     Args:
       prior: what is moved, or its config.
+
+    Raises:
+      BpruneError: a prior under which units leave for 0.
     """
 
     kind = "centred"
 
     def __init__(self, prior: Prior | Json | str | None = "normal") -> None:
         self.prior = prior_from(prior)
+        if self.prior.about_zero:
+            raise BpruneError(
+                f"prior {self.prior.kind!r} is about 0, where units leave for, not about trained weights: use 'normal' or "
+                "'scale_mixture' with moped or own_prior_loc"
+            )
         self.exact, self.resting = self.prior.exact, {**self.prior.resting, "prior_loc": 0.0}
 
     def get_config(self) -> Json:

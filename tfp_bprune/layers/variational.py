@@ -103,6 +103,8 @@ class Variational(_LayerPart):
         super().__init__(*args, **kwargs)
         self.prior = prior_from(prior)
         self.posterior = posterior if POSTERIORS.named(posterior) else ""
+        if own_prior_loc:
+            CentredPrior(self.prior)  # which refuses some
         self.rho_init, self.seed = float(rho_init), int(seed)
         self.bayesian_bias, self.own_prior_loc = bool(bayesian_bias), bool(own_prior_loc)
         self.train_size = None if train_size is None else int(train_size)
@@ -132,6 +134,7 @@ class Variational(_LayerPart):
         options = {"loc_initializer": initializer, "loc_constraint": constraint}
         options |= {"fan_in": self.kind.fan_in(name, shape) if name != "bias" else None}
         posterior = POSTERIORS[self.posterior].create(self.add_weight, name, shape, self.rho_init, seed, **options)
+        posterior.sides = self.kind.sides(self, name, len(shape))
         posterior.prior = CentredPrior(self.prior) if self.own_prior_loc else self.prior
         posterior.prior_variables = posterior.prior.add_variables(self.add_weight, name, shape, self.kind.axes(name))
         self.posteriors[name] = posterior

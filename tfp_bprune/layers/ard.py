@@ -1,0 +1,116 @@
+"""Automatic relevance determination: weights that belong together share the scale of their prior, which is found, not given.
+
+A unit's scale decides whether the unit is there: where the data want none of its weights, the scale follows them to 0, and
+nothing holds it back, for the KL does not depend on the size of a group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any, get_args
+
+from tfp_bprune._keras import tf
+from tfp_bprune.layers.prior import Normals, Prior, Variables, register_prior
+from tfp_bprune.types import BpruneError, Groups, Json
+
+_LEAST = 1e-30  # a variance; below it float32 has no room for products and quotients
+_ROUNDS = 1
+
+
+@register_prior
+class ARDPrior(Prior):
+    """N(0, s^2) for the weights of each group, s at the optimum of the evidence lower bound: empirical Bayes.
+
+    "Automatic relevance determination" of MacKay 1994 and Neal 1996, its scales maximized out. Of a group of J weights with
+    means mu and deviations sigma the optimum is s^2 = mean(mu^2 + sigma^2), and there KL = J / 2 log s^2 - sum log sigma: no
+    draw, no parameter; at least 0, and 0 where all means are 0 and all deviations equal, whatever their size. Pruned weights
+    do not count.
+
+    Args:
+      groups: "input", the weights that read one input; "output", those that make one output; or "both", N(0, s_i^2 t_j^2)
+        with a scale of each input and of each output: units leave by either side then. These are found in turns, since each
+        has a closed form given the other's; any scales give the KL from a prior, and these nearly the least. A tensor without
+        such an axis, as a bias has none of inputs, is one group; the outputs of a depthwise kernel are its inputs; in a grouped
+        convolution an input is the one of this place in each group.
+
+    Raises:
+      BpruneError: groups that are none of these.
+
+    Example:
+      model = bp.bayesianize(plain, prior=bp.ARDPrior(groups="both"))
+    """
+
+    kind = "ard"
+    exact = True
+    about_zero = True
+
+    def __init__(self, *, groups: Groups = "both") -> None:
+        if groups not in get_args(Groups):
+            raise BpruneError(f"prior: groups must be one of {', '.join(get_args(Groups))}, got {groups!r}")
+        self.groups = groups
+
+    def get_config(self) -> Json:
+        """The arguments as JSON values."""
+        return {"kind": self.kind, "groups": self.groups}
+
+    def found(self, q: Normals, variables: Variables) -> dict[str, Any]:
+        """s^2, and with "both" t^2, at the optimum; of shapes that broadcast to the weight's."""
+        read, made = q.sides.read, q.sides.made
+        squares = _Squares(q)
+        if self.groups != "both":
+            return {"s": squares.mean_by(read if self.groups == "input" else made)}
+        if set(read) <= set(made) or set(made) <= set(read):  # the scales of one side say all
+            return {"s": squares.mean_by(max(read, made, key=len))}
+        t = squares.mean_by(made)  # exact with the first s, where the squares are products
+        s = squares.mean_by(read, over=t)
+        for _ in range(_ROUNDS):  # each turn lowers the KL
+            t = squares.mean_by(made, over=s)
+            s = squares.mean_by(read, over=t)
+        return {"s": s, "t": t}
+
+    def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
+        """That from a normal of the scale that is found, whose own slope is 0 at the optimum (envelope theorem)."""
+        found = [tf.stop_gradient(part) for part in self._found(q, variables)]
+        ratio = (tf.square(q.loc) + tf.square(q.scale)) * _inverse(found)
+        return 0.5 * (_log(found) + ratio - 1) - q.log_scale
+
+    def pulls(self, q: Normals, epsilon: Any, variables: Variables) -> tuple[Any, Any]:
+        """Those of that normal."""
+        precision = _inverse(self._found(q, variables))
+        return precision * q.loc, precision * q.scale
+
+    def log_density_at_zero(self, q: Normals, variables: Variables) -> Any:
+        """log N(0 | 0, s^2) of each weight."""
+        return -0.5 * (_log(self._found(q, variables)) + math.log(2 * math.pi))
+
+    def _found(self, q: Normals, variables: Variables) -> list[Any]:
+        found = variables if "s" in variables else self.found(q, variables)
+        return [found[name] for name in ("s", "t") if name in found]
+
+
+def _inverse(found: list[Any]) -> Any:
+    """1 / variance, of the product of what was found."""
+    return 1 / tf.maximum(math.prod(found), _LEAST)
+
+
+def _log(found: list[Any]) -> Any:
+    """log variance."""
+    return tf.maximum(sum(tf.math.log(part) for part in found), math.log(_LEAST))
+
+
+class _Squares:
+    """mu^2 + sigma^2 of the weights that are left, and its means over groups."""
+
+    def __init__(self, q: Normals) -> None:
+        self.axes = range(len(q.mask.shape))
+        self.left = tf.cast(q.mask, tf.float32)
+        self.values = tf.where(q.mask, tf.square(q.loc) + tf.square(q.scale), 0.0)
+
+    def mean_by(self, axes: Collection[int], over: Any = None) -> Any:
+        """For each entry of `axes` the mean, over the weights that are left, of the squares or their ratio to `over`."""
+        others = [axis for axis in self.axes if axis not in axes]
+        values = self.values if over is None else self.values / over
+        counts = tf.reduce_sum(self.left, others, keepdims=True)
+        mean = tf.reduce_sum(values, others, keepdims=True) / tf.maximum(counts, 1.0)
+        return tf.maximum(mean, _LEAST)  # also where none is left
