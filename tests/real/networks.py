@@ -178,13 +178,13 @@ def _vectors(*widths: int) -> Callable[[np.random.Generator], list[np.ndarray]]:
 NETWORKS: dict[str, Network] = {
     "bayesian_vgg": Network(bayesian_vgg, _images(16, 3, 5)),
     "bayesian_resnet": Network(bayesian_resnet, _images(16, 3, 5)),
-    "mobilenet": Network(mobilenet, _images(32, 3, 5), moments="of a kind through which"),
+    "mobilenet": Network(mobilenet, _images(32, 3, 5), moments="layer 'multiply' is a Multiply"),
     "efficientnet": Network(efficientnet, _images(32, 3, 5), moments="block"),
     "transformer": Network(
         transformer, lambda r: (_tokens(r), r.integers(0, 2, (EXAMPLES, 1))), moments="of a kind through which"
     ),
     "tagger": Network(
-        tagger, lambda r: (_tokens(r), r.integers(0, 4, (EXAMPLES, 7))), moments="of a kind through which"
+        tagger, lambda r: (_tokens(r), r.integers(0, 4, (EXAMPLES, 7))), moments="is a LSTM that heeds a mask"
     ),
     "segmentation": Network(
         segmentation,

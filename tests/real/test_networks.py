@@ -41,7 +41,8 @@ def bayesian(name: str, data: tuple[Any, Any]) -> Any:
     raw = any(type(layer).__module__.startswith("tensorflow_probability.") for layer in model.layers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what stays as it is
-        made = bp.adopt(model) if raw else bp.bayesianize(model, rho_init=RHO)
+        strict = name in ("mobilenet", "efficientnet")  # of which no layer with weights stays plain
+        made = bp.adopt(model) if raw else bp.bayesianize(model, rho_init=RHO, strict=strict)
     set_train_size(made, N)
     made.compile(keras.optimizers.Adam(1e-3), model.loss)
     history = made.fit(*data, batch_size=EXAMPLES, verbose=0).history
