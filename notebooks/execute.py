@@ -17,12 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 from tfp_bprune.files.runs import write_atomically
 
 FOLDER = Path(__file__).resolve().parent
 QUICK = "TFP_BPRUNE_QUICK"  # set: few epochs, for tests
+_EMPTY = """
+%reset -f
+import os
+os.chdir({folder!r})
+get_ipython().execution_count = 0
+"""
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -34,21 +41,26 @@ def notebooks() -> list[Path]:
     return sorted(FOLDER.glob("*.ipynb"))
 
 
-def executed(path: Path, quick: bool = False, timeout: int = 300) -> Any:
+def executed(path: Path, quick: bool = False, timeout: int = 300, kernel: Any = None) -> Any:
     """The notebook at `path` with the outputs of a run in a fresh kernel and folder.
 
     Args:
       path: of the notebook; it stays as it is.
       quick: with few epochs.
       timeout: of a cell, in seconds.
+      kernel: from `new_kernel`, for several notebooks one after the other, emptied of names before each: what they import
+        is imported once. For tests; else each has its own.
 
     Raises:
       CellExecutionError: a cell raised.
     """
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
+        if kernel is not None:
+            notebook.cells.insert(0, nbformat.v4.new_code_cell(_EMPTY.format(folder=folder)))
         client = NotebookClient(
             notebook,
+            km=kernel,
             kernel_name="python3",
             extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns that whoever is on this machine could listen
             timeout=timeout,
@@ -58,7 +70,14 @@ def executed(path: Path, quick: bool = False, timeout: int = 300) -> Any:
             resources={"metadata": {"path": folder}},
         )
         client.execute(env=environment(quick))
+    if kernel is not None:
+        del notebook.cells[0]
     return stable(notebook)
+
+
+def new_kernel() -> Any:
+    """One for several notebooks, which starts with the first of them; `shutdown_kernel` ends it."""
+    return KernelManager(kernel_name="python3")
 
 
 def environment(quick: bool) -> dict[str, str]:

@@ -17,12 +17,16 @@ BATCH = 4
 Arguments = dict[str, Any]
 
 
-def check_layer(layer_class: type, arguments: Arguments, input_shape: tuple[int, ...]) -> None:
+def check_layer(
+    layer_class: type, arguments: Arguments, input_shape: tuple[int, ...], saved_model: bool = False
+) -> None:
     """Checks config, shapes, draws, parameters, files, masks and training of a Bayesian layer.
 
     Args:
       arguments: of the layer; its name and seed are added.
       input_shape: of one example, without the batch.
+      saved_model: whether Keras's SavedModel is among the files: it is as slow as all else together, and traces what layers of
+        one family, or of one estimator, share.
     """
     arguments = {"name": "layer", "seed": 3, "train_size": 50} | arguments
     x = inputs_of(layer_class.kind, input_shape)  # type: ignore[attr-defined]
@@ -33,7 +37,7 @@ def check_layer(layer_class: type, arguments: Arguments, input_shape: tuple[int,
     check_parameters(model.layers[-1])
     model = check_training(model, x)
     check_masks(model, x)
-    check_files(model, x)  # last: it then holds for trained weights, masks and advanced noise counters
+    check_files(model, x, saved_model)  # last: it then holds for trained weights, masks and advanced noise counters
 
 
 def inputs_of(kind: Kind, input_shape: tuple[int, ...], batch: int = BATCH) -> np.ndarray:
@@ -188,11 +192,11 @@ def _loss(model: Any, x: np.ndarray) -> Any:
     return tf.reduce_sum(tf.square(model(x) - 1)) + tf.add_n(model.losses)
 
 
-def check_files(model: Any, x: np.ndarray) -> None:
+def check_files(model: Any, x: np.ndarray, saved_model: bool) -> None:
     """Every Keras format, and `clone_model`, gives back all weights, and the same outputs from there on."""
     weights, copies = model.get_weights(), {}
     with tempfile.TemporaryDirectory() as folder:
-        for file in ("model.keras", "model.h5", "model"):  # the last is a SavedModel folder
+        for file in ("model.keras", "model.h5", *(["model"] if saved_model else [])):  # the last is a SavedModel folder
             model.save(Path(folder) / file)
             copies[file] = keras.models.load_model(Path(folder) / file)
     copies["clone_model"] = keras.models.clone_model(model)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests import forks
 from tfp_bprune.cli.main import main
 from tfp_bprune.data.splits import Splits, load
+from tfp_bprune.evaluation import fresh
 from tfp_bprune.graphs.rebuild import rebuild
 from tfp_bprune.networks import build
 from tfp_bprune.pruning.prune import apply_masks
@@ -36,6 +41,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     places = {root / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked() -> Iterator[None]:
+    """Exports are loaded again in forks of a process that has TensorFlow: `real_process` has each begin for itself."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(fresh, "subprocess", SimpleNamespace(run=forks.run))
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def real_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is reloaded gets a new process, as it does outside of the tests."""
+    monkeypatch.setattr(fresh, "subprocess", subprocess)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: else the garbage collector went through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 TINY = ("--hidden", "16", "--batch-size", "200", "--epochs", "2", "--learning-rate", "0.01")

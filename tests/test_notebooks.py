@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,10 +73,19 @@ def test_there_are_notebooks() -> None:
     assert machinery().notebooks() == NOTEBOOKS
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Any]:
+    """One for all of them, emptied before each: TensorFlow is imported once."""
+    made = machinery().new_kernel()
+    yield made
+    if made.has_kernel:
+        made.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
-def test_it_runs(path: Path) -> None:
+def test_it_runs(path: Path, kernel: Any) -> None:
     before = path.read_bytes()
-    notebook = machinery().executed(path, quick=True)
+    notebook = machinery().executed(path, quick=True, kernel=kernel)
     without_complaints_of_load(notebook)
     assert_presentable(notebook)
     assert path.read_bytes() == before

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import forks
 from tests.exports.networks import classifier
 from tfp_bprune._keras import keras
 from tfp_bprune.exports import export
@@ -109,9 +108,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def strangers_view(folders: list[Path]) -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TF_USE"))}
     words = [sys.executable, "-I", "-c", STRANGER, *map(str, folders)]
-    result = subprocess.run(words, capture_output=True, text=True, env=environment, check=False, cwd="/")
+    result = forks.run(words, cwd="/")
     assert result.returncode == 0, result.stderr[-3000:]
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import forks
 from tfp_bprune._keras import tf
 from tfp_bprune.evaluation.fresh import check_export
 from tfp_bprune.exports import describe, export, savedmodel
@@ -63,9 +62,8 @@ def strangers_view(exports: dict[str, Path], images: np.ndarray) -> list[Any]:
     """What a process with TensorFlow alone printed; its predictions lie beside the exports."""
     place = next(iter(exports.values())).parent
     np.save(place / "x.npy", images[:300])
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TF_USE"))}
     words = [sys.executable, "-I", "-c", STRANGER, str(place / "x.npy"), *map(str, exports.values())]
-    result = subprocess.run(words, capture_output=True, text=True, env=environment, check=False, cwd="/")
+    result = forks.run(words, cwd="/")
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
 

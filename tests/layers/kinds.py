@@ -14,13 +14,24 @@ L = keras.layers
 
 Case = tuple[str, dict[str, Any], tuple[int, ...]]
 CASES: dict[str, Case] = {
+    "dense": ("Dense", {"units": 3}, (4,)),
+    "dense at positions": ("Dense", {"units": 3}, (3, 4)),
+    "convolution 1D": ("Conv1D", {"filters": 3, "kernel_size": 2, "strides": 2}, (6, 2)),
+    "causal": ("Conv1D", {"filters": 3, "kernel_size": 2, "padding": "causal", "dilation_rate": 2}, (6, 2)),
+    "convolution 2D": ("Conv2D", {"filters": 3, "kernel_size": 2, "padding": "same"}, (4, 4, 2)),
+    "groups": ("Conv2D", {"filters": 6, "kernel_size": 2, "groups": 2, "padding": "same"}, (4, 3, 4)),
+    "convolution 3D": ("Conv3D", {"filters": 2, "kernel_size": 2}, (3, 3, 3, 2)),
     "depthwise 1D": ("DepthwiseConv1D", {"kernel_size": 3, "depth_multiplier": 2, "dilation_rate": 2}, (7, 3)),
     "depthwise 2D": (
         "DepthwiseConv2D",
         {"kernel_size": (3, 2), "strides": 2, "padding": "same", "depth_multiplier": 2, "activation": "tanh"},
         (5, 4, 3),
     ),
-    "separable 1D": ("SeparableConv1D", {"filters": 4, "kernel_size": 3, "padding": "causal"}, (6, 3)),
+    "separable 1D": (
+        "SeparableConv1D",
+        {"filters": 4, "kernel_size": 3, "padding": "causal", "depth_multiplier": 2},
+        (6, 2),
+    ),
     "separable 2D": (
         "SeparableConv2D",
         {"filters": 3, "kernel_size": 2, "depth_multiplier": 2, "strides": 2},
@@ -33,7 +44,7 @@ CASES: dict[str, Case] = {
         (3, 3, 2),
     ),
     "transposed 3D": ("Conv3DTranspose", {"filters": 2, "kernel_size": 2}, (2, 2, 3, 2)),
-    "einsum, dense": ("EinsumDense", {"equation": "abc,cd->abd", "output_shape": (None, 4), "bias_axes": "d"}, (3, 5)),
+    "einsum, dense": ("EinsumDense", {"equation": "abc,cd->abd", "output_shape": (None, 3), "bias_axes": "d"}, (3, 4)),
     "einsum, heads": (
         "EinsumDense",
         {"equation": "abc,cde->abde", "output_shape": (None, 2, 3), "bias_axes": "de"},
@@ -44,8 +55,6 @@ CASES: dict[str, Case] = {
     "einsum, right": ("EinsumDense", {"equation": "ab...,bc->ac...", "output_shape": 4, "bias_axes": "c"}, (5, 2)),
     "einsum, apart": ("EinsumDense", {"equation": "abc,bcd->abd", "output_shape": (2, 3), "bias_axes": None}, (2, 4)),
     "embedding": ("Embedding", {"input_dim": 5, "output_dim": 3}, (4,)),
-    "groups": ("Conv2D", {"filters": 4, "kernel_size": 2, "groups": 2, "padding": "same"}, (4, 3, 4)),
-    "causal": ("Conv1D", {"filters": 3, "kernel_size": 2, "padding": "causal", "dilation_rate": 2}, (6, 2)),
 }
 
 
@@ -54,9 +63,15 @@ def class_of(name: str) -> Any:
     return getattr(L, name)
 
 
-def kind_named(name: str) -> Kind:
-    """The kind of Keras's class of that name."""
-    found = kind_of(class_of(name)(**next(a for n, a, _ in CASES.values() if n == name)))
+def layer_of(case: str, **options: Any) -> Any:
+    """The plain layer of a case, not yet built."""
+    name, arguments, _ = CASES[case]
+    return class_of(name)(**{"name": "layer"} | arguments | options)
+
+
+def kind_in(case: str) -> Kind:
+    """The kind of a case."""
+    found = kind_of(layer_of(case))
     assert found is not None
     return found
 
@@ -80,5 +95,4 @@ def randomize(model: Any, seed: int = 0) -> None:
 
 def inputs(case: str, batch: int = 4) -> np.ndarray:
     """Random inputs of a case."""
-    name, _, shape = CASES[case]
-    return inputs_of(kind_named(name), shape, batch)
+    return inputs_of(kind_in(case), CASES[case][2], batch)

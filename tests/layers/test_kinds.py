@@ -1,31 +1,61 @@
-"""Kinds of layers beside Dense and plain convolutions: the contract of layers, and the function of the plain layer kept."""
+"""Each kind of layer: the contract, the plain layer's function at its mean, the law of its draws, and everything that follows."""
 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 import tfp_bprune as bp
 from tests.bounds import FALSE_ALARM
-from tests.checks import check_layer
-from tests.layers.kinds import CASES, L, class_of, inputs, plain_model, randomize
+from tests.checks import check_layer, inputs_of
+from tests.layers.kinds import CASES, L, class_of, inputs, kind_in, layer_of, plain_model
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.layers import LAYERS, variational_layers, weights_of
-from tfp_bprune.types import BpruneError
+from tfp_bprune.graphs import compact
+from tfp_bprune.layers import LAYERS, kind_of, kinds, variational_layers, weights_of
+from tfp_bprune.layers.posterior import rho_of
+from tfp_bprune.prediction import Predictor
+from tfp_bprune.prediction.kernels import Lowering
+from tfp_bprune.prediction.lower import LoweredPositions
+from tfp_bprune.prediction.value import Value
 
 ESTIMATORS: tuple[Any, ...] = ("flipout", "reparameterization", "local")
 CERTAIN = -30.0  # rho, at which sigma is 1e-13
+DRAWS = 1000
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def plain(case: str) -> Any:
+    """A model that is the plain layer alone."""
+    return plain_model(*CASES[case])
+
+
+def test_every_kind_is_tried() -> None:
+    tried = {kind_in(case).name for case in CASES}
+    ours = {kind.name for kind in kinds() if kind.kernels and type(kind).__module__.startswith("tfp_bprune.")}
+    assert tried == ours
+    assert all((kind.name, estimator) in LAYERS for kind in kinds() for estimator in ESTIMATORS)
+
+
+ALSO_AS_SAVED_MODEL = ("depthwise 2D", "separable 2D", "transposed 2D", "einsum, heads", "embedding")  # one of a family
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS[:2])
-@pytest.mark.parametrize("case", CASES)
-def test_layer_meets_the_contract(case: str, estimator: Any) -> None:
-    name, arguments, shape = CASES[case]
-    check_layer(LAYERS[name, estimator], arguments | {"bayesian_bias": estimator == "flipout"}, shape)
+@pytest.mark.parametrize("kind", [case for case in CASES if not case.startswith(("dense", "convolution"))])
+def test_layer_meets_the_contract(kind: str, estimator: Any) -> None:  # those others do in `test_variational`
+    name, arguments, shape = CASES[kind]
+    arguments = arguments | {"bayesian_bias": estimator == "flipout"}
+    saved_model = kind in ALSO_AS_SAVED_MODEL and estimator == "flipout"
+    check_layer(LAYERS[name, estimator], arguments, shape, saved_model)
 
 
 def assert_kept(model: Any, x: np.ndarray, tolerance: float = 1e-5, **options: Any) -> Any:
@@ -39,20 +69,23 @@ def assert_kept(model: Any, x: np.ndarray, tolerance: float = 1e-5, **options: A
     assert [type(layer) for layer in stripped.layers] == [type(layer) for layer in model.layers]
     for ours, theirs in zip(stripped.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(stripped(x), model(x))
     assert list(variational_layers(bayesian))
     return bayesian
 
 
-@pytest.mark.parametrize("case", ["separable 1D", "separable 2D", "einsum, heads"])
-def test_the_function_of_the_plain_layer_is_kept(case: str) -> None:
-    model, x = plain_model(*CASES[case]), inputs(case)
-    for estimator in ESTIMATORS:
-        assert_kept(model, x, layers=estimator, bayesian_bias=estimator != "local")
-    assert_kept(model, x, rho_init=None, moped=1e-9)
+@pytest.mark.parametrize("bayesian_bias", [False, True])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_the_function_of_the_plain_layer_is_kept(case: str, plain: Any, estimator: Any, bayesian_bias: bool) -> None:
+    assert_kept(plain, inputs(case), layers=estimator, bayesian_bias=bayesian_bias)
+
+
+@pytest.mark.parametrize("kind", ["separable 1D", "separable 2D", "einsum, heads"])
+def test_a_posterior_around_trained_weights_keeps_it_too(kind: str) -> None:
+    assert_kept(plain_model(*CASES[kind]), inputs(kind), rho_init=None, moped=1e-9)
 
 
 @pytest.mark.parametrize(("policy", "tolerance"), [("float64", 1e-10), ("mixed_float16", 1e-2)])
-@pytest.mark.parametrize("case", CASES)
 def test_policies_of_numbers_are_kept(case: str, policy: str, tolerance: float) -> None:
     model, x = plain_model(*CASES[case], dtype=policy), inputs(case)
     bayesian = assert_kept(model, x, tolerance)
@@ -60,7 +93,6 @@ def test_policies_of_numbers_are_kept(case: str, policy: str, tolerance: float) 
     assert bayesian(x).dtype == model(x).dtype
 
 
-@pytest.mark.parametrize("case", CASES)
 def test_what_keras_takes_for_each_weight_comes_back(case: str) -> None:
     name, arguments, shape = CASES[case]
     stems = [
@@ -84,118 +116,204 @@ def test_what_keras_takes_for_each_weight_comes_back(case: str) -> None:
     np.testing.assert_allclose(float(tf.add_n(bayesian.losses)) - kl, plain_loss, rtol=1e-3, atol=1e-5 * kl)
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "shape", "sizes"),
-    [
-        ("DepthwiseConv2D", {"kernel_size": 2}, (None, None, 3), (4, 5)),
-        ("SeparableConv1D", {"filters": 2, "kernel_size": 2}, (None, 3), (5,)),
-        ("Conv2DTranspose", {"filters": 2, "kernel_size": 2, "strides": 2}, (None, None, 3), (2, 3)),
-        ("EinsumDense", {"equation": "abc,cd->abd", "output_shape": (None, 2)}, (None, 3), (4,)),
-        ("Conv1D", {"filters": 4, "kernel_size": 2, "padding": "causal", "groups": 2}, (None, 4), (5,)),
-    ],
-)
-def test_inputs_of_unknown_size(name: str, arguments: dict[str, Any], shape: Any, sizes: tuple[int, ...]) -> None:
-    model = plain_model(name, arguments, shape)
-    assert_kept(model, np.random.default_rng(0).normal(size=(2, *sizes, shape[-1])).astype(np.float32))
+# Draws. With one uncertain kernel, and the bias, outputs are linear in all that is uncertain, so that any sum of an example's
+# outputs is normal, with a variance that their derivatives by the weights give: mean and variance of a sample have known
+# laws. Random sums over all outputs see whether all positions read one draw.
 
 
-def test_channels_first_where_a_cpu_can() -> None:
-    """TensorFlow's kernels for it are on GPUs alone, but for the transposed convolution, which Keras turns."""
-    model = plain_model("Conv2DTranspose", {"filters": 3, "kernel_size": 2, "data_format": "channels_first"}, (2, 3, 4))
-    assert_kept(model, np.ones((2, 2, 3, 4), np.float32), bayesian_bias=True)
+def linear_model(case: str) -> Any:
+    """The plain layer alone, without its activation."""
+    options = {"activation": None} if "activation" in CASES[case][1] else {}
+    return plain_model(*CASES[case], **options)
 
 
-def test_masks_go_from_an_embedding_to_what_heeds_them() -> None:
-    ids = keras.Input((4,), dtype="int32")
-    embedded = L.Embedding(6, 3, mask_zero=True)(ids)
-    model = keras.Model(ids, L.Dense(2)(L.GlobalAveragePooling1D()(embedded)))
-    x = np.array([[1, 2, 0, 0], [3, 4, 5, 0], [1, 0, 0, 2]])
-    bayesian = assert_kept(model, x)
-    np.testing.assert_array_equal(bayesian.layers[1].compute_mask(tf.constant(x)), x != 0)
-    assert not np.allclose(bayesian(x), bayesian(np.where(x == 0, 5, x)))
+@pytest.fixture(scope="module")
+def directions(case: str) -> tuple[Any, np.ndarray, Any]:
+    """The plain layer, linear; two equal examples and another one; four directions over all outputs of an example."""
+    linear = linear_model(case)
+    size = int(np.prod(linear.output_shape[1:]))
+    along = tf.constant(np.random.default_rng(5).normal(size=(size, 4)), tf.float32)
+    return linear, inputs(case)[[0, 0, 1]], along
 
 
-def test_a_layer_called_twice_one_within_a_model_and_one_at_each_step() -> None:
-    inner = keras.Sequential([keras.Input((5, 5, 2)), L.SeparableConv2D(2, 2, padding="same"), L.ReLU()], name="inner")
-    shared = L.DepthwiseConv2D(2, padding="same", name="shared")
-    first, second = keras.Input((5, 5, 2)), keras.Input((3, 5, 5, 2))
-    steps = L.TimeDistributed(L.Conv2DTranspose(2, 2), name="steps")(second)
-    h = L.Add()([shared(inner(first)), shared(first)])
-    model = keras.Model([first, second], [L.Flatten()(h), L.Flatten()(steps)])
-    randomize(model)
-    random = np.random.default_rng(0)
-    x = [random.normal(size=(2, *shape)).astype(np.float32) for shape in ((5, 5, 2), (3, 5, 5, 2))]
-    bayesian = bp.bayesianize(model, train_size=10, rho_init=CERTAIN, strict=True)
-    for ours, theirs in zip(bayesian(x), model(x), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert len(list(variational_layers(bayesian))) == 3
+def derivatives(linear: Any, name: str, x: np.ndarray, along: Any) -> np.ndarray:
+    """Of the sums of outputs along directions, by each entry of a weight [examples, directions, entries]."""
+    variable = getattr(linear.get_layer("layer"), name)
+    mean = variable.numpy()
+
+    def summed(values: np.ndarray) -> np.ndarray:
+        variable.assign(values.reshape(mean.shape))
+        return (tf.reshape(linear(x), [len(x), -1]) @ along).numpy()
+
+    nothing = summed(np.zeros_like(mean))
+    found = np.stack([summed(unit) - nothing for unit in np.eye(mean.size, dtype=np.float32)], -1)
+    variable.assign(mean)
+    return found
 
 
-def test_an_equation_whose_outputs_do_not_begin_with_the_examples_is_refused() -> None:
-    inputs = keras.Input((2, 4), batch_size=2)
-    layer = L.EinsumDense("abc,cd->bad", output_shape=(2, 5), name="turned")
-    model = keras.Model(inputs, layer(inputs))
-    with pytest.raises(BpruneError, match="no layer to make Bayesian"):
-        bp.bayesianize(model, train_size=10, strict=True)
+@pytest.mark.parametrize("estimator", ESTIMATORS[:2])
+def test_draws_have_the_law_of_a_draw_of_the_weights(
+    case: str, directions: tuple[Any, np.ndarray, Any], estimator: Any
+) -> None:
+    linear, x, along = directions
+    expected = (tf.reshape(linear(x), [len(x), -1]) @ along).numpy()
+    model = bp.bayesianize(linear, layers=estimator, rho_init=CERTAIN, bayesian_bias=True)
+    layer, rng = model.get_layer("layer"), np.random.default_rng(1)
+    scales = {name: rng.uniform(0.1, 0.5, q.shape).astype(np.float32) for name, q in layer.posteriors.items()}
+    variances = {
+        name: (np.square(derivatives(linear, name, x, along)) * np.square(scale.ravel())).sum(-1)
+        for name, scale in scales.items()
+    }
+
+    @tf.function
+    def sampled() -> Any:
+        def draw(_: Any) -> Any:
+            return tf.reshape(model(x), [len(x), -1]) @ along
+
+        return tf.map_fn(draw, tf.range(DRAWS), fn_output_signature=tf.float32)
+
+    for kernel in kind_in(case).kernels:
+        uncertain = {kernel, "bias"} & set(scales)
+        for name, q in layer.posteriors.items():
+            q.rho_variable.assign(rho_of(scales[name]) if name in uncertain else tf.fill(q.shape, CERTAIN))
+        found = sampled().numpy()
+        assert_normal(found, expected, sum(variances[name] for name in uncertain))
+        equal = np.isclose(found[:, 0], found[:, 1], rtol=1e-4, atol=1e-4).all(1)
+        assert equal.all() if estimator == "reparameterization" else equal.mean() < 0.9
 
 
-# Draws. A layer at one input, read as a random vector: along a random direction u over all outputs of an example, the
-# outputs are u.y, with a mean and variance that thousands of direct draws of the weights in the plain layer have too.
-
-DRAWS, BATCH = 400, 16
-
-
-def directions(size: int) -> np.ndarray:
-    """Three directions over all outputs [size, 3]: they see how outputs vary together, beside how each does."""
-    return np.random.default_rng(5).normal(size=(size, 3)) / np.sqrt(size)
-
-
-def noisy(case: str, estimator: Any) -> tuple[Any, Any]:
-    """A Bayesian layer with different scales, linear, and its plain layer."""
-    name, arguments, shape = CASES[case]
-    plain = plain_model(name, arguments | ({"activation": None} if "activation" in arguments else {}), shape)
-    bayesian = bp.bayesianize(plain, layers=estimator, train_size=10, bayesian_bias=True)
-    random = np.random.default_rng(7)
-    for posterior in bayesian.layers[-1].posteriors.values():
-        posterior.rho_variable.assign(random.uniform(-1.5, 0.5, posterior.shape))
-    return bayesian, plain
+def assert_normal(found: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> None:
+    """Mean and variance of normal samples [n, ...]: by the laws of a normal and of a chi-squared variable, exactly."""
+    n, each = len(found), FALSE_ALARM / (2 * 2 * mean.size)  # on either side of two statements for each entry
+    assert (np.abs(found.mean(0) - mean) < stats.norm.isf(each) * np.sqrt(variance / n)).all()
+    ratio = found.var(0, ddof=1) / variance * (n - 1)
+    low, high = stats.chi2.ppf([each, 1 - each], n - 1)
+    assert low < ratio.min()
+    assert ratio.max() < high
 
 
-def direct(bayesian: Any, plain: Any, x: np.ndarray, count: int) -> np.ndarray:
-    """Outputs [count, size] of the plain layer at one example x [1, ...] under draws of all weights."""
-    random, found = np.random.default_rng(11), weights_of(bayesian.layers[-1])
-    call = tf.function(lambda x: plain(x))
-    outputs = []
-    for _ in range(count):
-        for name, weights in found.items():
-            getattr(plain.layers[-1], name).assign(random.normal(weights.loc, weights.scale))
-        outputs.append(call(x).numpy().ravel())
-    return np.array(outputs)
+@pytest.mark.parametrize("estimator", ESTIMATORS[:2])
+@pytest.mark.parametrize("name", ["SeparableConv1D", "SeparableConv2D"])
+def test_two_kernels_are_drawn_independently(name: str, estimator: Any) -> None:
+    # One weight each, of mean 0 and scale 1: the output is a product of two standard normals, which, were they one draw, would
+    # be beyond 2 three times as often.
+    plain = plain_model(name, {"filters": 1, "kernel_size": 1, "use_bias": False}, (1,) * (int(name[-2]) + 1))
+    for weight in plain.weights:
+        weight.assign(tf.zeros_like(weight))
+    model = bp.bayesianize(plain, layers=estimator, rho_init=float(rho_of(np.float32(1.0))))
+    x = tf.ones((1, *plain.input_shape[1:]))
+    run = tf.function(lambda: tf.map_fn(lambda _: model(x), tf.range(DRAWS), fn_output_signature=tf.float32))
+    chance = 2 * integrate.quad(lambda t: 2 * stats.norm.sf(2 / t) * stats.norm.pdf(t), 0, 40)[0]
+    beyond = int((np.abs(run().numpy()) > 2).sum())
+    low, high = stats.binom.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], DRAWS, chance)
+    assert low <= beyond <= high
 
 
-def assert_same_law(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Means and variances [n, k] of two independent samples, by the central limit theorem with fourth moments.
-
-    2 k statements at a false-alarm rate of 1e-6 in all; 20 % on top for the tails of averages of a few hundred products.
-    """
-    z = 1.2 * stats.norm.isf(FALSE_ALARM / (4 * ours.shape[1]))
-    for squared in (False, True):
-        a, b = (np.square(s - theirs.mean(0)) if squared else s for s in (ours, theirs))
-        error = np.sqrt(a.var(0) / len(a) + b.var(0) / len(b))
-        assert (np.abs(a.mean(0) - b.mean(0)) < z * error).all(), (a.mean(0), b.mean(0), z * error)
+# What follows, beside the training that is a part of the contract: pruned by weight and by unit, stored, made smaller, exported.
 
 
-@pytest.mark.parametrize("case", ["depthwise 2D", "separable 2D", "transposed 2D", "einsum, steps", "einsum, heads"])
-@pytest.mark.parametrize("estimator", ["flipout", "reparameterization"])
-def test_outputs_have_the_law_of_a_direct_draw_of_the_weights(case: str, estimator: Any) -> None:
-    bayesian, plain = noisy(case, estimator)
-    one = inputs(case, 1)
-    call = tf.function(lambda x: bayesian(x))
-    drawn = np.array([call(np.repeat(one, BATCH, 0)).numpy().reshape(BATCH, -1) for _ in range(DRAWS)])
-    if estimator == "reparameterization":  # one draw for the batch
-        np.testing.assert_allclose(drawn[:, 1:], np.repeat(drawn[:, :1], BATCH - 1, 1), rtol=1e-4, atol=1e-4)
-    else:
-        assert (np.ptp(drawn, axis=1) > 1e-3).any(-1).all()
-    along = directions(drawn.shape[-1])
-    ours = drawn[:, 0] @ along  # examples of a batch share a draw, flipped: the first of each is independent of others
-    assert_same_law(ours, direct(bayesian, plain, one, 1200) @ along)
+def classifier(case: str) -> tuple[Any, np.ndarray]:
+    """The layer in a network with a head, and six examples."""
+    rng = np.random.default_rng(0)
+    h = layer_of(case)(entry := keras.Input(CASES[case][2]))
+    outputs = L.Dense(3, activation="softmax", name="head")(L.Flatten()(L.Activation("relu")(h)))
+    model = keras.Model(entry, outputs)
+    model.set_weights([0.5 * rng.normal(size=w.shape).astype(np.float32) for w in model.weights])
+    return model, inputs(case, 6)
+
+
+def test_a_layer_is_pruned_kept_and_read_again(case: str, tmp_path: Path) -> None:
+    plain, x = classifier(case)
+    model = bp.bayesianize(plain, train_size=6)
+    pruned, report = bp.prune(model, sparsity=0.6)
+    prunable = sum(
+        w.loc.size for layer in variational_layers(pruned) for n, w in weights_of(layer).items() if n != "bias"
+    )
+    assert report.prunable == prunable
+    assert report.pruned == round(0.6 * prunable)
+    for layer in variational_layers(pruned):
+        for weights in weights_of(layer).values():
+            assert not weights.loc[~weights.mask].any()
+            assert weights.scale is None or not weights.scale[~weights.mask].any()
+    bp.save_model(pruned, tmp_path / "model")
+    read = bp.load_model(tmp_path / "model").model
+    for one, other in zip(read.get_weights(), pruned.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(compact(bp.strip(pruned))(x), bp.strip(pruned)(x), rtol=1e-4, atol=1e-6)
+
+
+def test_units_go_whole_where_channels_are_followed(case: str) -> None:
+    shape, kind = CASES[case][2], kind_in(case)
+    rng = np.random.default_rng(0)
+    entry = keras.Input(shape)
+    h = entry if kind.reads_indices else L.Dense(shape[-1], activation="relu", name="before")(entry)
+    outputs = L.Dense(2, name="after")(L.Flatten()(L.Activation("relu")(layer_of(case)(h))))
+    plain = keras.Model(entry, outputs)
+    plain.set_weights([rng.normal(size=w.shape).astype(np.float32) for w in plain.weights])
+    x = inputs_of(kind, shape, 5)
+    layer = plain.get_layer("layer")
+    assert kind_of(layer) is kind
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruned, report = bp.prune(bp.bayesianize(plain), sparsity=0.5, granularity="unit")
+    small = compact(pruned)
+    followed = kind.flow(layer) != "unknown"
+    assert (small.count_params() < pruned.count_params()) == followed
+    assert (report.pruned > 0) == followed
+    np.testing.assert_allclose(bp.strip(small)(x), bp.strip(pruned)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_noise_on_a_kernel_is_carried_forward_and_followed_back_exactly(case: str) -> None:
+    # Outputs are linear in one kernel: by their derivatives its variances give theirs, and what any two sums have in common.
+    plain, x, kind = linear_model(case), inputs(case)[:3], kind_in(case)
+    layer = plain.get_layer("layer")
+    if not kind.moments(layer):
+        assert case == "einsum, steps"  # which reads a weight at several places
+        return
+    for kernel in kind.kernels:
+        rng = np.random.default_rng(2)
+        model = bp.bayesianize(plain, rho_init=CERTAIN)
+        scale = rng.uniform(0.1, 0.5, getattr(layer, kernel).shape).astype(np.float32)
+        model.get_layer("layer").posteriors[kernel].rho_variable.assign(rho_of(scale))
+        steps = LoweredPositions(model.get_layer("layer"), Lowering("dense")).steps
+        step = next(step for step in steps if step._one == kernel)
+        value = Value(tf.constant(x))
+        for before in steps[: steps.index(step)]:
+            value = before.mean(value)
+        outputs, own = step.moments(value)
+        shape = tuple(outputs.mean.shape)
+        one, other = (tf.constant(rng.normal(size=shape), tf.float32) for _ in range(2))
+        common = step.common([step.laid(value).mean], one, other).numpy()
+        units = tf.reshape(tf.eye(scale.size), [scale.size, *scale.shape])
+        slopes = np.stack([kind.linear(layer, kernel, step.laid(value).mean, unit).numpy() for unit in units], -1)
+        slopes, variances = slopes.reshape(len(x), -1, scale.size), scale.ravel() ** 2
+        np.testing.assert_allclose(own.numpy().reshape(len(x), -1), slopes**2 @ variances, rtol=1e-4, atol=1e-6)
+        sums = [np.einsum("bo,bow->bw", part.numpy().reshape(len(x), -1), slopes) for part in (one, other)]
+        np.testing.assert_allclose(common, (sums[0] * sums[1]) @ variances, rtol=1e-3, atol=1e-4)
+
+
+def test_a_bias_of_any_shape_is_followed_back() -> None:
+    plain, x = plain_model(*CASES["einsum, heads"]), inputs("einsum, heads")
+    model = bp.bayesianize(plain, rho_init=CERTAIN, bayesian_bias=True)
+    scale = np.random.default_rng(0).uniform(0.1, 0.5, (2, 3)).astype(np.float32)
+    model.get_layer("layer").posteriors["bias"].rho_variable.assign(rho_of(scale))
+    step, slopes = LoweredPositions(model.get_layer("layer"), Lowering("dense")), np.random.default_rng(1)
+    one, other = (tf.constant(slopes.normal(size=(len(x), 3, 2, 3)), tf.float32) for _ in range(2))
+    expected = (scale**2 * one.numpy().sum(1) * other.numpy().sum(1)).sum((1, 2))
+    np.testing.assert_allclose(step.common([tf.constant(x)], one, other), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["groups", "depthwise 2D", "separable 2D", "transposed 2D", "embedding"])
+def test_what_is_exported_is_the_mean_and_draws_and_moments(kind: str) -> None:
+    plain, x = classifier(kind)
+    model = bp.bayesianize(plain, layers="reparameterization", rho_init=-2.0)
+    mean = Predictor(model, "mean").predict(x)["probabilities"]
+    np.testing.assert_allclose(mean, plain(x), rtol=1e-4, atol=1e-6)
+    sampled = tf.function(Predictor(model, "sampled", samples=1000).predict)(x)["probabilities"]
+    draws = tf.function(lambda: tf.map_fn(lambda _: model(x), tf.range(1000), fn_output_signature=tf.float32))().numpy()
+    # Means of 1,000 numbers in [0, 1] with this variance, each off by more than 7 of its deviations once in 1e11.
+    error = np.sqrt(2 * draws.var(0) / len(draws)) + 1e-6
+    assert (np.abs(sampled - draws.mean(0)) < 7 * error).all()
+    moments = Predictor(model, "moments").predict(x)["probabilities"]
+    # Up to a quarter of a deviation of one draw: weights of .13 are noisy for a softmax of so few inputs.
+    assert (np.abs(moments - sampled) < 0.25 * draws.std(0) + 7 * error).all()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import forks
 from tests.exports.networks import classifier
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.exports import export
@@ -103,9 +102,8 @@ def test_both_forms_are_ready_in_a_process_that_loads_them(
     network = model(0)
     export(network, tmp_path / "out", **options)
     np.save(tmp_path / "x.npy", x)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "TF_USE"))}
     words = [sys.executable, "-I", "-c", STRANGER, *(str(tmp_path / name) for name in ("out", "x.npy", "found.npz"))]
-    result = subprocess.run(words, capture_output=True, text=True, env=environment, check=False, cwd="/")
+    result = forks.run(words, cwd="/")
     assert result.returncode == 0, result.stderr
     expected = Predictor(network, "mean").predict(tf.constant(x))["probabilities"].numpy()
     for answer in np.load(tmp_path / "found.npz").values():

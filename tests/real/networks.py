@@ -82,18 +82,33 @@ def bayesian_resnet() -> Any:
 
 
 def mobilenet() -> Any:
-    """MobileNetV3Small, narrow: depthwise convolutions, squeeze and excitation, hard activations."""
-    model = keras.applications.MobileNetV3Small(
-        (32, 32, 3), alpha=0.25, weights=None, classes=5, include_preprocessing=False
-    )
+    """MobileNetV3Small, narrow and of four of its blocks: depthwise convolutions, squeeze and excitation, hard activations."""
+    blocks = keras.src.applications.mobilenet_v3
+
+    def stack(x: Any, kernel: int, activation: Any, se_ratio: float) -> Any:
+        for number, (expansion, filters, size, stride, ratio, act) in enumerate(
+            [
+                (1, 8, 3, 2, se_ratio, blocks.relu),
+                (72 / 16, 8, 3, 2, None, blocks.relu),
+                (4, 16, kernel, 2, se_ratio, activation),
+                (6, 16, kernel, 1, se_ratio, activation),  # with a connection across
+            ]
+        ):
+            x = blocks._inverted_res_block(x, expansion, filters, size, stride, ratio, act, number)
+        return x
+
+    options = {"weights": None, "classes": 5, "include_preprocessing": False}
+    model = blocks.MobileNetV3(stack, 64, (32, 32, 3), alpha=0.25, model_type="small", **options)
     return _compiled(model, "sparse_categorical_crossentropy")
 
 
 def efficientnet() -> Any:
-    """EfficientNet as B0 is built, narrow and shallow: rescaling and normalization within, swish, multiplied channels."""
-    model = keras.src.applications.efficientnet.EfficientNet(
-        0.25, 0.2, 32, model_name="efficientnet", weights=None, input_shape=(32, 32, 3), classes=5
-    )
+    """EfficientNet as B0 begins, narrow, of three stages: rescaling and normalization within, swish, multiplied channels."""
+    family = keras.src.applications.efficientnet
+    stages = [dict(stage) for stage in family.DEFAULT_BLOCKS_ARGS[:3]]
+    options = {"weights": None, "input_shape": (32, 32, 3), "classes": 5, "blocks_args": stages}
+    # A coefficient of depth of .6 leaves a stage of two blocks its second, with a connection across.
+    model = family.EfficientNet(0.25, 0.6, 32, model_name="efficientnet", **options)
     return _compiled(model, "sparse_categorical_crossentropy")
 
 
@@ -178,7 +193,7 @@ def _vectors(*widths: int) -> Callable[[np.random.Generator], list[np.ndarray]]:
 NETWORKS: dict[str, Network] = {
     "bayesian_vgg": Network(bayesian_vgg, _images(16, 3, 5)),
     "bayesian_resnet": Network(bayesian_resnet, _images(16, 3, 5)),
-    "mobilenet": Network(mobilenet, _images(32, 3, 5), moments="layer 'multiply' is a Multiply"),
+    "mobilenet": Network(mobilenet, _images(32, 3, 5), moments=r"layer 'multiply\w*' is a Multiply"),
     "efficientnet": Network(efficientnet, _images(32, 3, 5), moments="block"),
     "transformer": Network(
         transformer, lambda r: (_tokens(r), r.integers(0, 2, (EXAMPLES, 1))), moments="of a kind through which"

@@ -1,14 +1,10 @@
-"""One of two workers: compares their gradients with those of one process on the union of their batches.
+"""What two workers compare: their gradients with those of one process on the union of their batches, and their masks.
 
-Started by `horovodrun`; argument: a folder. Noise is switched off by scales that underflow. Each rank writes what it
-found as one JSON object.
+Noise is switched off by scales that underflow.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +17,7 @@ from tfp_bprune.pruning import prune
 from tfp_bprune.training import Horovod, Settings, distribute, distributed_callbacks, fit
 from tfp_bprune.training.loss import negative_log_likelihood
 from tfp_bprune.training.workers import SameMasks
-from tfp_bprune.types import TrainingError
+from tfp_bprune.types import Json, TrainingError
 
 
 def gradients(model: Any, batch: Any, tape: Any = None) -> tuple[list[np.ndarray], float]:
@@ -36,9 +32,8 @@ def gradients(model: Any, batch: Any, tape: Any = None) -> tuple[list[np.ndarray
     return [g.numpy() for g in found], float(kl)
 
 
-def main(folder: Path) -> None:
-    """Compares and writes."""
-    workers = Horovod()
+def compare(workers: Horovod) -> Json:
+    """What this rank found."""
     import horovod.tensorflow as hvd
 
     data = load("digits", batch_size=25)  # 1,294 examples: odd global batches among them
@@ -80,8 +75,4 @@ def main(folder: Path) -> None:
         masks.on_train_begin()
     except TrainingError as error:
         result["masks"] = str(error)
-    (folder / f"rank-{workers.rank}.json").write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return result

@@ -1,25 +1,37 @@
-"""One of several workers: trains, then checks on every rank that the weights agree and the noise does not.
+"""One of two workers, in three starts that each end in the death or the error of one: what is told apart needs no start of its own.
 
-Started by `horovodrun`; arguments: a folder for runs, and "interrupt" or "continue" to stop within the third epoch or
-to go on from there, or "killed" to be killed while the third checkpoint is written. Each rank prints one JSON object into its own file.
+Started by `horovodrun`; arguments: a folder, and which start, 1 to 3. Each rank writes what it found as one JSON object, before
+the end that is wanted: in the first start an error of rank 0, in the second its death while a checkpoint is written, in the
+third the death of rank 1 in the middle of an epoch.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.training.horovod_gradients import compare
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.cli.main import main
 from tfp_bprune.data.splits import load
+from tfp_bprune.files.runs import Run
 from tfp_bprune.layers import noise, variational_layers
 from tfp_bprune.networks import build
 from tfp_bprune.training import Horovod, Settings, fit
+from tfp_bprune.types import Json
+
+TRAIN = ["train", "--hidden", "16", "--epochs", "2", "--validation-fraction", "0.2", "--out"]
+LONG = ["train", "--hidden", "16", "--epochs", "60", "--out"]
 
 
 class Interrupt(keras.callbacks.Callback):
@@ -31,43 +43,42 @@ class Interrupt(keras.callbacks.Callback):
             raise InterruptedError
 
 
+def die() -> None:
+    """Ends this process at once."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def die_in_third_checkpoint() -> None:
     """From now on this process is killed where the third checkpoint would get its name, its content being written."""
     replace = os.replace
 
     def killed(source: Any, target: Any, **folders: Any) -> None:
         if str(target).endswith("epoch-00003.safetensors"):
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         replace(source, target, **folders)
 
     os.replace = killed
 
 
-def main(folder: Path, mode: str) -> None:
-    """Trains in `mode` and writes what this rank saw."""
-    workers = Horovod()
+def die_after(run: Path) -> None:
+    """From now on this process is killed in the middle of an epoch of `run` after the first."""
+
+    def watch() -> None:
+        while not (Run(run).exists and Run.open(run).manifest.get("epoch", 0) >= 1):
+            time.sleep(0.01)
+        die()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def trained(workers: Any, out: Path, **options: Any) -> Json:
+    """What this rank sees after a training of four epochs."""
     import horovod.tensorflow as hvd
 
     data = load("digits", batch_size=100)
     model = build("mlp", data.info, layers="flipout", options={"hidden": (16,)})
     settings = Settings(epochs=4, learning_rate=0.01)
-    out = folder / ("parts" if mode != "whole" else "whole")
-    stops = [Interrupt()] if mode == "interrupt" else []
-    if mode == "killed" and workers.rank == 0:
-        die_in_third_checkpoint()
-    try:
-        fit(
-            model,
-            data,
-            settings=settings,
-            out=out,
-            resume=mode == "continue",
-            callbacks=stops,
-            distributor=workers,
-            progress=False,
-        )
-    except InterruptedError:
-        return
+    fit(model, data, settings=settings, out=out, distributor=workers, progress=False, **options)
     different = 0
     # What a layer notes of its last KL is of its own noise; nothing depends on it.
     for weight in (w for w in model.weights if "last_kl" not in w.name):
@@ -76,9 +87,56 @@ def main(folder: Path, mode: str) -> None:
     draw = next(variational_layers(model)).kernel_posterior.sample(noise.seed_pair(1, 0, "layer"))
     draws = hvd.allgather(draw[None]).numpy()
     result = {"rank": workers.rank, "workers": workers.size, "different": different}
-    result["equal_draws"] = float(np.mean(draws[0] == draws[1]))
-    (folder / f"rank-{workers.rank}-{mode}.json").write_text(json.dumps(result))
+    return result | {"equal_draws": float(np.mean(draws[0] == draws[1]))}
+
+
+def commanded(*words: object) -> Json:
+    """The exit code of a command, and what this rank said on standard output."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = main([*map(str, words)])
+    return {"code": code, "said": said.getvalue()}
+
+
+def first(workers: Any, folder: Path) -> Json:
+    """Gradients; a training that nothing interrupts; one that ends early; the command."""
+    found = {"gradients": compare(workers), "whole": trained(workers, folder / "whole")}
+    with contextlib.suppress(InterruptedError):
+        trained(workers, folder / "interrupted", callbacks=[Interrupt()])
+    return found | {"command": commanded(*TRAIN, folder / "command")}
+
+
+def second(workers: Any, folder: Path) -> Json:
+    """What was ended early goes on, and the command is given once more."""
+    found = {"continued": trained(workers, folder / "interrupted", resume=True)}
+    return found | {"command": commanded(*TRAIN, folder / "command", "--resume")}
+
+
+def third(workers: Any, folder: Path) -> Json:
+    """What was killed goes on."""
+    return {"continued": trained(workers, folder / "killed", resume=True)}
+
+
+def end(start: int, workers: Any, folder: Path) -> int:
+    """The last thing that a start does, of which it does not come back whole."""
+    if start == 1:
+        return main([*TRAIN, str(folder / "foreign")])
+    if start == 2:
+        if workers.rank == 0:
+            die_in_third_checkpoint()
+        trained(workers, folder / "killed")
+        return 0
+    if workers.rank == 1:
+        die_after(folder / "long")
+    return main([*LONG, str(folder / "long")])
+
+
+def start(folder: Path, number: int) -> int:
+    """Does what belongs to a start, writes what came of it, and ends as it has to."""
+    workers = Horovod()
+    found = (first, second, third)[number - 1](workers, folder)
+    (folder / f"{number}-{workers.rank}.json").write_text(json.dumps(found))
+    return end(number, workers, folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    sys.exit(start(Path(sys.argv[1]), int(sys.argv[2])))

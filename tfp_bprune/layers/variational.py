@@ -34,6 +34,14 @@ def _penalty(regularizer: Any, posterior: Posterior) -> Any:
     return regularizer(posterior.loc)
 
 
+def _asks_for_shapes() -> bool:
+    """Whether Keras calls a layer of a functional model for the shape of its output alone, in a graph that it throws away.
+
+    There a draw would be traced in vain, which takes most of the time of making, copying and loading a model.
+    """
+    return not tf.executing_eagerly() and tf.compat.v1.get_default_graph().name.endswith("_scratch_graph")
+
+
 @dataclass(frozen=True)
 class Drawn:
     """The weights of one forward pass, in the type that the layer computes in; `step` keys its other noise."""
@@ -158,13 +166,21 @@ class Variational(_LayerPart):
         if training is None:
             training = keras.backend.learning_phase()
         training = isinstance(training, bool | int) and bool(training)
-        drawn = self._drawn(self._moment(inputs), training)
-        outputs = inputs
-        for name in self.kind.kernels:
-            outputs = self._apply_kernel(name, outputs, drawn.kernels[name], drawn.step)
-        outputs = outputs if drawn.bias is None else self.kind.add_bias(self, outputs, drawn.bias)
+        outputs = self._mean(inputs) if _asks_for_shapes() else self._sampled(inputs, training)
         activation = getattr(self, "activation", None)
         return outputs if activation is None else activation(outputs)
+
+    def _sampled(self, inputs: Any, training: bool) -> Any:
+        drawn, outputs = self._drawn(self._moment(inputs), training), inputs
+        for name in self.kind.kernels:
+            outputs = self._apply_kernel(name, outputs, drawn.kernels[name], drawn.step)
+        return outputs if drawn.bias is None else self.kind.add_bias(self, outputs, drawn.bias)
+
+    def _mean(self, inputs: Any) -> Any:
+        """What is of the shape and type of a draw, without a bias."""
+        for name in self.kind.kernels:
+            inputs = self._linear(name, inputs, tf.cast(self.posteriors[name].loc, self.compute_dtype))
+        return inputs
 
     def _linear(self, name: str, inputs: Any, kernel: Any) -> Any:
         return self.kind.linear(self, name, inputs, kernel)

@@ -28,6 +28,7 @@ from tfp_bprune.training.callbacks import (
     StopAtNonFinite,
     checkpoint,
     checkpoint_name,
+    optimizer_variables,
     restore,
 )
 from tfp_bprune.training.distribute import Begun, Committed, Distributor, OneProcess
@@ -220,6 +221,7 @@ def _run_epochs(
         schedule = kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part)
         callbacks.append(KLSchedule(lambda step: settings.kl_weight * schedule(step), data.steps))
     callbacks.append(StopAtNonFinite())
+    optimizer_variables(model)  # which, created in the first step, would have it traced twice
     bar = ProgressBar(settings.epochs, start) if progress else None
     try:
         model.fit(
