@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tfp_bprune.pruning.callback import GradualPruning as GradualPruning
     from tfp_bprune.pruning.prune import prune as prune
     from tfp_bprune.pruning.scores import criterion as criterion
+    from tfp_bprune.pruning.shrink import Shrink as Shrink
     from tfp_bprune.searching.find import search as search
     from tfp_bprune.storage.saved import load_model as load_model
     from tfp_bprune.storage.saved import save_model as save_model
@@ -71,7 +72,7 @@ _ROOMS = {
     ),
     "networks": ("build",),
     "prediction": (),
-    "pruning": ("GradualPruning", "prune"),
+    "pruning": ("GradualPruning", "Shrink", "prune"),
     "pruning.scores": ("criterion",),
     "reports": (),
     "searching": ("Budget", "search"),

@@ -56,6 +56,7 @@ from tfp_bprune.types import Json, RunError
 __all__ = [
     "Run",
     "finite",
+    "json_to_bytes",
     "read_json",
     "rows_to_bytes",
     "sealed",
@@ -333,6 +334,11 @@ def unsealed_tensors(content: bytes, where: object) -> dict[str, np.ndarray]:
 def _digest(tensors: Mapping[str, np.ndarray]) -> str:
     parts = [(name, str(a.dtype), a.shape, sha256(a.tobytes())) for name, a in sorted(tensors.items())]
     return sha256(repr(parts).encode())
+
+
+def json_to_bytes(value: Json) -> bytes:
+    """`value` as the content of a JSON file."""
+    return (json.dumps(finite(value), indent=2) + "\n").encode()
 
 
 def rows_to_bytes(rows: list[Json]) -> bytes:

@@ -61,7 +61,7 @@ MANIFEST_SCHEMA: Schema = record(
     format={"type": "integer"},
     sha256=DIGEST,
     files=mapping(record(("bytes", "sha256"), bytes=COUNT, sha256=DIGEST)),
-    versions=mapping(TEXT), kind=TEXT, checkpoint=optional(TEXT), epoch=COUNT, seed=COUNT,
+    versions=mapping(TEXT), kind=TEXT, checkpoint=optional(TEXT), architecture=optional(TEXT), epoch=COUNT, seed=COUNT,
     bytes=COUNT, dense_bytes=COUNT, bytes_gzip=COUNT,
     network=optional(TEXT), inference=optional(TEXT), dataset=optional(TEXT),
     predictive={"enum": list(get_args(Predictive))}, export_format=TEXT, input_shape=INPUT_SHAPE,
@@ -81,6 +81,8 @@ CONFIG_SCHEMA: Schema = record(
     request=optional(_REQUEST), data=optional(_DATA), settings={"type": "object"}, architecture={"type": "object"},
     heads=mapping({"type": "object"}),
 )  # fmt: skip
+
+ARCHITECTURE_SCHEMA: Schema = {"type": "object"}
 
 ROW_SCHEMA: Schema = record(epoch=COUNT) | {"additionalProperties": optional(NUMBER)}
 

@@ -11,17 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import keras
 from tfp_bprune.graphs import dead
 from tfp_bprune.graphs.channels import ChannelLabels
-from tfp_bprune.graphs.copying import copy_activation_state
+from tfp_bprune.graphs.copying import config_of, copy_activation_state
 from tfp_bprune.graphs.graph import Step
 from tfp_bprune.graphs.rebuild import rebuild
 from tfp_bprune.layers import Axes, kind_of, weights_of
 from tfp_bprune.layers.kind import along
 from tfp_bprune.layers.rules import rule_of
-
-_L = keras.layers
 
 
 def compact(model: Any) -> Any:
@@ -29,31 +26,41 @@ def compact(model: Any) -> Any:
 
     Outputs equal the given model's to within float32 rounding. The inputs and outputs of the model keep their shapes.
     """
+    kept = kept_of(model)
+    return smaller(model, kept) if kept else model
+
+
+def kept_of(model: Any) -> dict[str, Kept]:
+    """What stays of each layer that has channels, by its name; empty if all stay or the graph is not plain."""
     labels = dead.labels_of(model)
     if labels is None:
-        return model
+        return {}
     kernels = {step.layer.name: dead.kernels_of(step.layer) for step in (*labels.weighted, *labels.kept)}
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
     sliced = [s for s in labels.graph.steps if s.layer.name in kernels or rule_of(s.layer).sized]
-    slices = {s.layer.name: _Slice.of(s, labels, needed, constants) for s in sliced}
-    if all(s.kept_out.all() for s in slices.values()):
-        return model
+    kept = {s.layer.name: Kept.of(s, labels, needed, constants) for s in sliced}
+    return {} if all(one.kept_out.all() for one in kept.values()) else kept
+
+
+def smaller(model: Any, kept: dict[str, Kept]) -> Any:
+    """A copy of `model` of which stays what `kept_of` gave."""
     return rebuild(
-        model, lambda layer: _smaller(layer, slices.get(layer.name)), lambda old, new: _fill(old, new, slices[old.name])
+        model, lambda layer: _smaller(layer, kept.get(layer.name)), lambda old, new: fill(old, new, kept[old.name])
     )
 
 
 @dataclass(frozen=True)
-class _Slice:
-    """What stays of one layer: input and output channels, and the constants that it read."""
+class Kept:
+    """What stays of one layer: input and output channels, and the constants that it read; NaN where an input varies."""
 
     kept_in: np.ndarray
     kept_out: np.ndarray
     constant: np.ndarray
 
     @classmethod
-    def of(cls, step: Step, labels: ChannelLabels, needed: np.ndarray, constants: dict[int, np.ndarray]) -> _Slice:
+    def of(cls, step: Step, labels: ChannelLabels, needed: np.ndarray, constants: dict[int, np.ndarray]) -> Kept:
+        """That of the layer of `step`, of whose labels some are `needed`."""
         return cls(needed[labels.of(step.inputs[0])], needed[labels.of(step.output)], constants[step.inputs[0]])
 
     def index(self, shape: tuple[int, ...], axes: Axes) -> tuple[np.ndarray, ...]:
@@ -65,11 +72,11 @@ class _Slice:
         return np.ix_(*stay)
 
 
-def _smaller(layer: Any, kept: _Slice | None) -> Any:
+def _smaller(layer: Any, kept: Kept | None) -> Any:
     """The layer with as many units as stay; None where nothing changes."""
     if kept is None or (kept.kept_in.all() and kept.kept_out.all()):
         return None
-    config, kind = layer.get_config(), kind_of(layer)
+    config, kind = config_of(layer), kind_of(layer)
     if kind is not None:
         config = kind.resized(layer, config, int(kept.kept_in.sum()), int(kept.kept_out.sum()))
     else:
@@ -77,8 +84,8 @@ def _smaller(layer: Any, kept: _Slice | None) -> Any:
     return layer.__class__.from_config(config)
 
 
-def _fill(old: Any, new: Any, kept: _Slice) -> None:
-    """The surviving slice of each weight; constants of removed inputs go into the bias."""
+def fill(old: Any, new: Any, kept: Kept, fold: bool = True) -> None:
+    """Gives `new` what stays of each weight of `old`; with `fold`, constants of removed inputs go into the bias."""
     kind = kind_of(old)
     if kind is None:
         new.set_weights([w[..., kept.kept_out] for w in old.get_weights()])
@@ -90,7 +97,19 @@ def _fill(old: Any, new: Any, kept: _Slice) -> None:
     slices = weights_of(new)
     for name, weights in weights_of(old).items():
         slices[name].copy_slice(weights, kept.index(weights.loc.shape, kind.axes(name)))
-    bias = weights_of(new).get("bias")
-    gone = ~kept.kept_in & ~np.isnan(kept.constant)
-    if bias is not None and kind.flow(old) == "mixes":
-        bias.shift(dead.kernels_of(old).contribution(kept.constant, gone)[kept.kept_out])
+    if fold:
+        _fold(old, new, kept)
+
+
+def _fold(old: Any, new: Any, kept: Kept) -> None:
+    shift = folded(old, kept)
+    if shift is not None:
+        weights_of(new)["bias"].shift(shift)
+
+
+def folded(layer: Any, kept: Kept) -> np.ndarray | None:
+    """What the constant inputs that go add to each output [out] that stays; None of a layer without a bias."""
+    kind, gone = kind_of(layer), ~kept.kept_in & ~np.isnan(kept.constant)
+    if kind is None or "bias" not in weights_of(layer) or kind.flow(layer) != "mixes":
+        return None
+    return dead.kernels_of(layer).contribution(kept.constant, gone)[kept.kept_out]

@@ -7,12 +7,14 @@ from tfp_bprune.pruning.report import LayerSparsity, Report
 from tfp_bprune.pruning.schedule import polynomial
 from tfp_bprune.pruning.scores import decibel
 from tfp_bprune.pruning.select import scores_of
+from tfp_bprune.pruning.shrink import Shrink
 
 __all__ = [
     "GradualPruning",
     "KeepPruned",
     "LayerSparsity",
     "Report",
+    "Shrink",
     "decibel",
     "polynomial",
     "prune",

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras
 from tfp_bprune.graphs.convert import is_raw, weighted_layers
+from tfp_bprune.graphs.install import sizes_before
 from tfp_bprune.layers import Variational, kernels_of
 from tfp_bprune.pruning.dead import remove_dead
 from tfp_bprune.pruning.masks import check_sparsity, sparsity_of
@@ -36,7 +37,13 @@ class KeepPruned(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Json | None = None) -> None:
         """Notes what is gone."""
-        self._held = [(w.variable, w.mask) for layer in _plain_layers(self.model) for w in kernels_of(layer).values()]
+        self._layers = _plain_layers(self.model)
+        self._held = [(w.variable, w.mask) for layer in self._layers for w in kernels_of(layer).values()]
+
+    def on_epoch_begin(self, epoch: int, logs: Json | None = None) -> None:
+        """Notes it anew where the layers are others since: the network shrank."""
+        if list(map(id, self._layers)) != list(map(id, _plain_layers(self.model))):
+            self.on_train_begin()
 
     def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
         """Removes it again."""
@@ -66,7 +73,8 @@ class GradualPruning(keras.callbacks.Callback):
     weights that do something. When training ends, also before the schedule does, the final sparsity is reached; a warning
     says where that took much at once, or where the network's paths or units allow none so near.
 
-    The masks are weights of the model, so a checkpoint holds them, and a resumed run goes on with them. Among other
+    The masks are weights of the model, so a checkpoint holds them, and a resumed run goes on with them. Weights of units that
+    left the model since it was given to `fit` (`Shrink`) count as gone. Among other
     callbacks of `model.fit` give it last, so that none puts weights back after it; `fit` sees to that.
 
     Args:
@@ -146,6 +154,7 @@ class GradualPruning(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Json | None = None) -> None:
         """Notes how many steps were taken before; Keras counts batches within an epoch."""
+        self._keep.on_epoch_begin(epoch)
         if self._step is not None or epoch == 0:
             self._begun = self._step or 0
         elif self._steps is None:
@@ -217,7 +226,7 @@ class GradualPruning(keras.callbacks.Callback):
     def _prune(self, sparsity: float) -> None:
         if sparsity <= 0:
             return
-        apply_masks(self.model, live_masks(self.model, sparsity, self._scoring))
+        apply_masks(self.model, live_masks(self.model, self._of_those_there(sparsity), self._scoring))
         remove_dead(self.model)
         self._note()
 
@@ -226,9 +235,21 @@ class GradualPruning(keras.callbacks.Callback):
         self._keep.on_train_begin()
         self.sparsity = self._counted()
 
+    def _of_those_there(self, sparsity: float) -> float:
+        """The part of the weights that are there that has to be gone for `sparsity` of those that there were."""
+        left = self._part_left() if sizes_before(self.model) else 1.0
+        return sparsity if left == 1 else max(0.0, 1 - (1 - sparsity) / left)
+
     def _counted(self) -> float:
         weights = prunable_weights(self.model, self._scoring.of(self.model).by)
-        return sparsity_of({name: w.mask for name, w in weights.items()})
+        now = sparsity_of({name: w.mask for name, w in weights.items()})
+        left = self._part_left() if sizes_before(self.model) else 1.0
+        return now if left == 1 else 1 - (1 - now) * left
+
+    def _part_left(self) -> float:
+        """How many prunable weights there are, masked or not, of those before the network shrank."""
+        weights, before = prunable_weights(self.model, self._scoring.of(self.model).by), sizes_before(self.model)
+        return sum(w.mask.size for w in weights.values()) / sum(before[name] for name in weights)
 
 
 _UNKNOWN_LENGTH = (

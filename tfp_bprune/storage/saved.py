@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfp_bprune.data.info import Info
+from tfp_bprune.files.reading import parse
 from tfp_bprune.files.runs import CONFIG, WEIGHTS, Run, finite, tensors_to_bytes
+from tfp_bprune.files.schemas import ARCHITECTURE_SCHEMA
 from tfp_bprune.graphs.heads import Head, heads_for, note_heads, noted_heads
 from tfp_bprune.storage import compress, store
 from tfp_bprune.types import Json, RunError
@@ -45,11 +47,18 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     config = run.config
     if "architecture" not in config:
         raise RunError(f"{run.path / CONFIG} has no `architecture`: expected what `tfp-bprune train` or `prune` wrote")
+    config |= {"architecture": present_architecture(run) or config["architecture"]}
     arrays = compress.decode(run.read_tensors(name))
     model = store.from_architecture(config["architecture"], sum(array.nbytes for array in arrays.values()))
     store.set_weights(model, arrays)
     note_heads(model, _stored_heads(model, config))
     return SavedModel(model, config, manifest)
+
+
+def present_architecture(run: Run) -> Json | None:
+    """That of the run's last checkpoint, where it is not the config's: the network shrank while it trained."""
+    name = run.manifest.get("architecture")
+    return None if name is None else parse(run.read(name), run.path / name, ARCHITECTURE_SCHEMA)
 
 
 def heads_config(model: Any) -> Json:

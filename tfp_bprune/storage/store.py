@@ -9,6 +9,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras
 from tfp_bprune.graphs.copying import adapted, finalize, unnamed_function
+from tfp_bprune.graphs.install import graph_layers, install
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
 from tfp_bprune.layers import LAYERS, variational_layers
 from tfp_bprune.layers.rules.rule import ruled
@@ -83,6 +84,20 @@ def from_architecture(config: Json, most: int | None = None) -> Any:
             f"the stored architecture cannot be rebuilt: it is a {config.get('class_name')}, expected a model"
         )
     return model
+
+
+def become(model: Any, config: Json | None) -> None:
+    """Makes `model` the network that an `architecture` describes, with fresh weights, where it is another; None is its own.
+
+    Raises:
+      RunError: as in `from_architecture`, or the description has other layers than the model.
+    """
+    if config is None or config == architecture(model):
+        return
+    other = from_architecture(config)
+    if sorted(layer.name for layer in graph_layers(other)) != sorted(layer.name for layer in graph_layers(model)):
+        raise RunError(f"the stored architecture has other layers than model {model.name!r}: it is of another network")
+    install(model, other)
 
 
 def check_harmless(node: Any) -> None:

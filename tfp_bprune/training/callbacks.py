@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras
-from tfp_bprune.files.runs import METRICS, WEIGHTS, Run, rows_to_bytes, tensors_to_bytes
+from tfp_bprune.files.runs import METRICS, WEIGHTS, Run, json_to_bytes, rows_to_bytes, tensors_to_bytes
+from tfp_bprune.graphs.install import sizes_before
+from tfp_bprune.graphs.slots import optimizer_variables
 from tfp_bprune.layers import variational_layers
-from tfp_bprune.storage import compress
+from tfp_bprune.storage import compress, store
 from tfp_bprune.storage.store import fitting, weights_of
 from tfp_bprune.training.schedules import Schedule
 from tfp_bprune.training.states import PREFIX, states_of
 from tfp_bprune.types import Json, TrainingError
 
-_CHECKPOINT = re.compile(rf"{WEIGHTS}/epoch-\d{{5,9}}(-end)?\.safetensors")
+_CHECKPOINT = re.compile(rf"{WEIGHTS}/epoch-\d{{5,9}}(-end)?\.(safetensors|json)")
 
 RATE, STOPPED = f"{PREFIX}learning_rate", f"{PREFIX}stopped"
 
@@ -86,21 +88,26 @@ class History(keras.callbacks.Callback):
 
     Args:
       rows: the history so far, one object an epoch.
+      callbacks: those that have `figures` of an epoch add them.
     """
 
-    def __init__(self, rows: list[Json]) -> None:
+    def __init__(self, rows: list[Json], callbacks: Sequence[Any] = ()) -> None:
         super().__init__()
-        self.rows = rows
+        self.rows, self._callbacks = rows, callbacks
 
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
-        """Adds the epoch's metrics and the KL of each layer."""
+        """Adds the epoch's metrics, the KL of each layer, and the figures of callbacks."""
         row: Json = {"epoch": epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}}
         row |= {f"kl/{layer.name}": float(layer.last_kl.numpy()) for layer in variational_layers(self.model)}
+        for callback in self._callbacks:
+            row |= callback.figures() if hasattr(callback, "figures") else {}
         self.rows.append(row)
 
 
 class RunWriter(keras.callbacks.Callback):
     """After each epoch commits a checkpoint (weights, optimizer, noise steps) and the history to a run, atomically.
+
+    Beside the checkpoint of a model that was made smaller it writes what the model is now.
 
     It comes after callbacks that change any of these, then and when training ends: the run holds what the model ends with.
 
@@ -133,9 +140,18 @@ class RunWriter(keras.callbacks.Callback):
         self._commit(epoch, checkpoint_name(epoch, end=name == checkpoint_name(epoch)), arrays | stopped)
 
     def _commit(self, epoch: int, name: str, arrays: dict[str, np.ndarray]) -> None:
-        older = [file for file in self.run.manifest["files"] if _CHECKPOINT.fullmatch(file) and file != name]
-        files = {name: tensors_to_bytes(arrays), METRICS: rows_to_bytes(self.rows)}
-        self.run.commit(files, drop=tuple(older), epoch=epoch, checkpoint=name)
+        files = {name: tensors_to_bytes(arrays), METRICS: rows_to_bytes(self.rows)} | self._architecture(name)
+        older = [file for file in self.run.manifest["files"] if _CHECKPOINT.fullmatch(file) and file not in files]
+        described = {"architecture": next((file for file in files if file.endswith(".json")), None)}
+        known = described["architecture"] or "architecture" in self.run.manifest
+        self.run.commit(files, drop=tuple(older), epoch=epoch, checkpoint=name, **(described if known else {}))
+
+    def _architecture(self, name: str) -> dict[str, bytes]:
+        """The file that says what the model is, where it is not what the run's config says."""
+        if not sizes_before(self.model):
+            return {}
+        now = json_to_bytes(store.architecture(self.model))
+        return {} if now == json_to_bytes(self.run.config["architecture"]) else {f"{name.rpartition('.')[0]}.json": now}
 
 
 def checkpoint_name(epoch: int, end: bool = False) -> str:
@@ -172,13 +188,3 @@ def restore(model: Any, arrays: dict[str, np.ndarray]) -> None:
 
 def _settable(model: Any) -> bool:
     return hasattr(model.optimizer, "rate_state")
-
-
-def optimizer_variables(model: Any) -> list[Any]:
-    """The state of the model's optimizer, created if need be; for Keras's old and new optimizers."""
-    optimizer = model.optimizer
-    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
-        optimizer._create_all_weights(model.trainable_variables)
-        return optimizer.variables()
-    optimizer.build(model.trainable_variables)
-    return list(optimizer.variables)

@@ -12,8 +12,9 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.splits import Splits
+from tfp_bprune.graphs.slots import optimizer_variables
 from tfp_bprune.layers import noise
-from tfp_bprune.training.callbacks import optimizer_variables
+from tfp_bprune.storage import store
 from tfp_bprune.training.workers import AverageMetrics, SameMasks
 from tfp_bprune.types import Compression, Json, TrainingError
 
@@ -27,22 +28,29 @@ class Committed:
     Attributes:
       arrays: weights and optimizer state as `callbacks.checkpoint` gives them; None at the beginning.
       rows: the history up to there.
+      architecture: what the model was then; None where it does not change.
     """
 
     arrays: dict[str, np.ndarray] | None = None
     rows: list[Json] = field(default_factory=list)
+    architecture: Json | None = None
 
-    def commit(self, arrays: dict[str, np.ndarray], rows: list[Json]) -> None:
+    def commit(self, arrays: dict[str, np.ndarray], rows: list[Json], architecture: Json | None = None) -> None:
         """Makes this the place to go back to."""
-        self.arrays, self.rows = arrays, list(rows)
+        self.arrays, self.rows, self.architecture = arrays, list(rows), architecture
 
 
 @dataclass(frozen=True)
 class Begun:
-    """Where a training begins: the history so far, and the states of callbacks as `train.states` names them."""
+    """Where a training begins: the history so far, and the states of callbacks as `train.states` names them.
+
+    Attributes:
+      architecture: what the model is there, which every worker's has to become; None where it does not change.
+    """
 
     rows: list[Json]
     states: dict[str, np.ndarray] = field(default_factory=dict)
+    architecture: Json | None = None
 
 
 class Distributor(Protocol):
@@ -164,9 +172,12 @@ class Horovod:
         Horovod's callback broadcasts after the first batch, too late for a resumed run: the others would have taken
         that batch with fresh weights, and begun at the first epoch again.
         """
+        state = (begun.rows, begun.states, begun.architecture)
+        begun = Begun(*self._hvd.broadcast_object(state, root_rank=0))
+        store.become(model, begun.architecture)
         rate = getattr(model.optimizer, "rate_state", [])
         self._hvd.broadcast_variables([*model.weights, *optimizer_variables(model), *rate], root_rank=0)
-        return Begun(*self._hvd.broadcast_object((begun.rows, begun.states), root_rank=0))
+        return begun
 
     def callbacks(self, data: Splits) -> list[Any]:
         """Metrics averaged over examples, masks compared."""
@@ -219,9 +230,9 @@ class _ElasticallyCommitted(Committed):
         super().__init__()
         self._state = state
 
-    def commit(self, arrays: dict[str, np.ndarray], rows: list[Json]) -> None:
+    def commit(self, arrays: dict[str, np.ndarray], rows: list[Json], architecture: Json | None = None) -> None:
         """As of any; and raises Horovod's interrupt, on all workers, where hosts were added or removed."""
-        super().commit(arrays, rows)
+        super().commit(arrays, rows, architecture)
         self._state.rows = list(rows)
         self._state.commit()
 

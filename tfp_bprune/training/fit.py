@@ -19,7 +19,7 @@ from tfp_bprune.graphs.match import check_shapes, is_alone, matched
 from tfp_bprune.graphs.names import targets_of
 from tfp_bprune.layers import set_train_size
 from tfp_bprune.storage import compress, store
-from tfp_bprune.storage.saved import heads_config
+from tfp_bprune.storage.saved import heads_config, present_architecture
 from tfp_bprune.training.callbacks import (
     STOPPED,
     History,
@@ -164,6 +164,7 @@ def fit(
     settings, distributor = settings or Settings(), distributor or OneProcess()
     check_shapes(model, data)
     data = matched(model, data)
+    begun_as: Json = {}  # which a network that shrinks is no longer at a second attempt
 
     def attempt(committed: Committed) -> list[Json]:
         mine = distributor.shard(data)
@@ -171,6 +172,7 @@ def fit(
         going_on = committed.arrays is not None
         # Without a run the network need not be storable.
         config = {} if out is None else _config(model, mine, settings, data.request if request is None else request)
+        config |= {"architecture": begun_as.setdefault("architecture", config["architecture"])} if config else {}
         ordered = sorted(callbacks, key=lambda one: getattr(one, "runs_last", False))
         if any(isinstance(one, _SET_RATE) for one in ordered):
             model.optimizer.leave_schedule()
@@ -179,7 +181,7 @@ def fit(
         with _open(out if distributor.rank == 0 else None, resume or going_on, config, mine) as run:
             begun = distributor.start(model, _restart(model, mine, run, committed))
             rows = begun.rows
-            further = [*distributor.callbacks(mine), History(rows), *ordered, SetStates(ordered, begun.states)]
+            further = [*distributor.callbacks(mine), History(rows, ordered), *ordered, SetStates(ordered, begun.states)]
             writers: list[Any] = [_Commit(committed, rows, ordered)] if distributor.attempts_again else []
             writers += [RunWriter(run, rows, ordered)] if run is not None else []
             epochs = len(rows) if STOPPED in begun.states else settings.epochs
@@ -196,7 +198,9 @@ class _Commit(keras.callbacks.Callback):
         self._committed, self._rows, self._callbacks = committed, rows, callbacks
 
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
-        self._committed.commit(checkpoint(self.model) | states_of(self._callbacks), self._rows)
+        changes = any(getattr(one, "changes_sizes", False) for one in self._callbacks)
+        architecture = store.architecture(self.model) if changes else None
+        self._committed.commit(checkpoint(self.model) | states_of(self._callbacks), self._rows, architecture)
 
 
 def _announce(distributor: Distributor, data: Splits) -> None:
@@ -284,6 +288,8 @@ def _open(out: Any, resume: bool, config: Json, data: Splits) -> Iterator[Run | 
 
 
 def _check_same(run: Run, config: Json) -> None:
+    if config["architecture"] == present_architecture(run):  # a model that shrank in this run
+        config = config | {"architecture": run.config.get("architecture")}
     stored, config = without_homes(run.config), without_homes(config)
     for part in ("data", "settings", "architecture"):
         if stored.get(part) != config[part]:
@@ -295,16 +301,19 @@ def _check_same(run: Run, config: Json) -> None:
 
 def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) -> Begun:
     """Puts the model where the last commit, or else the run's last checkpoint, left it; where that is."""
-    arrays, rows = committed.arrays, list(committed.rows)
+    arrays, rows, architecture = committed.arrays, list(committed.rows), committed.architecture
     if arrays is None and run is not None and run.manifest.get("checkpoint") is not None:
         arrays, rows = compress.decode(run.read_tensors(run.manifest["checkpoint"])), run.read_rows()
+        architecture = present_architecture(run)
         _check_rows(run, rows)
     if arrays is not None:
+        store.become(model, architecture)
         store.set_weights(model, {name: array for name, array in arrays.items() if not name.startswith(PREFIX)})
         restore(model, arrays)
         # The learning rate follows the part of the training that is done, also where other workers took other steps.
         model.optimizer.iterations.assign(len(rows) * data.steps)
-    return Begun(rows, {name: array for name, array in (arrays or {}).items() if name.startswith(PREFIX)})
+    states = {name: array for name, array in (arrays or {}).items() if name.startswith(PREFIX)}
+    return Begun(rows, states, architecture)
 
 
 def _check_rows(run: Run, rows: list[Json]) -> None:

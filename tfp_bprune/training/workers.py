@@ -53,6 +53,10 @@ class SameMasks(keras.callbacks.Callback):
         super().__init__()
         self._gather, self._seen = gather, 0
 
+    def share(self, decision: Any) -> Any:
+        """What rank 0 decided, for callbacks that change the network of every worker alike."""
+        return self._gather(decision)[0]
+
     def on_train_begin(self, logs: Json | None = None) -> None:
         """Compares."""
         self._compare()
