@@ -172,6 +172,11 @@ SIDES = {
     "embedding": {"embeddings": Sides((0,), (1,))},
     "groups": {"kernel": Sides((2,), (3,))},
     "causal": {"kernel": Sides((1,), (2,))},
+    "dense": {"kernel": Sides((0,), (1,))},
+    "dense at positions": {"kernel": Sides((0,), (1,))},
+    "convolution 1D": {"kernel": Sides((1,), (2,))},
+    "convolution 2D": {"kernel": Sides((2,), (3,))},
+    "convolution 3D": {"kernel": Sides((3,), (4,))},
 }
 
 

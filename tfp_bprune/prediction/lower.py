@@ -160,9 +160,9 @@ class LoweredPositions(Linear):
     def _of(self, name: str, last: bool) -> LoweredPositions:
         if len(self._locs) == 1:
             return self
-        step = copy(self)
-        step._one, step._locs = name, {name: self._locs[name]}
-        step.bias, step.bias_variance = (self.bias, self.bias_variance) if last else (None, None)
+        step, bias = copy(self), (self.bias, self.bias_variance) if last else (None, None)
+        # Past TensorFlow, whose list of what is tracked the copy shares: this layer's own would drop out of it.
+        vars(step).update(_one=name, _locs={name: self._locs[name]}, bias=bias[0], bias_variance=bias[1])
         return step
 
     def own_variance(self, inputs: Value) -> Any:
