@@ -335,6 +335,24 @@ def test_blundell_sets_errors_beside_published_ones_of_mnist_alone(tmp_path: Pat
     assert {spec["prior"]["kind"] for spec in found["networks"]} == {"scale_mixture", "normal"}
 
 
+def test_units_leave_and_the_rival_has_as_many_from_the_beginning(tmp_path: Path, store: Path) -> None:
+    found = study("units", tmp_path, store)
+    by = {(row["method"], row["cut"]): row for row in found["rows"]}
+    assert set(by) == {("mixture", 0.0), ("mixture", 0.9), ("ard", 0.9), ("plain", 0.9), ("scratch", 0.0)}
+    whole, ard, scratch = by["mixture", 0.0], by["ard", 0.9], by["scratch", 0.0]
+    assert (whole["units"], whole["reads"]) == ([64, 64], [64, 64, 64])
+    assert whole["mflops"] == pytest.approx(2e-6 * (64 * 64 + 64 * 64 + 64 * 10))
+    assert ard["mflops"] <= 0.1 * whole["mflops"]
+    assert scratch["units"] == ard["units"]
+    assert scratch["reads"][0] == 64
+    for row in found["rows"]:
+        assert scored(row)
+        assert 0 <= row["ood_auroc"] <= 1
+        assert row["savedmodel_mean_ms_256"] > 0
+        assert row["savedmodel_mean_bytes"] <= 1.01 * row["dense_savedmodel_mean_bytes"]
+        assert ("moments_nll" in row) == (row["method"] in ("mixture", "ard"))
+
+
 @pytest.mark.slow  # tracing twenty Bayesian convolutions takes a minute
 def test_scale_measures_size_and_time(tmp_path: Path, store: Path) -> None:
     found = study("scale", tmp_path, store, "--epochs", 1)

@@ -162,7 +162,7 @@ class LoweredPositions(Linear):
             return self
         step, bias = copy(self), (self.bias, self.bias_variance) if last else (None, None)
         # Past TensorFlow, whose list of what is tracked the copy shares: this layer's own would drop out of it.
-        vars(step).update(_one=name, _locs={name: self._locs[name]}, bias=bias[0], bias_variance=bias[1])
+        step.__dict__.update(_one=name, _locs={name: self._locs[name]}, bias=bias[0], bias_variance=bias[1])
         return step
 
     def own_variance(self, inputs: Value) -> Any:

@@ -212,3 +212,25 @@ def lines_figure(
         _legend_below(figure, dict(zip(labels, handles, strict=True)))
 
     return picture(4 * max(2, len(panels)), 4, title, draw)
+
+
+def scatter_figure(series: Mapping[str, Sequence[tuple[float, float]]], labels: tuple[str, str], title: str) -> bytes:
+    """Points (x, y) by name, on logarithmic axes; a name without points keeps its colour for itself.
+
+    Args:
+      labels: of the two axes.
+    """
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (name, points) in enumerate(series.items()):
+            if points:
+                axes.plot(*zip(*points, strict=True), **(style_of(number) | {"linestyle": "none"}), label=name)
+        axes.set(xlabel=labels[0], ylabel=labels[1], xscale="log", yscale="log")
+        axes.margins(0.15)
+        for axis in (axes.xaxis, axes.yaxis):
+            _plain_numbers(axis)
+        handles, names = axes.get_legend_handles_labels()
+        _legend_below(figure, dict(zip(names, handles, strict=True)), most=2)
+
+    return picture(7, 4.8, title, draw)

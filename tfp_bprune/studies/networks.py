@@ -17,7 +17,7 @@ from tfp_bprune.networks import build
 from tfp_bprune.pruning import GradualPruning, KeepPruned, polynomial, prune
 from tfp_bprune.storage import load_model
 from tfp_bprune.training import Settings, fit
-from tfp_bprune.types import Augmentation, DataError, Json, KLWeighting, Layers
+from tfp_bprune.types import Augmentation, Criterion, DataError, Json, KLWeighting, Layers
 
 VALIDATION_FRACTION = 0.1
 TIMES = "times.jsonl"
@@ -29,7 +29,7 @@ class Spec:
 
     Attributes:
       dataset, network, layers, seed: as in `load` and `build`.
-      hidden, width: options of the architecture; None where it has none.
+      hidden, width, sizes: options of the architecture; None where it has none.
       epochs, batch_size, learning_rate, kl, warmup_part, kl_weight: as in `train.Settings`.
       dropout_rate: at which units are dropped, for "dropout" alone.
       prior: config of the prior; None for the default scale mixture.
@@ -40,6 +40,7 @@ class Spec:
       sparsity: pruned to this before training (with a parent), or while training (without); by SNR where weights have
         a distribution, else by magnitude.
       gradual: with a parent too, pruned while training: from the parent's sparsity, over the first half.
+      units: what is pruned while training are whole units, and inputs that are none, by this criterion.
     """
 
     dataset: str
@@ -62,6 +63,8 @@ class Spec:
     parent: Spec | None = None
     sparsity: float | None = None
     gradual: bool | None = None
+    sizes: tuple[int, ...] | None = None
+    units: Criterion | None = None
 
     def to_json(self) -> Json:
         """The entries that are not None, as plain data."""
@@ -74,8 +77,7 @@ class Spec:
         values = {key: value for key, value in renewed(stored).items() if key in known}
         if "parent" in values:
             values["parent"] = cls.from_json(values["parent"])
-        if "hidden" in values:
-            values["hidden"] = tuple(values["hidden"])
+        values |= {key: tuple(values[key]) for key in ("hidden", "sizes") if key in values}
         return cls(**values)
 
     @property
@@ -181,7 +183,7 @@ def start_of(spec: Spec, data: Splits, store: Path) -> Any:
         model = load_model(store / spec.parent.key).model
         return prune(model, sparsity=spec.sparsity)[0] if spec.sparsity and not spec.gradual else model
     options: Json = {"hidden": spec.hidden} if spec.hidden is not None else {}
-    options |= {"width": spec.width} if spec.width is not None else {}
+    options |= {key: value for key, value in (("width", spec.width), ("sizes", spec.sizes)) if value is not None}
     more: Json = {"dropout_rate": spec.dropout_rate} if spec.dropout_rate is not None else {}
     more |= {"prior": spec.prior, "rho_init": spec.rho_init, "seed": spec.seed}
     return build(spec.network, data.info, layers=spec.layers, options=options, **more)
@@ -191,6 +193,8 @@ def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
     """What keeps pruned weights at 0, or prunes while training."""
     if spec.sparsity is None:
         return []
+    if spec.units is not None:
+        return [GradualPruning(spec.sparsity, criterion=spec.units, granularity="unit", aggregate="norm", inputs=True)]
     if spec.parent is None:
         return [GradualPruning(spec.sparsity)]
     if not spec.gradual:
