@@ -84,6 +84,10 @@ class ARDPrior(Prior):
         """log N(0 | 0, s^2) of each weight."""
         return -0.5 * (_log(self._found(q, variables)) + math.log(2 * math.pi))
 
+    def deviation(self, q: Normals, variables: Variables) -> Any:
+        """s of each weight."""
+        return tf.exp(0.5 * _log(self._found(q, variables)))
+
     def _found(self, q: Normals, variables: Variables) -> list[Any]:
         found = variables if "s" in variables else self.found(q, variables)
         return [found[name] for name in ("s", "t") if name in found]

@@ -159,6 +159,11 @@ class Posterior(ABC):
         found = self.prior.log_density_at_zero(self.normals, self.prior_variables)
         return np.broadcast_to(np.asarray(found, np.float64), tuple(self.shape))
 
+    def prior_deviation(self) -> np.ndarray | None:
+        """Under a prior over groups, its standard deviation of each weight, of the weight's shape; else None."""
+        found = self.prior.deviation(self.normals, self.prior_variables)
+        return None if found is None else np.broadcast_to(np.asarray(found, np.float64), tuple(self.shape))
+
     def keep_only(self, mask: np.ndarray) -> None:
         """Removes the weights whose mask is False."""
         self.mask.assign(mask)

@@ -87,6 +87,10 @@ class Prior(ABC):
         """log p(0) of each weight; of a prior over groups, given the posterior `q` of all."""
         return self.log_density(tf.zeros(q.mask.shape), variables)
 
+    def deviation(self, q: Normals, variables: Variables) -> Any:
+        """Of a prior over groups, its standard deviation of each weight, given the posterior `q` of all; else None."""
+        return None
+
     def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
         """KL(q || p) of each weight, of the weight's shape; where pruned it may be anything.
 

@@ -8,6 +8,7 @@ from tfp_bprune.pruning.schedule import polynomial
 from tfp_bprune.pruning.scores import decibel
 from tfp_bprune.pruning.select import scores_of
 from tfp_bprune.pruning.shrink import Shrink
+from tfp_bprune.pruning.units import units_table
 
 __all__ = [
     "GradualPruning",
@@ -20,4 +21,5 @@ __all__ = [
     "prune",
     "remove_dead",
     "scores_of",
+    "units_table",
 ]

@@ -164,11 +164,36 @@ def unit_scores(
     return np.minimum.reduce(scored)
 
 
-def unit_sums(units: Units, scores: Arrays, masks: Arrays) -> np.ndarray:
-    """Sum of the scores of each unit's weights that are left, on all its sides; [labels]. For scores that add up."""
-    total = np.zeros(units.count)
-    for side in units.sides:
-        left = np.where(masks[side.tensor], scores[side.tensor], 0.0)
+def unit_means(units: Units, scores: Arrays, masks: Arrays) -> np.ndarray:
+    """Mean of the scores of each unit's weights that are left, on all its sides; [labels]. For scores that add up.
+
+    Of the sign of their sum, so that both end at the same units; but a unit of many weights has to be worth more in all than
+    one of few, as it costs more. By their sums 784-300-100 on MNIST came at 96 % to 32-69 units and 8.2 % validation error,
+    by their means to 88-47 and 3.9 %.
+    """
+    return _sums(units.sides, units.count, scores, masks) / np.maximum(unit_counts(units, masks), 1)
+
+
+def unit_counts(units: Units, masks: Arrays) -> np.ndarray:
+    """How many of each unit's weights are left, on all its sides; [labels]."""
+    return _sums(units.sides, units.count, masks, masks)
+
+
+def least_means(units: Units, values: Arrays, masks: Arrays) -> np.ndarray:
+    """Means of non-negative values over the weights of each unit that are left, on the side where that is less; [labels]."""
+    means = []
+    for sides in (units.made, units.read, units.kept, units.inputs):
+        total, left = (_sums(sides, units.count, arrays, masks) for arrays in (values, masks))
+        has = np.isin(np.arange(units.count), [label for side in sides for label in side.labels])
+        means.append(np.where(has, total / np.maximum(left, 1), np.inf))
+    return np.minimum.reduce(means)
+
+
+def _sums(sides: Sequence[Side], count: int, values: Arrays, masks: Arrays) -> np.ndarray:
+    """Sums of values over the weights of each unit that are left, on these sides; [labels]."""
+    total = np.zeros(count)
+    for side in sides:
+        left = np.where(masks[side.tensor], values[side.tensor], 0.0)
         np.add.at(total, side.labels, _by_channel(left, side.axis).sum(1))
     return total
 

@@ -40,7 +40,7 @@ def prune(
       model: a functional or sequential Keras model of this package's layers, of raw tfp.layers (which come back as
         this package's), or, by magnitude, of plain Keras layers (whose kernels get zeros).
       sparsity: fraction of the prunable weights to remove in all, in [0, 1); weights gone before count.
-      threshold: or remove what scores below this (an SNR, a magnitude, or nats of evidence). With neither, what the
+      threshold: or remove what scores below this (an SNR, a magnitude, or nats of evidence, of a unit by weight). With neither, what the
         evidence says is better gone goes, and with it what is then on no path from input to output; `report.requested`
         is then {"criterion": "evidence"}.
       criterion: "snr", |mu| / sigma (Blundell et al. 2015, section 5.1), "magnitude", |mu| (Han et al. 2015), "evidence",

@@ -13,7 +13,7 @@ from tfp_bprune.pruning import groups, masks
 from tfp_bprune.pruning.report import LayerSparsity, Report
 from tfp_bprune.pruning.scores import CRITERIA
 from tfp_bprune.pruning.scoring import Scoring
-from tfp_bprune.types import Criterion, PruneError, Scope
+from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def unit_ranking(model: Any, weights: dict[str, Weights], scoring: Scoring) -> U
         worth = {n: scored(n, w, scoring.by) for n, w in weights.items()}
         adds_up = CRITERIA[scoring.by].ends_at is not None
         scores = (
-            groups.unit_sums(units, worth, left)
+            groups.unit_means(units, worth, left)
             if adds_up
             else groups.unit_scores(units, worth, None, left, scoring.aggregate)
         )
@@ -139,20 +139,33 @@ def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: boo
     return found
 
 
-def scores_of(model: Any, *, criterion: Criterion | None = None, include_bias: bool = False) -> dict[str, np.ndarray]:
+def scores_of(
+    model: Any,
+    *,
+    criterion: Criterion | None = None,
+    include_bias: bool = False,
+    granularity: Granularity = "weight",
+    aggregate: Aggregate = "max",
+) -> dict[str, np.ndarray]:
     """What `prune` ranks by: the score of every prunable weight, by tensor name; 0 for weights that are gone.
 
     Args:
       model: as for `prune`; raw tfp.layers are scored as this package's would be.
-      criterion: as in `prune`.
+      criterion, aggregate: as in `prune`.
       include_bias: whether Bayesian biases are prunable too.
+      granularity: "weight", or "unit": then of each tensor the score of every unit that it makes, those that cannot go, as
+        outputs, among them. `units_table` says more of each.
 
     Raises:
-      PruneError: unknown criterion, nothing to prune, or a weight is NaN or infinite.
+      PruneError: unknown criterion, nothing to prune, or a weight is NaN or infinite; of units also channels that cannot be
+        followed.
     """
     model = adopt(model)
-    scoring = Scoring(criterion, include_bias=include_bias).of(model)
+    scoring = Scoring(criterion, granularity=granularity, aggregate=aggregate, include_bias=include_bias).of(model)
     weights = prunable_weights(model, scoring.by, include_bias)
+    if granularity == "unit":
+        ranking = unit_ranking(model, weights, scoring)
+        return {side.tensor: ranking.scores[side.labels] for side in ranking.units.made}
     return {name: np.where(w.mask, scored(name, w, scoring.by), 0.0) for name, w in weights.items()}
 
 
