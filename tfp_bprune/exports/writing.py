@@ -81,7 +81,7 @@ def export(
 
     Returns:
       The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out; of a SavedModel also the
-      `costs` it was made by and, in `layers`, what `Predictor.products` says of each dense layer.
+      `costs` it was made by and, in `layers`, what `Predictor.products` says of each dense layer; of another form `taken`.
 
     Raises:
       ExportError: `path` exists or cannot be written, or the model cannot be exported as asked.
@@ -112,16 +112,16 @@ def export(
 
 
 def _about(model: Any, predictor: Predictor, predictive: Predictive, lowering: Lowering, float16: bool) -> Json:
-    """What a manifest says of the network; of a SavedModel also how each dense layer is multiplied, and by which costs."""
+    """What a manifest says of the network, how many inputs each dense layer takes, and of a SavedModel how it is multiplied."""
     about: Json = {"kind": "export", "network": model.name, "predictive": predictive, **signature_of(predictor)}
     about |= describe(adopt(model))
     if float16:
         about["float16"] = True
     if lowering.at_load:
         about["costs"] = asdict(lowering.costs)
-        for name, product in predictor.products().items():
-            if name in about["layers"]:
-                about["layers"][name] |= product
+    for name, product in predictor.products().items():
+        if name in about["layers"]:
+            about["layers"][name] |= product if lowering.at_load else {"taken": product["taken"]}
     return about
 
 

@@ -46,6 +46,7 @@ def listing(item: Schema, most: int = 10**6) -> Schema:
 _LAYER = record(
     ("prunable", "nonzeros", "sparsity"),
     prunable=COUNT, nonzeros=COUNT, sparsity=PART, form=TEXT, shape=SHAPE, stored=COUNT, break_even=mapping(NUMBER),
+    taken=optional(COUNT),
 )  # fmt: skip
 _SCORES = record(split=TEXT, epoch=optional(COUNT), examples=COUNT) | {"additionalProperties": optional(NUMBER)}
 _REQUEST = record(

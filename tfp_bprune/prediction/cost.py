@@ -31,6 +31,8 @@ TYPICAL = 64
 _CLEAR, _CLEAR_PART = 8.0, 0.15  # microseconds, and part of the dense product's
 _SHAPES = ((784, 500), (256, 128), (1024, 1024))
 _SPARSITIES = (0.7, 0.9, 0.97)
+_TAKEN = (0.2, 0.6)
+_ADDED = ("take_call", "take", "skip")  # which files of before have not
 _ROUNDS = 15
 _NOISE = 30.0  # microseconds
 _LEAST = 1e-9  # microseconds: a sum of costs that is divided by is never 0
@@ -45,6 +47,8 @@ class Costs:
       read, multiply: for each weight of a dense kernel, once a call and once an example.
       entry, entry_each: for each stored weight of a sparse kernel, once a call and once an example.
       turn: for each activation that a sparse product reads or makes.
+      take_call, take, skip: of taking some inputs out of an example's, once a call, for each that is taken and for each that
+        there is.
     """
 
     dense_call: float = 10.0
@@ -54,6 +58,9 @@ class Costs:
     entry: float = 3.0e-3
     entry_each: float = 5.2e-5
     turn: float = 3.3e-4
+    take_call: float = 5.0
+    take: float = 4.0e-3
+    skip: float = 1.0e-6
 
     def dense(self, batch: Any, shape: tuple[int, ...]) -> Any:
         """Microseconds of a dense product with a kernel [in, out]."""
@@ -63,10 +70,19 @@ class Costs:
         """Microseconds of a sparse product over `stored` entries."""
         return self.sparse_call + self.turn * batch * sum(shape) + stored * (self.entry + batch * self.entry_each)
 
+    def taken(self, batch: Any, count: int, inputs: int) -> Any:
+        """Microseconds of taking `count` inputs out of those of each example."""
+        return self.take_call + batch * (self.take * count + self.skip * inputs)
+
     def break_even(self, shape: tuple[int, ...], batch: int) -> float:
         """The sparsity from which on the sparse product of a kernel [in, out] is faster; above 1 where it never is."""
         spare = self.dense(batch, shape) - self.sparse(batch, shape, 0)
         return 1 - spare / (self.entry + batch * self.entry_each) / math.prod(shape)
+
+
+# LiteRT and ONNX Runtime: calls cost next to nothing, and inputs are turned, taken as rows and turned back.
+CONVERTED = Costs(2.0, 2.0e-4, 1.4e-5, take_call=2.0, take=4.0e-4, skip=4.0e-4)
+SHIPPED = (Costs(), CONVERTED)
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,7 @@ def choose(kernels: Kernels, shape: tuple[int, ...], stored: int, costs: Costs, 
     if kernels != "auto":
         return Choice(kernels == "sparse")
     dense, sparse = costs.dense(TYPICAL, shape), costs.sparse(TYPICAL, shape, stored)
-    if costs == Costs():
+    if costs in SHIPPED:
         return Choice(bool(dense - sparse > max(_CLEAR, _CLEAR_PART * dense)))
     if not by_batch:
         return Choice(bool(sparse < dense))
@@ -115,22 +131,45 @@ def choose(kernels: Kernels, shape: tuple[int, ...], stored: int, costs: Costs, 
     return Choice(faster[0], BATCHES[changes[0]])
 
 
+def takes(kernels: Kernels, shape: tuple[int, ...], read: int, stored: int, costs: Costs, products: int = 1) -> bool:
+    """Whether a kernel [in, out], of which `read` inputs have any entries, is multiplied faster by these alone.
+
+    At a batch of `TYPICAL`, with taking them out of the others; by shipped costs for a clear saving alone, as in `choose`.
+
+    Args:
+      products: how many are made of inputs that are taken once.
+    """
+
+    def product(inputs: int) -> float:
+        dense, sparse = costs.dense(TYPICAL, (inputs, shape[1])), costs.sparse(TYPICAL, (inputs, shape[1]), stored)
+        return products * float({"dense": dense, "sparse": sparse, "auto": min(dense, sparse)}[kernels])
+
+    whole = product(shape[0])
+    spared = whole - product(read) - costs.taken(TYPICAL, read, shape[0])
+    return bool(spared > (max(_CLEAR, _CLEAR_PART * whole) if costs in SHIPPED else 0))
+
+
 def measure() -> Costs:
     """The costs of this machine, from products of a few shapes, sparsities and batches; takes some seconds."""
     dense, sparse = [], []
+    taken: list[tuple[float, ...]] = []
     random = np.random.default_rng(0)
     for shape in _SHAPES:
         kernel = random.normal(size=shape).astype(np.float32)
         for batch in (1, 8, 64, 256):
             x = tf.constant(random.normal(size=(batch, shape[0])), tf.float32)
             dense.append((*_dense_terms(shape, batch), _beyond_call(_dense_product(kernel), x)))
+            for part in _TAKEN:
+                taken.append(
+                    (1.0, round(part * shape[0]) * batch, shape[0] * batch, _beyond_call(_taking(shape[0], part), x))
+                )
             for sparsity in _SPARSITIES:
                 pattern = random.random(shape) > sparsity
                 took = _beyond_call(_sparse_product(kernel * pattern), tf.transpose(x))
                 sparse.append((*_sparse_terms(shape, batch, int(pattern.sum())), took))
     call, read, multiply = _fitted(dense)
     sparse_call, turn, entry, each = _fitted(sparse)
-    return Costs(call, read, multiply, sparse_call, entry, each, turn)
+    return Costs(call, read, multiply, sparse_call, entry, each, turn, *_fitted(taken))
 
 
 def _dense_terms(shape: tuple[int, ...], batch: int) -> tuple[float, ...]:
@@ -164,6 +203,11 @@ def _sparse_product(kernel: np.ndarray) -> Callable[[Any], Any]:
     return tf.function(lambda columns: tf.sparse.sparse_dense_matmul(held, columns))
 
 
+def _taking(size: int, part: float) -> Callable[[Any], Any]:
+    places = np.linspace(0, size - 1, round(part * size)).astype(np.int32)
+    return tf.function(lambda x: tf.gather(x, places, axis=1))
+
+
 def _beyond_call(product: Callable[[Any], Any], x: Any) -> float:
     """Microseconds of a product by itself, without those of calling any function from Python; at least 1."""
     return max(1.0, _microseconds(product, x) - _microseconds(tf.function(lambda inputs: inputs[:1, :1] + 1.0), x))
@@ -195,8 +239,9 @@ def read(path: Path) -> Costs:
       ExportError: there is no such file, it holds something else, or was changed.
     """
     names = [field.name for field in dataclasses.fields(Costs)]
+    needed = tuple(name for name in names if name not in _ADDED)
     try:
-        found = read_json(path, record(tuple(names), **dict.fromkeys(names, COST)))
+        found = read_json(path, record(needed, **dict.fromkeys(names, COST)))
         if "sha256" in found:  # files of before state none
             unsealed(read_below(path.parent, path.name), path)
     except RunError as error:
@@ -204,4 +249,4 @@ def read(path: Path) -> Costs:
         raise ExportError(
             f"{path} holds no costs of products ({what}): expected a file that --calibrate wrote, with {', '.join(names)}"
         ) from error
-    return Costs(**{name: float(found[name]) for name in names})
+    return Costs(**{name: float(found[name]) for name in names if name in found})

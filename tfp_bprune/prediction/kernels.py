@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.prediction.cost import Choice, Costs, choose
+from tfp_bprune.prediction.cost import CONVERTED, Choice, Costs, choose, takes
 from tfp_bprune.prediction.stored import Decoded, Packed, Storage, digest, narrowed, widened
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.types import Kernels
@@ -29,6 +29,8 @@ class Lowering:
       costs: of this machine or the shipped ones.
       by_batch: whether small and large batches may be multiplied in different forms.
       at_load: whether kernels may be stored in a small form and made ready when a SavedModel is loaded.
+      followed: whether noise is followed back through kernels, which then read all of what may be uncertain: back through
+        what was taken the way is longer than what it spares.
     """
 
     kernels: Kernels = "auto"
@@ -36,9 +38,10 @@ class Lowering:
     costs: Costs = field(default_factory=Costs)
     by_batch: bool = True
     at_load: bool = True
+    followed: bool = False
 
 
-FOR_CONVERTERS = Lowering("dense", at_load=False)  # what ONNX and LiteRT can be made of
+FOR_CONVERTERS = Lowering("dense", costs=CONVERTED, at_load=False)  # what ONNX and LiteRT can be made of
 
 
 class DenseKernel(tf.Module):
@@ -47,14 +50,23 @@ class DenseKernel(tf.Module):
     Args:
       loc: the means.
       scale: standard deviation of each weight; None where weights are certain.
+      may_take: whether inputs that no entry reads are left out, where taking the others is faster.
+
+    Attributes:
+      read: which inputs are taken; None for all.
     """
 
-    def __init__(self, loc: np.ndarray, scale: np.ndarray | None, lowering: Lowering) -> None:
+    def __init__(self, loc: np.ndarray, scale: np.ndarray | None, lowering: Lowering, may_take: bool = True) -> None:
         super().__init__()
         arrays = [loc] if scale is None else [loc, scale]
         pattern = np.logical_or.reduce([array != 0 for array in arrays])
-        self.shape, self.stored = loc.shape, int(pattern.sum())
-        self.choice: Choice = choose(lowering.kernels, loc.shape, self.stored, lowering.costs, lowering.by_batch)
+        self.stored = int(pattern.sum())
+        self.read = _read(pattern, lowering, len(arrays)) if may_take else None
+        self._turns = not lowering.at_load
+        if self.read is not None:
+            arrays, pattern = [array[self.read] for array in arrays], pattern[self.read]
+        self.shape = pattern.shape
+        self.choice: Choice = choose(lowering.kernels, self.shape, self.stored, lowering.costs, lowering.by_batch)
         packed = Packed(pattern.T, [array.T for array in arrays], lowering.storage)
         dense_bytes = sum(array.size for array in arrays) * np.dtype(lowering.storage).itemsize
         uses_dense, uses_sparse = self.choice.both or not self.choice.sparse, self.choice.both or self.choice.sparse
@@ -91,8 +103,15 @@ class DenseKernel(tf.Module):
         return self._product(inputs, of, 1, lambda weights: weights)
 
     def laid(self, inputs: Value) -> Value:
-        """The inputs as this kernel takes them: columns where a sparse form is used."""
+        """The inputs as this kernel takes them: columns where a sparse form is used, and those alone that are read."""
+        inputs = inputs if self.read is None else inputs.each(partial(self._taken, columns=inputs.columns))
         return inputs.as_columns() if self.choice.both or self.choice.sparse else inputs
+
+    def _taken(self, tensor: Any, columns: bool) -> Any:
+        """Of a tensor [batch, in], or columns, what is read; small runtimes take rows of numbers the faster."""
+        if self._turns and not columns:
+            return tf.transpose(self._taken(tf.transpose(tensor), columns=True))
+        return tf.gather(tensor, tf.constant(self.read, tf.int32), axis=0 if columns else 1)
 
     def _product(self, inputs: Value, of: Any, which: int, change: Callable[[Any], Any]) -> Any:
         # Read before the choice: what is read within a branch cannot be differentiated.
@@ -110,6 +129,14 @@ class DenseKernel(tf.Module):
             return sparse() if self.choice.sparse else dense()
         below, beyond = (sparse, dense) if self.choice.sparse else (dense, sparse)
         return tf.cond(tf.shape(of)[1] < self.choice.limit, below, beyond)
+
+
+def _read(pattern: np.ndarray, lowering: Lowering, products: int) -> np.ndarray | None:
+    """The inputs that have entries, where it is faster to take them alone."""
+    found, stored = np.flatnonzero(pattern.any(1)), int(pattern.sum())
+    if not 0 < len(found) < len(pattern):
+        return None
+    return found if takes(lowering.kernels, pattern.shape, len(found), stored, lowering.costs, products) else None
 
 
 def held(array: np.ndarray, lowering: Lowering, *, squared: bool = False) -> Any:

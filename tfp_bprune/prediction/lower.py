@@ -19,6 +19,7 @@ import numpy as np
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.copying import within
 from tfp_bprune.layers import Composed, Variational, kernels_of, kind_of, noise, weights_of
+from tfp_bprune.prediction.calls import training_of
 from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, read
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.prediction.walk import nodes_of
@@ -49,7 +50,10 @@ class Linear(tf.Module):
 
     def mean(self, inputs: Value) -> Value:
         """The outputs at the mean weights and the mean of the inputs."""
-        inputs = self.laid(inputs)
+        return self.laid_mean(self.laid(inputs))
+
+    def laid_mean(self, inputs: Value) -> Value:
+        """The same of inputs that are laid."""
         return self._value(inputs, self._shifted(self.by_mean(inputs, inputs.mean), inputs, self.bias))
 
     def moments(self, inputs: Value) -> tuple[Value, Any]:
@@ -61,7 +65,7 @@ class Linear(tf.Module):
         own = self.own_variance(inputs)
         passed = None if inputs.certain else self.by_square(inputs, inputs.variance)
         parts = [part for part in (own, passed) if part is not None]
-        value = self.mean(inputs)
+        value = self.laid_mean(inputs)
         return Value(value.mean, sum(parts[1:], parts[0]) if parts else None, value.columns, value.drawn), own
 
     def own_variance(self, inputs: Value) -> Any:
@@ -102,14 +106,18 @@ class Linear(tf.Module):
 
 
 class LoweredDense(Linear):
-    """A dense layer on vectors, in the form that is fastest for it."""
+    """A dense layer on vectors, in the form that is fastest for it.
 
-    def __init__(self, layer: Any, lowering: Lowering) -> None:
+    Args:
+      certain: whether no noise reaches what it reads.
+    """
+
+    def __init__(self, layer: Any, lowering: Lowering, certain: bool = False) -> None:
         super().__init__(layer)
-        self.kernel = DenseKernel(self.loc, self.scale, lowering)
+        self.kernel = DenseKernel(self.loc, self.scale, lowering, may_take=certain or not lowering.followed)
 
     def laid(self, inputs: Value) -> Value:
-        """Columns for a sparse kernel."""
+        """Columns for a sparse kernel, and those inputs alone that are read, where that is faster."""
         return self.kernel.laid(inputs.as_float())
 
     def by_mean(self, inputs: Value, of: Any) -> Any:
@@ -183,9 +191,8 @@ class LoweredPositions(Linear):
             shares.append(_common_of_bias(self.bias_variance, one, other))
         return sum(shares[1:], shares[0])
 
-    def mean(self, inputs: Value) -> Value:
+    def laid_mean(self, inputs: Value) -> Value:
         """As in `Linear`, through one kernel after the other."""
-        inputs = self.laid(inputs)
         return self._through(inputs, {name: read(loc) for name, loc in self._locs.items()})
 
     def by_square(self, inputs: Value, of: Any) -> Any:
@@ -263,6 +270,7 @@ def plus(outputs: Any, constant: np.ndarray) -> Any:
 def lowered(model: Any, lowering: Lowering) -> dict[int, Linear | LoweredParts]:
     """The dense and convolution layers that `model` calls, by the layer's id; those aside that are best called themselves."""
     calls: dict[int, list[Any]] = defaultdict(list)
+    certain = _certain(model)
     for node in nodes_of(model):
         layer = within(node.layer)
         steps = layer is not node.layer  # a dense layer at each step is one on all of them
@@ -273,7 +281,9 @@ def lowered(model: Any, lowering: Lowering) -> dict[int, Linear | LoweredParts]:
         if isinstance(within(nodes[0].layer), Composed):
             found |= {id(node.layer): LoweredParts(within(node.layer), lowering) for node in nodes[:1]}
             continue
-        linear = _lowered(within(nodes[0].layer), lowering, [len(node.keras_inputs[0].shape) for node in nodes])
+        ranks = [len(node.keras_inputs[0].shape) for node in nodes]
+        all_certain = all(id(node.keras_inputs[0]) in certain for node in nodes)
+        linear = _lowered(within(nodes[0].layer), lowering, ranks, all_certain)
         found.update({id(node.layer): linear for node in nodes})
     return found
 
@@ -289,8 +299,22 @@ def variables_of(model: Any, linears: dict[int, Linear | LoweredParts]) -> Itera
             yield from activation.weights
 
 
-def _lowered(layer: Any, lowering: Lowering, ranks: list[int]) -> Linear:
-    """The layer lowered, of whose calls the inputs have these ranks.
+def _certain(model: Any) -> set[int]:
+    """The tensors of the model's own graph that no noise reaches, by id; of models nested in it none are said to be."""
+    found = {id(tensor) for tensor in model.inputs}
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in (node for node in model._nodes_by_depth[depth] if not node.is_input):
+            layer = node.layer
+            noisy = isinstance(layer, keras.Model) or isinstance(within(layer), Variational | Composed)
+            if noisy or training_of(layer, node.call_args, node.call_kwargs):
+                continue
+            if all(id(tensor) in found for tensor in node.keras_inputs):
+                found |= {id(tensor) for tensor in tf.nest.flatten(node.outputs)}
+    return found
+
+
+def _lowered(layer: Any, lowering: Lowering, ranks: list[int], certain: bool) -> Linear:
+    """The layer lowered, of whose calls the inputs have these ranks; `certain` as in `LoweredDense`.
 
     No output of an example reads a weight that another one reads where a dense layer is called once, on vectors. In the
     calls of a layer that is shared each weight has one value, so draws are of its weights and not of its outputs.
@@ -298,7 +322,7 @@ def _lowered(layer: Any, lowering: Lowering, ranks: list[int]) -> Linear:
     kind = kind_of(layer)
     is_dense = kind is not None and kind.is_matrix and set(ranks) == {2}
     local = is_dense and (len(ranks) == 1 or not isinstance(layer, Variational))
-    return LoweredDense(layer, lowering) if local else LoweredPositions(layer, lowering, shared=len(ranks) > 1)
+    return LoweredDense(layer, lowering, certain) if local else LoweredPositions(layer, lowering, shared=len(ranks) > 1)
 
 
 def _is_lowered(layer: Any, steps: bool) -> bool:

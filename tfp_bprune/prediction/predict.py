@@ -87,7 +87,7 @@ class Predictor(tf.Module):
         self._network = lambda: whole  # a module that it held would go into SavedModels
         lowering = lowering or Lowering()
         if predictive == "moments":  # both forms and their slopes would be more graph than they save time
-            lowering = replace(lowering, by_batch=False)
+            lowering = replace(lowering, by_batch=False, followed=True)
             network, heads = without_ends(network, heads)
         linears = lowered(network, lowering)
         refuse_hidden(network, linears)
@@ -127,14 +127,17 @@ class Predictor(tf.Module):
 
         Returns:
           `form`: "dense", "sparse", or "sparse below batch N" or "dense below batch N", where the batch counts the examples
-          of all draws that are computed together; `shape` [in, out] of the kernel without dead units; `stored`: its entries
-          that are left; `break_even`: by batch, the sparsity from which on sparse is faster, above 1 where it never is.
+          of all draws that are computed together; `shape` [in, out] of the kernel without dead units, and without inputs
+          that are not read, where it takes the others alone; `taken`: how many it takes then, None for all; `stored`: its
+          entries that are left; `break_even`: by batch, the sparsity from which on sparse is faster, above 1 where it never
+          is.
         """
         kernels = {linear.stream: linear.kernel for linear in self._linears if isinstance(linear, LoweredDense)}
         return {
             name: {
                 "form": kernel.choice.form,
                 "shape": list(kernel.shape),
+                "taken": None if kernel.read is None else len(kernel.read),
                 "stored": kernel.stored,
                 "break_even": {str(batch): self._costs.break_even(kernel.shape, batch) for batch in BREAK_EVEN_BATCHES},
             }

@@ -158,7 +158,8 @@ def products_table(layers: Json) -> Table:
         size = rows * columns
         sparsity = 1 - layer["stored"] / size if size else 0.0
         cells = [_from_on(layer["break_even"][batch]) for batch in batches]
-        table.add_row(name, f"{rows} x {columns}", f"{100 * sparsity:.1f} %", layer["form"], *cells)
+        inputs = f"{rows} taken" if layer.get("taken") else str(rows)
+        table.add_row(name, f"{inputs} x {columns}", f"{100 * sparsity:.1f} %", layer["form"], *cells)
     return table
 
 
