@@ -61,8 +61,12 @@ def assert_same_answers(logits: Any, expected: np.ndarray) -> None:
 def test_pruned_compacted_and_exported_it_gives_the_same_numbers(
     bayesian: Any, images: np.ndarray, granularity: Any, sparsity: float, tmp_path: Path
 ) -> None:
-    pruned, report = bp.prune(bayesian, sparsity=sparsity, granularity=granularity)
-    assert sparsity - 1e-5 < report.sparsity < sparsity + 0.01
+    # By layer: of untrained weights all layers are worth as much, and one without any lets no image through.
+    scope = "layer" if granularity == "weight" else "global"
+    pruned, report = bp.prune(bayesian, sparsity=sparsity, granularity=granularity, scope=scope)
+    assert sparsity - 1e-4 < report.sparsity < sparsity + 0.01
+    # Else what is left of the depthwise kernels is too weak to tell images apart under the statistics of before.
+    pruned = bp.recalibrate(pruned, images)
     masked = bp.strip(pruned)
     for entry in report.layers:
         layer, kernel = entry.name.split("/")
