@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tfp_bprune.layers.prior import Prior as Prior
     from tfp_bprune.layers.prior import ScaleMixturePrior as ScaleMixturePrior
     from tfp_bprune.layers.prior import register_prior as register_prior
+    from tfp_bprune.layers.scales import HorseshoePrior as HorseshoePrior
+    from tfp_bprune.layers.scales import NormalJeffreysPrior as NormalJeffreysPrior
     from tfp_bprune.networks.build import build as build
     from tfp_bprune.pruning.callback import GradualPruning as GradualPruning
     from tfp_bprune.pruning.prune import prune as prune
@@ -63,6 +65,8 @@ _ROOMS = {
     "layers": (
         "ARDPrior",
         "CentredPrior",
+        "HorseshoePrior",
+        "NormalJeffreysPrior",
         "NormalPrior",
         "Posterior",
         "Prior",

@@ -51,7 +51,7 @@ PYTHON: dict[str, tuple[Any, str]] = {  # the Python argument that each of the c
 NAMES: dict[str, Any] = {
     "criterion": scores.CRITERIA,
     "export format": FORMS,
-    "train prior": ("scale_mixture", "normal", "ard"),
+    "train prior": ("scale_mixture", "normal", "ard", "normal_jeffreys", "horseshoe"),
     "train prior_groups": ("input", "output", "both"),
     "split": typing.get_args(HeldOut),
     "study study": STUDIES,

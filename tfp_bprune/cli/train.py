@@ -104,9 +104,19 @@ def _add_training(parser: Parser) -> None:
 
 
 def _add_distributions(parser: Parser) -> None:
-    add_choice(parser, "--prior", PriorName, "scale_mixture", "ard makes units leave, whose weights share a scale")
     add_choice(
-        parser, "--prior-groups", Groups, None, "with ard: whose weights share a scale, those of each (default: both)"
+        parser,
+        "--prior",
+        PriorName,
+        "scale_mixture",
+        "ard, normal_jeffreys and horseshoe make units leave, whose weights share a scale",
+    )
+    add_choice(
+        parser,
+        "--prior-groups",
+        Groups,
+        None,
+        "whose weights share a scale, with a prior over groups: those of each (default: both)",
     )
     parser.add_argument("--prior-pi", type=float, help="probability of the wide part of the mixture (default: 0.5)")
     parser.add_argument(

@@ -35,6 +35,8 @@ from tfp_bprune.layers.prior import (
     prior_from,
     register_prior,
 )
+from tfp_bprune.layers.scaled import Scaled
+from tfp_bprune.layers.scales import HorseshoePrior, NormalJeffreysPrior, ScalePrior
 from tfp_bprune.layers.separable import (
     SeparableConv1DFlipout,
     SeparableConv1DReparameterization,
@@ -85,11 +87,13 @@ __all__ = [
     "EmbeddingReparameterization",
     "Flipout",
     "GaussianOutput",
+    "HorseshoePrior",
     "Kind",
     "Local",
     "MaskedNormal",
     "MultiHeadAttentionFlipout",
     "MultiHeadAttentionReparameterization",
+    "NormalJeffreysPrior",
     "NormalPrior",
     "OnKeras",
     "OnTfp",
@@ -97,6 +101,8 @@ __all__ = [
     "Prior",
     "Reparameterization",
     "ScaleMixturePrior",
+    "ScalePrior",
+    "Scaled",
     "SeparableConv1DFlipout",
     "SeparableConv1DReparameterization",
     "SeparableConv2DFlipout",

@@ -56,12 +56,11 @@ class ARDPrior(Prior):
 
     def found(self, q: Normals, variables: Variables) -> dict[str, Any]:
         """s^2, and with "both" t^2, at the optimum; of shapes that broadcast to the weight's."""
-        read, made = q.sides.read, q.sides.made
-        squares = _Squares(q)
-        if self.groups != "both":
-            return {"s": squares.mean_by(read if self.groups == "input" else made)}
-        if set(read) <= set(made) or set(made) <= set(read):  # the scales of one side say all
-            return {"s": squares.mean_by(max(read, made, key=len))}
+        squares, groups = _Squares(q), q.sides.groups(self.groups)
+        if len(groups) == 1:
+            [axes] = groups.values()
+            return {"s": squares.mean_by(axes)}
+        read, made = groups["read"], groups["made"]
         t = squares.mean_by(made)  # exact with the first s, where the squares are products
         s = squares.mean_by(read, over=t)
         for _ in range(_ROUNDS):  # each turn lowers the KL

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tfp_bprune.types import Groups
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -38,3 +40,15 @@ class Sides:
         """Those of a kernel with `axes`, and `rank` in all. One without an axis of outputs alone belongs to its inputs."""
         read = () if axes.read is None else (axes.read % rank,)
         return cls(read, read if axes.made is None else (axes.made % rank,))
+
+    def groups(self, of: Groups) -> dict[str, tuple[int, ...]]:
+        """The axes along which groups of weights differ, by the side that they are of.
+
+        Args:
+          of: "input", "output" or "both"; one side alone where its axes say all that those of the other do.
+        """
+        if of != "both":
+            return {"read": self.read} if of == "input" else {"made": self.made}
+        if set(self.read) <= set(self.made):
+            return {"made": self.made}
+        return {"read": self.read} if set(self.made) <= set(self.read) else {"read": self.read, "made": self.made}

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune._registry import Registry
-from tfp_bprune.layers.axes import Sides
+from tfp_bprune.layers.axes import Axes, Sides
 from tfp_bprune.layers.names import sliced
 from tfp_bprune.layers.prior import Normals, Prior, ScaleMixturePrior
 
@@ -26,6 +26,9 @@ class Terms:
       loc: posterior mean, 0 where pruned.
       second: one draw of w - loc ("deviation"), or its variance ("variance"); 0 where pruned.
       kl: the KL in nats: exact, or an estimate, with "deviation" from the draw that `second` is.
+
+    Estimators take w - loc for symmetric and independent from weight to weight. What weights have in common, as a scale of
+    their group, is drawn before: `loc` and `second` are then those given that draw, other ones in each pass.
     """
 
     loc: Any
@@ -85,6 +88,11 @@ class Posterior(ABC):
           loc_initializer, loc_constraint: of the means; None or Keras's.
           fan_in: weights that an output reads; by default all but those of the last axis.
         """
+
+    def take(self, prior: Prior, add_weight: Callable[..., Any], name: str, axes: Axes) -> None:
+        """Gets its prior, once it knows its `sides`, and the variables that this owns; arguments as of `create`."""
+        self.prior = prior
+        self.prior_variables = prior.add_variables(add_weight, name, tuple(self.shape), axes)
 
     @property
     @abstractmethod

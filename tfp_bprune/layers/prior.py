@@ -51,9 +51,13 @@ class Prior(ABC):
       exact: whether `kl` is a closed form. Otherwise it is that of independent weights, estimated at one draw.
       about_zero: whether it is about 0 by its nature, and cannot be moved to a trained weight.
       resting: the variables of the weight's shape whose entries are put to a value where the weight is pruned.
+      family: the family of posteriors that it is of, by the name that it is registered by; None for one that any may have.
+      units_end_by: the criterion by which units go where no extent is said; one that has an end.
     """
 
     kind: ClassVar[str]
+    family: ClassVar[str | None] = None
+    units_end_by: ClassVar[str] = "evidence"
     exact: bool = False
     about_zero: bool = False
     resting: Mapping[str, float] = {}

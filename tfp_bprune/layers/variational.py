@@ -20,7 +20,7 @@ from tfp_bprune.layers.kind import PER_WEIGHT, Kind, stem_of
 from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal
 from tfp_bprune.layers.prior import CentredPrior, Prior, prior_from
 from tfp_bprune.layers.tensorboard import show_masks
-from tfp_bprune.types import Json
+from tfp_bprune.types import BpruneError, Json
 
 autocast_variable = keras.src.mixed_precision.autocast_variable
 _OF_KERAS = {"initializer": keras.initializers, "regularizer": keras.regularizers, "constraint": keras.constraints}
@@ -74,7 +74,8 @@ class Variational(_LayerPart):
       bayesian_bias: whether the bias has a distribution too; by default it is an ordinary parameter.
       own_prior_loc: whether the prior of each weight has a centre of its own, a weight that is not trained and starts
         at 0; `bayesianize(moped=...)` puts it at the trained weight.
-      posterior: the family of the distributions, by the name that it is registered by.
+      posterior: the family of the distributions, by the name that it is registered by; by default the one that the prior is
+        of, or else independent normals.
       train_size: N, the training examples of the whole job; `set_train_size` can tell it later.
       seed: with the layer's name it decides the initial values and all noise.
 
@@ -103,20 +104,30 @@ class Variational(_LayerPart):
         rho_init: float = DEFAULT_RHO,
         bayesian_bias: bool = False,
         own_prior_loc: bool = False,
-        posterior: str = MaskedNormal.kind,
+        posterior: str | None = None,
         train_size: int | None = None,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.prior = prior_from(prior)
-        self.posterior = posterior if POSTERIORS.named(posterior) else ""
+        self.posterior = self._family(posterior)
         if own_prior_loc:
             CentredPrior(self.prior)  # which refuses some
         self.rho_init, self.seed = float(rho_init), int(seed)
         self.bayesian_bias, self.own_prior_loc = bool(bayesian_bias), bool(own_prior_loc)
         self.train_size = None if train_size is None else int(train_size)
         self._held = _Held()
+
+    def _family(self, given: str | None) -> str:
+        """The name of the family of the posteriors, which some priors say."""
+        wanted = self.prior.family
+        found = given or wanted or MaskedNormal.kind
+        if POSTERIORS.named(found) and found != (wanted or found):
+            raise BpruneError(
+                f"layer {self.name!r}: prior {self.prior.kind!r} is of the posterior {wanted!r}, got {found!r}: leave posterior out"
+            )
+        return found
 
     def build(self, input_shape: Any) -> None:
         """Creates kernels, bias, and the three scalars that training keeps in the layer."""
@@ -143,8 +154,8 @@ class Variational(_LayerPart):
         options |= {"fan_in": self.kind.fan_in(name, shape) if name != "bias" else None}
         posterior = POSTERIORS[self.posterior].create(self.add_weight, name, shape, self.rho_init, seed, **options)
         posterior.sides = self.kind.sides(self, name, len(shape))
-        posterior.prior = CentredPrior(self.prior) if self.own_prior_loc else self.prior
-        posterior.prior_variables = posterior.prior.add_variables(self.add_weight, name, shape, self.kind.axes(name))
+        prior = CentredPrior(self.prior) if self.own_prior_loc else self.prior
+        posterior.take(prior, self.add_weight, name, self.kind.axes(name))
         self.posteriors[name] = posterior
         if regularizer is not None:
             self.add_loss(partial(_penalty, regularizer, posterior))

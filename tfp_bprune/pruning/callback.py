@@ -7,6 +7,7 @@ that an execution ends with.
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,8 @@ class GradualPruning(keras.callbacks.Callback):
         nothing of a sparsity alone.
       every: steps between two prunings, fewer where a schedule over the whole training is short; with
         `steps_per_execution` at the end of the execution that reaches them.
-      criterion, scope, granularity, aggregate, inputs: as in `prune`; the criterion is the evidence where no schedule is given.
+      criterion, scope, granularity, aggregate, inputs: as in `prune`; without a schedule the criterion is by default that of `prune`
+        without a sparsity.
 
     Attributes:
       sparsity: counted after the last pruning; None before the first.
@@ -111,6 +113,7 @@ class GradualPruning(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs)
+        self._by_prior = schedule is None and criterion is None
         if schedule is None:
             scoring = with_an_end(scoring)
         elif not callable(schedule):
@@ -131,6 +134,8 @@ class GradualPruning(keras.callbacks.Callback):
     def on_train_begin(self, logs: Json | None = None) -> None:
         """Notes what is gone already, and how long the training is."""
         _check_prunable(self.model, self._scoring)
+        if self._by_prior:
+            self._scoring = with_an_end(replace(self._scoring, criterion=None), self.model)
         self._keep.on_train_begin()
         self._steps: int | None = self.steps_per_epoch or self.params.get("steps")
         self._begun = 0

@@ -189,6 +189,19 @@ def least_means(units: Units, values: Arrays, masks: Arrays) -> np.ndarray:
     return np.minimum.reduce(means)
 
 
+def unit_bests(units: Units, scores: Arrays, masks: Arrays) -> np.ndarray:
+    """The best score of each unit's weights that are left, on the side where that is less; [labels]. For scores of groups."""
+    worst = np.full(units.count, np.inf)
+    for sides in (units.made, units.read, units.kept, units.inputs):
+        best = np.full(units.count, -np.inf)
+        for side in sides:
+            left = np.where(masks[side.tensor], scores[side.tensor], -np.inf)
+            np.maximum.at(best, side.labels, _by_channel(left, side.axis).max(1))
+        has = np.isin(np.arange(units.count), [label for side in sides for label in side.labels])
+        worst = np.where(has, np.minimum(worst, best), worst)
+    return worst
+
+
 def _sums(sides: Sequence[Side], count: int, values: Arrays, masks: Arrays) -> np.ndarray:
     """Sums of values over the weights of each unit that are left, on these sides; [labels]."""
     total = np.zeros(count)

@@ -12,7 +12,7 @@ import numpy as np
 from tfp_bprune.graphs.convert import adopt, weighted_layers
 from tfp_bprune.graphs.inputs import read_inputs
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
-from tfp_bprune.layers import weights_of
+from tfp_bprune.layers import variational_layers, weights_of
 from tfp_bprune.pruning.dead import remove_dead
 from tfp_bprune.pruning.report import Report
 from tfp_bprune.pruning.scores import CRITERIA
@@ -41,10 +41,11 @@ def prune(
         this package's), or, by magnitude, of plain Keras layers (whose kernels get zeros).
       sparsity: fraction of the prunable weights to remove in all, in [0, 1); weights gone before count.
       threshold: or remove what scores below this (an SNR, a magnitude, or nats of evidence, of a unit by weight). With neither, what the
-        evidence says is better gone goes, and with it what is then on no path from input to output; `report.requested`
-        is then {"criterion": "evidence"}.
+        evidence says is better gone goes, or of units what the prior's own criterion does, and with it what is then on no path
+        from input to output; `report.requested` is then {"criterion": "evidence"}.
       criterion: "snr", |mu| / sigma (Blundell et al. 2015, section 5.1), "magnitude", |mu| (Han et al. 2015), "evidence",
-        log p(0) - log q(0) (Friston and Penny 2011), or one that was registered; by default the first, the second for a
+        log p(0) - log q(0) (Friston and Penny 2011), "log_alpha", (E z)^2 / Var z in logarithm, of scales z of groups (Louizos et
+        al. 2017), which ends at 3, or one that was registered; by default the first, the second for a
         model without any Bayesian layer, and the third with neither sparsity nor threshold.
       scope: "global" ranks all layers together, "layer" each by itself: every layer loses the same part of its weights,
         or of its units.
@@ -92,7 +93,7 @@ def with_an_end(scoring: Scoring, model: Any = None) -> Scoring:
     Raises:
       PruneError: of the criterion nothing says where to end, or the weights of `model` have no distribution.
     """
-    criterion = scoring.criterion or _ending(model)
+    criterion = scoring.criterion or _ending(model, scoring.granularity)
     if CRITERIA[criterion].ends_at is None:
         raise PruneError(
             f"give either sparsity or threshold, got neither: of criterion {criterion!r} nothing says where to end, as it does "
@@ -143,11 +144,14 @@ def _first_end(model: Any, end: float, scoring: Scoring) -> float:
     return float(below[len(below) // 10 + 1]) if len(below) > 1 else end
 
 
-def _ending(model: Any) -> Criterion:
+def _ending(model: Any, granularity: Granularity) -> Criterion:
     """The criterion of a request without an extent."""
-    if model is not None and default_criterion(model) == "magnitude":
+    if model is None:
+        return "evidence"
+    if default_criterion(model) == "magnitude":
         raise PruneError("give either sparsity or threshold, got neither: plain weights have no evidence to go by")
-    return "evidence"
+    said = {layer.prior.units_end_by for layer in variational_layers(model)}
+    return said.pop() if granularity == "unit" and len(said) == 1 else "evidence"
 
 
 def with_masks(model: Any, masks: Mapping[str, np.ndarray]) -> Any:

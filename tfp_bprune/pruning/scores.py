@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfp_bprune._registry import Registry
-from tfp_bprune.layers import Weights
+from tfp_bprune.layers import Scaled, Weights
 from tfp_bprune.types import PruneError
 
 Score = Callable[[Weights], np.ndarray]
@@ -21,15 +21,17 @@ class Ranking:
     Attributes:
       name: that it is registered by.
       score: of the weights of a tensor, an array of their shape; the lowest go first. Of those pruned it may be anything.
-      ends_at: weights that score below this are better gone, and scores of a unit's weights add up; None where nothing says
-        how far to go. Such scores are at least 0.
+      ends_at: weights that score below this are better gone; None where nothing says how far to go. Such scores are at least 0.
       of_certain: whether weights without a distribution can be ranked.
+      of_groups: whether a weight's score is that of a group that it is in: a unit is then worth the best of its weights, on the
+        side where that is less. Other scores with an end add up, and a unit is worth their mean.
     """
 
     name: str
     score: Score
     ends_at: float | None = None
     of_certain: bool = False
+    of_groups: bool = False
 
     @property
     def least(self) -> float:
@@ -40,16 +42,18 @@ class Ranking:
 CRITERIA: Registry[Ranking] = Registry("criterion")
 
 
-def criterion(name: str, *, ends_at: float | None = None, of_certain: bool = False) -> Callable[[Score], Score]:
+def criterion(
+    name: str, *, ends_at: float | None = None, of_certain: bool = False, of_groups: bool = False
+) -> Callable[[Score], Score]:
     """Registers a function of `Weights` (`loc`, `scale`, `mask`, and `posterior` with its `prior`) as a criterion; a decorator.
 
     Args:
       name: for `criterion=` and `--criterion`.
-      ends_at, of_certain: as in `Ranking`.
+      ends_at, of_certain, of_groups: as in `Ranking`.
     """
 
     def register(score: Score) -> Score:
-        CRITERIA.add(name, Ranking(name, score, ends_at, of_certain), score)
+        CRITERIA.add(name, Ranking(name, score, ends_at, of_certain, of_groups), score)
         return score
 
     return register
@@ -100,3 +104,17 @@ def evidence(weights: Weights) -> np.ndarray:
     if weights.posterior is None:
         raise PruneError("criterion 'evidence' wants posteriors and priors: plain weights have none, use 'magnitude'")
     return weights.posterior.log_prior_at_zero() - weights.posterior.log_density_at_zero()
+
+
+@criterion("log_alpha", ends_at=3.0, of_groups=True)
+def _by_log_alpha(weights: Weights) -> np.ndarray:
+    """-log alpha = log (E z)^2 / Var z of the scales z of a weight's groups (Louizos et al. 2017): below 3 they are noise.
+
+    Raises:
+      PruneError: the weights share no scale.
+    """
+    if not isinstance(weights.posterior, Scaled):
+        raise PruneError(
+            "criterion 'log_alpha' wants weights with scales of groups, prior 'normal_jeffreys' or 'horseshoe': use 'evidence'"
+        )
+    return -weights.posterior.log_alpha()

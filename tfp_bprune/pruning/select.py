@@ -108,13 +108,17 @@ def unit_ranking(model: Any, weights: dict[str, Weights], scoring: Scoring) -> U
         scores = groups.unit_scores(units, locs, scales, left, scoring.aggregate)
     else:
         worth = {n: scored(n, w, scoring.by) for n, w in weights.items()}
-        adds_up = CRITERIA[scoring.by].ends_at is not None
-        scores = (
-            groups.unit_means(units, worth, left)
-            if adds_up
-            else groups.unit_scores(units, worth, None, left, scoring.aggregate)
-        )
+        scores = _unit_scores(units, worth, left, scoring)
     return UnitRanking(units, scores, scores if scoring.scope == "global" else groups.ranks_by_layer(units, scores))
+
+
+def _unit_scores(units: groups.Units, worth: masks.Arrays, left: masks.Arrays, scoring: Scoring) -> np.ndarray:
+    """Of each unit, from a criterion's scores of its weights; [labels]."""
+    if CRITERIA[scoring.by].of_groups:
+        return groups.unit_bests(units, worth, left)
+    if CRITERIA[scoring.by].ends_at is not None:
+        return groups.unit_means(units, worth, left)
+    return groups.unit_scores(units, worth, None, left, scoring.aggregate)
 
 
 def prunable_weights(model: Any, criterion: Criterion = "snr", include_bias: bool = False) -> dict[str, Weights]:
