@@ -72,7 +72,7 @@ X, Y = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32), np.ar
 STEPS = 10  # batches of 20
 
 
-def compiled(execution: int | None = None, kind: Any = DenseFlipout, hidden: tuple[int, ...] = (12, 8)) -> Any:
+def compiled(execution: int | None = None, kind: Any = DenseFlipout, hidden: tuple[int, ...] = (12,)) -> Any:
     layers = [kind(units, activation="relu", name=f"hidden_{i}") for i, units in enumerate(hidden)]
     model = keras.Sequential([keras.Input((16,)), *layers, kind(4, name="logits")])
     set_train_size(model, len(X))

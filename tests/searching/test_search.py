@@ -59,6 +59,20 @@ def whole(model: Any, digits: Splits, tmp_path_factory: pytest.TempPathFactory) 
     return found(model, digits, out), out
 
 
+def asked(run: Path, out: Path) -> list[str]:
+    """A search by the command."""
+    words = ["search", run, "--max-accuracy-drop", "0.2", "--trials", "30", "--out", out / "search"]
+    return [*map(str, words), "--json", str(out / "r.json")]
+
+
+@pytest.fixture(scope="module")
+def answered(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The command's JSON."""
+    out = tmp_path_factory.mktemp("command")
+    assert main(asked(run, out)) == 0
+    return json.loads((out / "r.json").read_text()) | {"out": str(out / "search")}
+
+
 def told(result: Found) -> Any:
     """What must be equal, whichever way the search came to its end."""
     return (result.layers, result.single, result.test, result.rows, result.front)
@@ -102,10 +116,9 @@ def test_a_search_cut_short_repeats_nothing_and_ends_the_same(
     assert log.read_bytes() == b"".join(lines)
 
 
-def test_a_killed_search_is_resumed(run: Path, tmp_path: Path) -> None:
-    words = ["search", str(run), "--max-accuracy-drop", "0.25", "--trials", "30"]
-    command = [sys.executable, "-m", "tfp_bprune.cli.main", *words, "--out", str(tmp_path / "killed")]
-    log = tmp_path / "killed" / "trials.jsonl"
+def test_a_killed_search_is_resumed(run: Path, answered: dict[str, Any], tmp_path: Path) -> None:
+    words, log = asked(run, tmp_path), tmp_path / "search" / "trials.jsonl"
+    command = [sys.executable, "-m", "tfp_bprune.cli.main", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wanted = int(np.random.default_rng(os.getpid()).integers(1, 15))
     while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < wanted):
@@ -114,13 +127,11 @@ def test_a_killed_search_is_resumed(run: Path, tmp_path: Path) -> None:
     process.wait()
     kept = log.read_bytes().count(b"\n")
     assert kept < 20  # it was in the middle
-    rows = {}
-    for name in ("killed", "whole"):
-        assert main([*words, "--out", str(tmp_path / name), "--json", str(tmp_path / f"{name}.json")]) == 0
-        rows[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    assert main(words) == 0
+    resumed = json.loads((tmp_path / "r.json").read_text())
     same = ("layers", "nonzeros", "accuracy", "nll", "claim", "test", "front")
-    assert {key: rows["killed"][key] for key in same} == {key: rows["whole"][key] for key in same}
-    assert rows["killed"]["speed"]["evaluated"] == rows["whole"]["speed"]["trials"] - kept
+    assert {key: resumed[key] for key in same} == {key: answered[key] for key in same}
+    assert resumed["speed"]["evaluated"] == answered["speed"]["trials"] - kept
 
 
 def test_another_search_in_the_same_folder_is_refused(whole: tuple[Found, Path], model: Any, digits: Splits) -> None:
@@ -193,26 +204,6 @@ def test_networks_that_are_no_classifiers_are_refused(regression_run: Path, digi
 def test_settings_that_make_no_sense_are_refused(options: Any, message: str) -> None:
     with pytest.raises(BpruneError, match=message):
         Settings(**options)
-
-
-@pytest.fixture(scope="module")
-def answered(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The command's JSON."""
-    out = tmp_path_factory.mktemp("command")
-    words = [
-        "search",
-        run,
-        "--max-accuracy-drop",
-        "0.2",
-        "--trials",
-        "30",
-        "--out",
-        out / "search",
-        "--json",
-        out / "r.json",
-    ]
-    assert main([str(word) for word in words]) == 0
-    return json.loads((out / "r.json").read_text()) | {"out": str(out / "search")}
 
 
 def test_the_command_tells_the_shared_keys_twice(answered: dict[str, Any]) -> None:

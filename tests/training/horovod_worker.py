@@ -31,7 +31,7 @@ from tfp_bprune.training import Horovod, Settings, fit
 from tfp_bprune.types import Json
 
 TRAIN = ["train", "--hidden", "16", "--epochs", "2", "--validation-fraction", "0.2", "--out"]
-LONG = ["train", "--hidden", "16", "--epochs", "60", "--out"]
+LONG = ["train", "--hidden", "16", "--epochs", "30", "--out"]
 
 
 class Interrupt(keras.callbacks.Callback):
