@@ -41,7 +41,7 @@ def notebooks() -> list[Path]:
     return sorted(FOLDER.glob("*.ipynb"))
 
 
-def executed(path: Path, quick: bool = False, timeout: int = 300, kernel: Any = None) -> Any:
+def executed(path: Path, quick: bool = False, timeout: int = 300, kernel: Any = None, before: str = "") -> Any:
     """The notebook at `path` with the outputs of a run in a fresh kernel and folder.
 
     Args:
@@ -50,6 +50,7 @@ def executed(path: Path, quick: bool = False, timeout: int = 300, kernel: Any = 
       timeout: of a cell, in seconds.
       kernel: from `new_kernel`, for several notebooks one after the other, emptied of names before each: what they import
         is imported once. For tests; else each has its own.
+      before: code that `kernel` runs first.
 
     Raises:
       CellExecutionError: a cell raised.
@@ -57,7 +58,7 @@ def executed(path: Path, quick: bool = False, timeout: int = 300, kernel: Any = 
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         if kernel is not None:
-            notebook.cells.insert(0, nbformat.v4.new_code_cell(_EMPTY.format(folder=folder)))
+            notebook.cells.insert(0, nbformat.v4.new_code_cell(_EMPTY.format(folder=folder) + before))
         client = NotebookClient(
             notebook,
             km=kernel,

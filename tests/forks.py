@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 _SERVER = """
@@ -66,6 +67,13 @@ def _server() -> subprocess.Popen[str]:
     )
     atexit.register(server.communicate)  # which closes its input, and so ends it
     return server
+
+
+def use() -> None:
+    """Has this process reload exports in forks from now on."""
+    from tfp_bprune.evaluation import fresh
+
+    fresh.subprocess = SimpleNamespace(run=run)  # type: ignore[attr-defined, assignment]
 
 
 def run(words: Sequence[str], env: Mapping[str, str] | None = None, cwd: str | None = None, **_: Any) -> Any:

@@ -27,6 +27,9 @@ UNWANTED = re.compile(
 
 _LOAD = re.compile(r"^WARNING:tensorflow:Callback method `\w+` is slow compared to the batch time[^\n]*\n?$")
 
+# What is exported is reloaded in forks, as in the other tests; no name is left.
+FORKED = "__import__('tests.forks').forks.use()"
+
 
 def named(path: Path) -> str:
     return path.stem
@@ -85,7 +88,7 @@ def kernel() -> Iterator[Any]:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
 def test_it_runs(path: Path, kernel: Any) -> None:
     before = path.read_bytes()
-    notebook = machinery().executed(path, quick=True, kernel=kernel)
+    notebook = machinery().executed(path, quick=True, kernel=kernel, before=FORKED)
     without_complaints_of_load(notebook)
     assert_presentable(notebook)
     assert path.read_bytes() == before
