@@ -45,6 +45,7 @@ PYTHON: dict[str, tuple[Any, str]] = {  # the Python argument that each of the c
     "train scaling": (bp.Settings, "scaling"),
     "train compression": (detect, "compression"),
     "train augmentation": (load, "augmentation"),
+    "tune prior": (tune, "prior"),
     "tune method": (tune, "method"),
     "tune objective": (tune, "objective"),
 }

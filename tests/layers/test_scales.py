@@ -312,10 +312,9 @@ def test_a_prior_says_its_posterior_and_others_are_refused(prior: str) -> None:
         HorseshoePrior(tau0=0)
 
 
-def test_log_alpha_is_of_scales_and_units_end_by_it_under_normal_jeffreys() -> None:
-    model = bp.bayesianize(dense_network(), prior="normal_jeffreys")
-    assert bp.prune(model, granularity="unit")[1].requested == {"criterion": "log_alpha"}
-    other = bp.bayesianize(dense_network(), prior="horseshoe")
-    assert bp.prune(other, granularity="unit")[1].requested == {"criterion": "evidence"}
+def test_log_alpha_is_of_scales_and_units_end_by_it() -> None:
+    for prior, ending in (("normal_jeffreys", "log_alpha"), ("horseshoe", "log_alpha"), ("ard", "evidence")):
+        model = bp.bayesianize(dense_network(), prior=prior)
+        assert bp.prune(model, granularity="unit")[1].requested == {"criterion": ending}
     with pytest.raises(PruneError, match="criterion 'log_alpha' wants weights with scales of groups"):
         scores_of(bp.bayesianize(dense_network()), criterion="log_alpha")

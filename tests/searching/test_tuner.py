@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,11 +13,13 @@ import pytest
 from tfp_bprune._keras import keras
 from tfp_bprune.cli import tune as command
 from tfp_bprune.cli.common import Parser
+from tfp_bprune.cli.main import _parser
+from tfp_bprune.cli.train import _prior
 from tfp_bprune.data.splits import Splits, from_arrays, load
 from tfp_bprune.files.runs import unsealed
 from tfp_bprune.tuning import hyper_model, keras_tuner, tune
 from tfp_bprune.tuning.tuner import _check_objective
-from tfp_bprune.types import BpruneError, RunError
+from tfp_bprune.types import BpruneError, PriorName, RunError
 
 _SHIM = """
 import sys, types
@@ -92,6 +94,7 @@ def test_networks_without_a_prior_are_refused(digits: Splits) -> None:
             "unknown objective 'val_mse' of a classification: expected one of val_loss, val_nll",
         ),
         ({"network": "nosuch"}, "unknown network 'nosuch'"),
+        ({"prior": "flat"}, "unknown prior 'flat' to tune: expected one of scale_mixture, normal, ard"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_before_the_first_trial(
@@ -100,6 +103,22 @@ def test_what_cannot_be_tuned_is_refused_before_the_first_trial(
     with pytest.raises(BpruneError, match=message):
         tune(**{"network": "mlp", "data": digits, "out": tmp_path / "out"} | options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("prior", get_args(PriorName))
+def test_every_prior_is_tuned_and_the_command_trains_with_what_was_found(digits: Splits, prior: Any) -> None:
+    values = keras_tuner().HyperParameters()
+    model = hyper_model("mlp", digits, hidden=(4,), prior=prior).build(values)
+    arguments = _parser().parse_args(["tune", "--prior", prior, "--out", "tuned"])
+    words = command._command(arguments, values.values).split()
+    asked = vars(_parser().parse_args(words[1:]))
+    found = model.get_layer("dense_1").prior.get_config()
+    assert found["kind"] == prior
+    for name, value in _prior(asked).items():
+        assert found[name] == (pytest.approx(value, rel=1e-3) if isinstance(value, float) else value)
+    assert {name for name in values.values if name.startswith("prior_")} == {
+        f"prior_{name}" for name in _prior(asked) if name != "kind"
+    }
 
 
 def test_a_promoted_candidate_keeps_its_schedule(digits: Splits) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfp_bprune.cli.choices import add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
-from tfp_bprune.types import Estimator, Json, Objective, TuningMethod
+from tfp_bprune.types import Estimator, Json, Objective, PriorName, TuningMethod
 
 HELP = "search priors and other hyperparameters of the training with Keras Tuner"
 EXAMPLE = """example:
@@ -23,6 +23,7 @@ def add_arguments(parser: Parser) -> None:
         "--hidden", type=int, nargs="+", default=[500, 500], metavar="UNITS", help="of an mlp at width 1"
     )
     add_choice(parser, "--layers", Estimator, "flipout", "how weights are inferred")
+    add_choice(parser, "--prior", PriorName, "scale_mixture", "whose settings are searched")
     add_choice(parser, "--method", TuningMethod, "bayesian", "of Keras Tuner")
     parser.add_argument("--trials", type=int, default=20, help="at most; hyperband decides itself (default: 20)")
     parser.add_argument("--epochs", type=int, default=20, help="of a trial, with hyperband at most (default: 20)")
@@ -56,6 +57,7 @@ def run(arguments: Any) -> int:
         result = tune(
             arguments.model, data, arguments.out, method=arguments.method, trials=arguments.trials, epochs=arguments.epochs,
             objective=arguments.objective, layers=arguments.layers, hidden=tuple(arguments.hidden), seed=arguments.seed,
+            prior=arguments.prior,
             on_trial=_progress(arguments.objective),
         )  # fmt: skip
     if not emit(result, arguments.json):
@@ -94,7 +96,16 @@ def _command(arguments: Any, best: Json) -> str:
         f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --layers {arguments.layers}", *where, *width,
         f"--batch-size {arguments.batch_size} --validation-fraction {arguments.validation_fraction:g} --seed {arguments.seed}",
         f"--epochs {arguments.epochs} --learning-rate {best['learning_rate']:.4g} --kl {best['kl']}",
-        f"--prior-pi {best['prior_pi']:g} --prior-scales {best['prior_scale1']:.4g} {best['prior_scale2']:.4g}",
+        *_words_of_prior(arguments.prior, best),
         f"--rho-init {rho:.4g} --out runs/tuned",
     ]  # fmt: skip
     return " ".join(words)
+
+
+def _words_of_prior(prior: str, best: Json) -> list[str]:
+    if prior == "scale_mixture":
+        return [f"--prior-pi {best['prior_pi']:g} --prior-scales {best['prior_scale1']:.4g} {best['prior_scale2']:.4g}"]
+    setting = (
+        f"--prior-scales {best['prior_scale']:.4g}" if prior == "normal" else f"--prior-groups {best['prior_groups']}"
+    )
+    return [f"--prior {prior} {setting}"]

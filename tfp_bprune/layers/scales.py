@@ -52,6 +52,9 @@ class ScalePrior(Prior):
     """
 
     family = "scaled"
+    units_end_by = (
+        "log_alpha"  # the evidence of v says little of units, most of whose weights may be noise while some are needed
+    )
     exact = True
     about_zero = True
 
@@ -166,7 +169,6 @@ class NormalJeffreysPrior(ScalePrior):
     """
 
     kind = "normal_jeffreys"
-    units_end_by = "log_alpha"
     parts: ClassVar[Mapping[str, float]] = {"z": 1.0}
 
     def scales(self, parts: Mapping[str, Normal]) -> Scales:

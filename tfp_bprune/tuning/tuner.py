@@ -24,7 +24,17 @@ from tfp_bprune.training.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.training.schedules import KL_SCHEDULES, kl_schedule
 from tfp_bprune.trials._keras_tuner import keras_tuner
 from tfp_bprune.trials.log import check_same
-from tfp_bprune.types import BpruneError, Estimator, Json, Objective, RunError, TrainingError, TuningMethod
+from tfp_bprune.types import (
+    BpruneError,
+    Estimator,
+    Groups,
+    Json,
+    Objective,
+    PriorName,
+    RunError,
+    TrainingError,
+    TuningMethod,
+)
 
 METHODS = get_args(TuningMethod)
 WIDTHS = (0.5, 1.0, 2.0)
@@ -41,12 +51,13 @@ def hyper_model(
     epochs: int = 20,
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
+    prior: PriorName = "scale_mixture",
 ) -> Any:
     """A `keras_tuner.HyperModel` over how a Bayesian network is trained; give it to any tuner of `keras_tuner()`.
 
-    It looks at `prior_pi`, `prior_scale1` and `prior_scale2` (the ranges of Blundell et al. 2015, section 5.1),
-    `initial_sigma`, `learning_rate`, `kl` and `width`. Data, callbacks and metrics are its own: call `tuner.search(epochs=...)`
-    with nothing else.
+    It looks at `prior_pi`, `prior_scale1` and `prior_scale2` of the mixture (the ranges of Blundell et al. 2015, section 5.1),
+    `prior_scale` of the normal or `prior_groups` of a prior over groups, `initial_sigma`, `learning_rate`, `kl` and `width`.
+    Data, callbacks and metrics are its own: call `tuner.search(epochs=...)` with nothing else.
 
     Args:
       network: one of `models.build.NETWORKS`.
@@ -55,12 +66,14 @@ def hyper_model(
       epochs: at most, over which the learning rate falls to 0.
       hidden: widths of an mlp at `width` 1.
       seed: of the initial weights and the noise.
+      prior: the name of the prior whose settings are searched.
 
     Raises:
-      BpruneError: the network is unknown, the layers have no prior, there are no validation examples, `epochs` or a width is
+      BpruneError: the network or the prior is unknown, the layers have no prior, there are no validation examples, `epochs` or a width is
         below 1, or Keras Tuner was imported for another Keras.
     """
     _check_network(network, data, layers, epochs, hidden)
+    _check_prior(prior)
     rounds = epochs
 
     class BayesianHyperModel(keras_tuner().HyperModel):  # type: ignore[misc]
@@ -68,11 +81,11 @@ def hyper_model(
 
         def build(self, hp: Any) -> Any:
             """The compiled network."""
-            chosen = _choose(hp)
+            chosen = _choose(hp, prior)
             settings = _settings(chosen, rounds)
             model = build(
                 network, data.info, layers=layers, options=_width(network, chosen["width"], hidden), seed=seed,
-                prior=_prior(chosen), rho_init=float(rho_of(chosen["initial_sigma"])),
+                prior=_prior(prior, chosen), rho_init=float(rho_of(chosen["initial_sigma"])),
             )  # fmt: skip
             return compile_model(model, data, settings=settings)
 
@@ -80,7 +93,7 @@ def hyper_model(
             self, hp: Any, model: Any, epochs: int = epochs, initial_epoch: int = 0, callbacks: Any = (), **_: Any
         ) -> Any:
             """Trains it from `initial_epoch` to `epochs` and returns the history; schedules are over all of the rounds."""
-            settings = _settings(_choose(hp), rounds)
+            settings = _settings(_choose(hp, prior), rounds)
             model.optimizer.iterations.assign(initial_epoch * data.steps)
             schedule = kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part)
             try:
@@ -114,11 +127,8 @@ def _check_objective(objective: str, data: Splits) -> None:
         raise BpruneError(f"unknown objective {objective!r} of a {data.info.task}: expected one of {', '.join(known)}")
 
 
-def _choose(hp: Any) -> Json:
-    return {
-        "prior_pi": hp.Choice("prior_pi", [0.25, 0.5, 0.75], default=0.5),
-        "prior_scale1": hp.Float("prior_scale1", math.exp(-2), 1.0, sampling="log", default=1.0),
-        "prior_scale2": hp.Float("prior_scale2", math.exp(-8), math.exp(-5), sampling="log", default=math.exp(-6)),
+def _choose(hp: Any, prior: str) -> Json:
+    return _of_prior(hp, prior) | {
         "initial_sigma": hp.Float("initial_sigma", 1e-3, 0.05, sampling="log", default=0.0067),
         "learning_rate": hp.Float("learning_rate", 3e-4, 1e-2, sampling="log", default=1e-3),
         "kl": hp.Choice("kl", list(KL_SCHEDULES), default="warmup"),
@@ -130,13 +140,27 @@ def _settings(chosen: Json, epochs: int) -> Settings:
     return Settings(epochs=epochs, learning_rate=chosen["learning_rate"], kl=chosen["kl"])
 
 
-def _prior(chosen: Json) -> Json:
-    return {
-        "kind": "scale_mixture",
-        "pi": chosen["prior_pi"],
-        "scale1": chosen["prior_scale1"],
-        "scale2": chosen["prior_scale2"],
-    }
+def _of_prior(hp: Any, prior: str) -> Json:
+    """What is searched of a prior: its arguments, with `prior_` before their names."""
+    if prior == "scale_mixture":
+        return {
+            "prior_pi": hp.Choice("prior_pi", [0.25, 0.5, 0.75], default=0.5),
+            "prior_scale1": hp.Float("prior_scale1", math.exp(-2), 1.0, sampling="log", default=1.0),
+            "prior_scale2": hp.Float("prior_scale2", math.exp(-8), math.exp(-5), sampling="log", default=math.exp(-6)),
+        }
+    if prior == "normal":
+        return {"prior_scale": hp.Float("prior_scale", 0.01, 1.0, sampling="log", default=1.0)}
+    return {"prior_groups": hp.Choice("prior_groups", list(get_args(Groups)), default="both")}
+
+
+def _prior(prior: str, chosen: Json) -> Json:
+    of = {key.removeprefix("prior_"): value for key, value in chosen.items() if key.startswith("prior_")}
+    return {"kind": prior, **of}
+
+
+def _check_prior(prior: str) -> None:
+    if prior not in get_args(PriorName):
+        raise BpruneError(f"unknown prior {prior!r} to tune: expected one of {', '.join(get_args(PriorName))}")
 
 
 def _width(network: str, width: float, hidden: tuple[int, ...]) -> Json:
@@ -155,12 +179,13 @@ def tune(
     layers: Estimator = "flipout",
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
+    prior: PriorName = "scale_mixture",
     on_trial: Callable[[Json], None] = lambda row: None,
 ) -> Json:
     """Searches hyperparameters by validation scores; called again with the same `out` it goes on where it was killed.
 
     Args:
-      network, layers, hidden, seed: as in `hyper_model`.
+      network, layers, hidden, seed, prior: as in `hyper_model`.
       out: folder for Keras Tuner's trials and `tune.json`.
       method: "random", "hyperband" (which chooses the number of trials itself, within one of its iterations) or "bayesian".
       trials: at most.
@@ -182,15 +207,17 @@ def tune(
         raise BpruneError(f"trials must be at least 1, got {trials}")
     _check_network(network, data, layers, epochs, hidden)
     _check_objective(objective, data)
+    _check_prior(prior)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     asked: Json = {"network": network, "data": fingerprint_of_splits(data), "layers": layers, "method": method}
     asked |= {"epochs": epochs, "objective": objective, "hidden": list(hidden), "seed": seed}
+    asked |= {} if prior == "scale_mixture" else {"prior": prior}
     check_same(out / SETTINGS_FILE, asked)
     kt = keras_tuner()
     direction = "max" if objective.endswith("accuracy") else "min"
     shared: Json = {
-        "hypermodel": hyper_model(network, data, layers=layers, epochs=epochs, hidden=hidden, seed=seed),
+        "hypermodel": hyper_model(network, data, layers=layers, epochs=epochs, hidden=hidden, seed=seed, prior=prior),
         "objective": kt.Objective(objective, direction),
         "directory": str(out),
         "project_name": method,
@@ -213,7 +240,7 @@ def tune(
     if not done:
         raise BpruneError(f"no trial in {out} ended with a finite {objective}: widen the ranges or train longer")
     best = min(done, key=lambda row: row["score"] if direction == "min" else -row["score"])
-    result = finite({"network": network, "layers": layers, "dataset": data.info.name, "method": method, "objective": objective,
+    result = finite({"network": network, "layers": layers, "dataset": data.info.name, "prior": prior, "method": method, "objective": objective,
                      "seed": seed, "epochs": epochs, "score": best["score"], "best": best["values"], "rows": done})  # fmt: skip
     content = sealed(result)
     write_atomically(out / TUNE_FILE, content)
