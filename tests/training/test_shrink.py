@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,26 @@ def nested() -> Any:
 def shared() -> Any:
     x, twice = keras.Input((6,)), L.Dense(6, name="twice")
     return keras.Model(x, L.Dense(3)(twice(twice(x))))
+
+
+def test_that_functions_are_traced_for_new_sizes_is_no_warning() -> None:
+    """Of which TensorFlow has one after five; others are given, and after the training this one too."""
+    traced = "5 out of the last 8 calls to <function Model.make_test_function.<locals>.test_function at 0x7f> triggered tf.function retracing."
+    logger, records = tf.get_logger(), []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+
+    def warn(*_: Any) -> None:
+        logger.warning("%s", traced)
+        logger.warning("another")
+
+    logger.addHandler(handler)
+    try:
+        compiled().fit(X, Y, callbacks=[bp.Shrink(), keras.callbacks.LambdaCallback(on_epoch_end=warn)], verbose=0)
+        warn()
+    finally:
+        logger.removeHandler(handler)
+    assert records == ["another", traced, "another"]
 
 
 class Subclassed(keras.Model):
