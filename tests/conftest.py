@@ -15,10 +15,12 @@ import pytest
 from hypothesis import settings
 
 from tests import forks
+from tfp_bprune._keras import keras
 from tfp_bprune.cli.main import main
 from tfp_bprune.data.splits import Splits, load
 from tfp_bprune.evaluation import fresh
 from tfp_bprune.graphs.rebuild import rebuild
+from tfp_bprune.graphs.slots import optimizer_variables
 from tfp_bprune.networks import build
 from tfp_bprune.pruning.prune import apply_masks
 from tfp_bprune.pruning.select import prunable_weights
@@ -30,9 +32,10 @@ settings.load_profile("tests")
 
 # Files that take longest, as measured on two cores: begun first, so that no worker ends with one while others wait.
 LONGEST = (
-    "test_notebooks.py", "real/test_networks.py", "prediction/test_moments.py", "training/test_horovod.py",
-    "cli/test_commands.py", "searching/test_search.py", "exports/test_robust.py", "studies/test_studies.py",
-    "prediction/test_walk.py", "storage/test_compress.py", "graphs/test_applications.py",
+    "training/test_horovod.py", "test_notebooks.py", "layers/test_kinds.py", "real/test_networks.py",
+    "studies/test_studies.py", "searching/test_search.py", "prediction/test_moments.py", "cli/test_commands.py",
+    "layers/test_passes.py", "layers/test_variational.py", "pruning/test_callback.py", "exports/test_robust.py",
+    "prediction/test_walk.py", "searching/test_tuner.py", "storage/test_compress.py", "graphs/test_applications.py",
 )  # fmt: skip
 
 
@@ -56,6 +59,30 @@ def _forked() -> Iterator[None]:
 def real_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is reloaded gets a new process, as it does outside of the tests."""
     monkeypatch.setattr(fresh, "subprocess", subprocess)
+
+
+_KERAS_TRACES = keras.Model.make_train_function
+
+
+def _traced_once(model: Any, *arguments: Any, **options: Any) -> Any:
+    if model.built and model.trainable_variables:
+        optimizer_variables(model)
+    return _KERAS_TRACES(model, *arguments, **options)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _steps() -> Iterator[None]:
+    """Keras traces a step twice where the first creates the optimizer's variables: they are there before, as in our `fit`."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(keras.Model, "make_train_function", _traced_once)
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def traced_as_keras_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice, where variables are created."""
+    monkeypatch.setattr(keras.Model, "make_train_function", _KERAS_TRACES)
 
 
 def pytest_collection_finish() -> None:

@@ -54,6 +54,19 @@ def test_the_kl_is_counted_once_a_pass_and_the_noise_steps_once(estimator: str) 
     np.testing.assert_allclose(history["loss"], layer.last_kl / N, rtol=1e-5)
 
 
+@pytest.mark.parametrize("adam", [keras.optimizers.Adam, keras.optimizers.legacy.Adam])
+@pytest.mark.usefixtures("traced_as_keras_does")
+def test_a_step_that_keras_traces_twice_draws_and_counts_once(adam: Any) -> None:
+    model, layer = siamese("flipout")
+    model.compile(adam(1e-3), lambda y, prediction: 0.0 * prediction)
+    step, traces, own = int(layer.noise_step), [], model.train_step
+    model.train_step = lambda batch: (traces.append(batch), own(batch))[1]
+    history = model.fit([X, X], np.zeros((6, 3)), batch_size=6, verbose=0).history
+    assert len(traces) == 2  # the first created the optimizer's variables
+    assert int(layer.noise_step) == step + 1
+    np.testing.assert_allclose(history["loss"], layer.last_kl / N, rtol=1e-5)
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_two_calls_of_a_model_are_two_draws_in_a_function_too(estimator: str) -> None:
     model, layer = siamese(estimator)
@@ -74,7 +87,8 @@ def test_a_shared_layer_keeps_the_distribution_of_its_outputs() -> None:
     layer.kernel_posterior.loc_variable.assign([[0.5]])
     layer.kernel_posterior.rho_variable.assign([[0.0]])
     x = np.ones((2, 1), np.float32)
-    draws = np.concatenate([model([x, 2 * x])[:1, 0] for _ in range(2000)])
+    draw = tf.function(lambda: model([x, 2 * x])[0, 0])
+    draws = np.array([draw() for _ in range(2000)])
     # Var of a variance of n normals is 2 sigma^4 / (n - 1): five of its deviations, false alarms below one in a million.
     sigma2 = np.log(2.0) ** 2
     assert abs(draws.var(ddof=1) - sigma2) < 5 * sigma2 * np.sqrt(2 / 1999)
@@ -93,16 +107,20 @@ KINDS: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize("dtype", TYPES)
 def test_a_layer_trains_in_any_type_of_floats_and_takes_any_numbers(dtype: str, estimator: str) -> None:
     policy = keras.mixed_precision.Policy(dtype)
-    for kind, shape, arguments in KINDS:
-        layer = LAYERS[kind, estimator](**arguments, train_size=N, dtype=policy)
-        model = keras.Sequential([keras.Input(shape), layer])
-        x = np.random.default_rng(1).normal(size=(4, *shape))
-        outputs = model(x)
-        assert outputs.dtype == policy.compute_dtype
+    layers = [LAYERS[kind, estimator](**arguments, train_size=N, dtype=policy) for kind, _, arguments in KINDS]
+    shapes = [shape for _, shape, _ in KINDS]
+    inputs = [keras.Input(shape) for shape in shapes]
+    model = keras.Model(inputs, [layer(each) for layer, each in zip(layers, inputs, strict=True)])
+    x = [np.random.default_rng(1).normal(size=(4, *shape)) for shape in shapes]
+    outputs = model(x)
+    model.compile("sgd", "mse")
+    losses = model.fit(x, [np.zeros(each.shape) for each in outputs], verbose=0).history
+    assert len(losses) == 1 + len(KINDS)
+    assert np.isfinite([*losses.values()]).all()
+    for layer, shape, each in zip(layers, shapes, outputs, strict=True):
+        assert each.dtype == policy.compute_dtype
         assert layer.kernel_posterior.loc_variable.dtype == policy.variable_dtype
         assert layer.last_kl.dtype == tf.float32
-        model.compile("sgd", "mse")
-        assert np.isfinite(model.fit(x, np.zeros(outputs.shape), verbose=0).history["loss"]).all()
         for numbers in ("int32", "uint8", "float16", "float32", "float64"):
             assert layer(np.ones((2, *shape), numbers)).dtype == policy.compute_dtype
 

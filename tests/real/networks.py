@@ -82,15 +82,14 @@ def bayesian_resnet() -> Any:
 
 
 def mobilenet() -> Any:
-    """MobileNetV3Small, narrow and of four of its blocks: depthwise convolutions, squeeze and excitation, hard activations."""
+    """MobileNetV3Small, narrow and of three of its blocks: depthwise convolutions, squeeze and excitation, hard activations."""
     blocks = keras.src.applications.mobilenet_v3
 
     def stack(x: Any, kernel: int, activation: Any, se_ratio: float) -> Any:
         for number, (expansion, filters, size, stride, ratio, act) in enumerate(
             [
                 (1, 8, 3, 2, se_ratio, blocks.relu),
-                (72 / 16, 8, 3, 2, None, blocks.relu),
-                (4, 16, kernel, 2, se_ratio, activation),
+                (72 / 16, 16, 3, 2, None, blocks.relu),
                 (6, 16, kernel, 1, se_ratio, activation),  # with a connection across
             ]
         ):
@@ -103,11 +102,11 @@ def mobilenet() -> Any:
 
 
 def efficientnet() -> Any:
-    """EfficientNet as B0 begins, narrow, of three stages: rescaling and normalization within, swish, multiplied channels."""
+    """EfficientNet as B0 begins, narrow, of two stages: rescaling and normalization within, swish, multiplied channels."""
     family = keras.src.applications.efficientnet
-    stages = [dict(stage) for stage in family.DEFAULT_BLOCKS_ARGS[:3]]
+    stages = [dict(stage) for stage in family.DEFAULT_BLOCKS_ARGS[:2]]
     options = {"weights": None, "input_shape": (32, 32, 3), "classes": 5, "blocks_args": stages}
-    # A coefficient of depth of .6 leaves a stage of two blocks its second, with a connection across.
+    # A coefficient of depth of .6 leaves the second stage both of its blocks, with a connection across.
     model = family.EfficientNet(0.25, 0.6, 32, model_name="efficientnet", **options)
     return _compiled(model, "sparse_categorical_crossentropy")
 
