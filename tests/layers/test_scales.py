@@ -13,6 +13,7 @@ from scipy import integrate, stats
 import tfp_bprune as bp
 from tests.bounds import assert_mean
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.graphs.compact import compact
 from tfp_bprune.layers import LAYERS, HorseshoePrior, NormalJeffreysPrior, Scaled, Sides, noise, variational_layers
 from tfp_bprune.layers.posterior import MaskedNormal, rho_of
 from tfp_bprune.layers.scales import Normal
@@ -285,6 +286,9 @@ def test_networks_are_trained_pruned_stored_and_exported(make: Any, prior: str, 
             np.testing.assert_array_equal(old, new)
     expected = bp.strip(pruned)(x).numpy()
     np.testing.assert_array_equal(bp.strip(loaded)(x), expected)
+    small = compact(pruned)
+    assert small.get_layer("hidden").posteriors["kernel"].shape[-1] == left.shape[-1] - 1
+    np.testing.assert_allclose(bp.strip(small)(x), expected, atol=1e-5)
     asked: dict[str, Any] = {"mean": {}, "sampled": {"samples": 3}, "moments": {}}
     for predictive, options in asked.items():
         bp.export(
