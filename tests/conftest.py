@@ -18,7 +18,7 @@ from tests import forks
 from tfp_bprune._keras import keras
 from tfp_bprune.cli.main import main
 from tfp_bprune.data.splits import Splits, load
-from tfp_bprune.evaluation import fresh
+from tfp_bprune.evaluation import fresh, session
 from tfp_bprune.graphs.rebuild import rebuild
 from tfp_bprune.graphs.slots import optimizer_variables
 from tfp_bprune.networks import build
@@ -51,6 +51,7 @@ def _forked() -> Iterator[None]:
     """Exports are loaded again in forks of a process that has TensorFlow: `real_process` has each begin for itself."""
     patch = pytest.MonkeyPatch()
     patch.setattr(fresh, "subprocess", SimpleNamespace(run=forks.run))
+    patch.setattr(session, "subprocess", SimpleNamespace(Popen=forks.Popen, PIPE=subprocess.PIPE))
     yield
     patch.undo()
 
@@ -59,6 +60,7 @@ def _forked() -> Iterator[None]:
 def real_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is reloaded gets a new process, as it does outside of the tests."""
     monkeypatch.setattr(fresh, "subprocess", subprocess)
+    monkeypatch.setattr(session, "subprocess", subprocess)
 
 
 _KERAS_TRACES = keras.Model.make_train_function

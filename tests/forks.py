@@ -23,7 +23,7 @@ import json, os, runpy, sys, traceback
 import tensorflow
 
 def work(order):
-    for number, path in enumerate([os.devnull, *order["streams"]]):
+    for number, path in enumerate([order.get("input", os.devnull), *order["streams"]]):
         os.dup2(os.open(path, os.O_RDWR), number)
     os.chdir(order["folder"])
     os.environ.update(order["environment"])
@@ -71,9 +71,47 @@ def _server() -> subprocess.Popen[str]:
 
 def use() -> None:
     """Has this process reload exports in forks from now on."""
-    from tfp_bprune.evaluation import fresh
+    from tfp_bprune.evaluation import fresh, session
 
     fresh.subprocess = SimpleNamespace(run=run)  # type: ignore[attr-defined, assignment]
+    session.subprocess = SimpleNamespace(Popen=Popen, PIPE=subprocess.PIPE)  # type: ignore[attr-defined, assignment]
+
+
+class Popen:
+    """As `subprocess.Popen` of this Python with -I and a script, with pipes for input and output and a file for errors."""
+
+    def __init__(
+        self, words: Sequence[str], stderr: Any = None, env: Mapping[str, str] | None = None, **_: Any
+    ) -> None:
+        interpreter, isolated, *rest = map(str, words)
+        assert (interpreter, isolated) == (sys.executable, "-I")
+        self._server = _server()
+        self._folder = tempfile.TemporaryDirectory()
+        pipes = [str(Path(self._folder.name, name)) for name in ("stdin", "stdout")]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        order = {"words": rest, "input": pipes[0], "streams": [pipes[1], stderr.name], "folder": os.getcwd()}
+        print(json.dumps(order | {"environment": dict(env or {})}), file=self._server.stdin, flush=True)
+        self.stdin = os.fdopen(os.open(pipes[0], os.O_RDWR), "wb")
+        self.stdout = open(pipes[1], "rb")  # noqa: SIM115
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, once `wait` has learned it."""
+        return self._code
+
+    def terminate(self) -> None:
+        """Sends the empty batch that a session ends with: what ends a fork is known to the server alone."""
+        self.stdin.write(bytes(8))
+        self.stdin.flush()
+
+    def wait(self) -> int:
+        """The exit code."""
+        if self._code is None:
+            assert self._server.stdout is not None
+            self._code = int(self._server.stdout.readline())
+            self._folder.cleanup()
+        return self._code
 
 
 def run(words: Sequence[str], env: Mapping[str, str] | None = None, cwd: str | None = None, **_: Any) -> Any:

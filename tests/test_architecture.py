@@ -113,12 +113,17 @@ SUBJECTS = {"model", "data", "split", "path", "exports", "x", "y", "out", "name"
             "data_dir", "optimizer", "schedule", "form", "prior", "family"}  # fmt: skip
 VALUES = {
     "BpruneError",
+    "BrierScore",
     "Budget",
     "CentredPrior",
+    "Evaluation",
+    "ExpectedCalibrationError",
     "Form",
     "Info",
+    "NegativeLogLikelihood",
     "NormalPrior",
     "Posterior",
+    "Prediction",
     "Prior",
     "ScaleMixturePrior",
     "Settings",

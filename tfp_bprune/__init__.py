@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from tfp_bprune.data.info import info_of as info_of
     from tfp_bprune.data.splits import from_arrays as from_arrays
     from tfp_bprune.data.splits import load as load
+    from tfp_bprune.evaluation.evaluate import Evaluation as Evaluation
+    from tfp_bprune.evaluation.evaluate import evaluate as evaluate
     from tfp_bprune.evaluation.fresh import reload as reload
+    from tfp_bprune.evaluation.predict import predict as predict
+    from tfp_bprune.evaluation.prediction import Prediction as Prediction
     from tfp_bprune.evaluation.sweep import sweep as sweep
     from tfp_bprune.exports import Form as Form
     from tfp_bprune.exports import export as export
@@ -44,6 +48,9 @@ if TYPE_CHECKING:
     from tfp_bprune.training.fit import Settings as Settings
     from tfp_bprune.training.fit import compile_model as compile_model
     from tfp_bprune.training.fit import fit as fit
+    from tfp_bprune.training.metrics import BrierScore as BrierScore
+    from tfp_bprune.training.metrics import ExpectedCalibrationError as ExpectedCalibrationError
+    from tfp_bprune.training.metrics import NegativeLogLikelihood as NegativeLogLikelihood
     from tfp_bprune.training.recalibrate import recalibrate as recalibrate
     from tfp_bprune.tuning.tuner import hyper_model as hyper_model
     from tfp_bprune.tuning.tuner import tune as tune
@@ -54,11 +61,12 @@ _ROOMS = {
     "_progress": (),
     "_registry": (),
     "claims": (),
+    "cli": (),
     "data": (),
     "data.datasets": ("dataset",),
     "data.info": ("Info", "info_of"),
     "data.splits": ("from_arrays", "load"),
-    "evaluation": ("reload", "sweep"),
+    "evaluation": ("Evaluation", "Prediction", "evaluate", "predict", "reload", "sweep"),
     "exports": ("Form", "export", "register_form"),
     "files": (),
     "graphs": ("adopt", "bayesianize", "strip"),
@@ -81,6 +89,7 @@ _ROOMS = {
     "reports": (),
     "searching": ("Budget", "search"),
     "storage": ("load_model", "save_model"),
+    "studies": (),
     "training": (
         "Horovod",
         "Settings",
@@ -90,6 +99,8 @@ _ROOMS = {
         "fit",
         "recalibrate",
     ),
+    "training.metrics": ("BrierScore", "ExpectedCalibrationError", "NegativeLogLikelihood"),
+    "trials": (),
     "tuning": ("hyper_model", "tune"),
     "types": ("BpruneError",),
 }
@@ -108,4 +119,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """The public names, and the rooms: what a notebook completes."""
+    rooms = {room for room in _ROOMS if "." not in room and not room.startswith("_")}
+    return sorted({*__all__, *rooms, *(name for name in globals() if name.startswith("__"))})

@@ -16,12 +16,12 @@ class Bar:
 
     Args:
       what: is at work.
-      total: how many steps there are.
+      total: how many steps there are; None where nobody knows.
       done: how many were done before.
       remaining: with the time that is left, by the pace so far.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0, remaining: bool = False) -> None:
+    def __init__(self, what: str, total: int | None, done: int = 0, remaining: bool = False) -> None:
         console = Console(stderr=True)
         columns: list[Any] = [TextColumn("{task.description}", markup=False)]
         columns += [BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]

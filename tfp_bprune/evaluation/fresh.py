@@ -25,10 +25,14 @@ from tfp_bprune.files.schemas import EXPORT_SCHEMA
 from tfp_bprune.files.writing import write_below
 from tfp_bprune.types import DataError, ExportError, Json
 
-_SCRIPT = Path(__file__).with_name("reload.py")
+SCRIPT = Path(__file__).with_name("reload.py")
 _ROUNDS = 30
 _ALONE = "inputs"  # an array that goes to the one input, whatever its name
 Examples = np.ndarray | Mapping[str, np.ndarray]
+ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+TOO_LONG = (
+    "the exported model took more processor time than one example should: if it is your own, load it with --trust"
+)
 SECONDS, _BYTES, _SPREAD = 15.0, 2**30, 20
 
 
@@ -78,10 +82,10 @@ def reload(
         np.savez(place / "inputs.npz", **{str(i): array for i, array in enumerate(arrays.values())})
         request: Json = {
             "models": [
-                _served(Path(path), manifest, None if trust else place / f"model-{i}") | {"inputs": inputs}
+                served_by(Path(path), manifest, None if trust else place / f"model-{i}") | {"inputs": inputs}
                 for i, (path, manifest, inputs) in enumerate(zip(exports, manifests, read, strict=True))
             ],
-            "limits": None if trust else _limits(manifests),
+            "limits": None if trust else limits_of(manifests),
             "inputs": str(place / "inputs.npz"),
             "outputs": [str(place / f"{i}.npz") for i in range(len(exports))],
             "batches": list(batches),
@@ -92,7 +96,7 @@ def reload(
         answer = _run(place / "request.json")
         outputs = [dict(np.load(file)) for file in request["outputs"]]
     for path, found in zip(exports, outputs, strict=True):
-        _check_outputs(path, found, len(next(iter(arrays.values()))))
+        check_outputs(path, found, len(next(iter(arrays.values()))))
     return [Reloaded(o, t) for o, t in zip(outputs, answer["latency_ms"], strict=True)]
 
 
@@ -161,7 +165,7 @@ def check_export(path: str | os.PathLike[str]) -> Json:
     return manifest
 
 
-def _served(path: Path, manifest: Json, private: Path | None) -> Json:
+def served_by(path: Path, manifest: Json, private: Path | None) -> Json:
     """What `reload.py` needs to know of an export; its files are checked, and copied where nobody else can change them."""
     form = form_of(manifest)
     require(form.name, form.runtime.split(".")[0], extra=form.extra)
@@ -174,13 +178,18 @@ def _served(path: Path, manifest: Json, private: Path | None) -> Json:
     return {"loader": str(form.load.resolve()), "runtime": form.runtime, "path": str((private or path) / form.file)}
 
 
-def _limits(manifests: Sequence[Json]) -> Json:
+def limits_of(manifests: Sequence[Json]) -> Json:
     """Processor seconds and bytes, beyond those of the runtime, until all exports have answered one example."""
     stored = sum(entry["bytes"] for manifest in manifests for entry in manifest["files"].values())
     return {"seconds": SECONDS * len(manifests), "bytes": _BYTES * len(manifests) + _SPREAD * stored}
 
 
-def _check_outputs(path: str | os.PathLike[str], outputs: dict[str, np.ndarray], examples: int) -> None:
+def check_outputs(path: str | os.PathLike[str], outputs: dict[str, np.ndarray], examples: int) -> None:
+    """Refuses what is not finite, or not one answer for each example.
+
+    Raises:
+      ExportError: naming the output.
+    """
     for name, values in outputs.items():
         if values.shape[:1] != (examples,):
             raise ExportError(f"{path} gives {name} of shape {values.shape} for {examples} examples: expected one each")
@@ -190,14 +199,15 @@ def _check_outputs(path: str | os.PathLike[str], outputs: dict[str, np.ndarray],
 
 def _run(request: Path) -> Json:
     # -I: no user site, no current folder on the path; what is measured is the runtime and the export alone.
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     result = subprocess.run(
-        [sys.executable, "-I", str(_SCRIPT), str(request)], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-I", str(SCRIPT), str(request)],
+        capture_output=True,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+        check=False,
     )
     if result.returncode == -signal.SIGXCPU:
-        raise ExportError(
-            "the exported model took more processor time than one example should: if it is your own, load it with --trust"
-        )
+        raise ExportError(TOO_LONG)
     if result.returncode != 0:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
         raise ExportError(

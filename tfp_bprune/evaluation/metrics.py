@@ -13,10 +13,11 @@ from tfp_bprune.data.splits import Split
 from tfp_bprune.prediction.answers import plain_name
 from tfp_bprune.types import DataError, Json
 
-_BINS = 15
-_Z_95 = 1.959963984540054
-_EXTRA = ("entropy", "epistemic", "aleatoric", "noise_std", "weights_std")
-_ANSWERS = ("probabilities", "mean", *_EXTRA)
+BINS = 15
+_SLACK = 2e-3  # which float16 leaves of a sum of ten
+Z_95 = 1.959963984540054
+EXTRA = ("entropy", "epistemic", "aleatoric", "noise_std", "weights_std")
+_ANSWERS = ("probabilities", "mean", *EXTRA)
 
 
 def classification(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -24,8 +25,13 @@ def classification(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, f
 
     Returns:
       `accuracy`; `nll`, nats per example; `ece`, expected calibration error; `brier`, the sum of squares over classes.
+
+    Raises:
+      DataError: these are no probabilities, such as logits, or no labels of them.
     """
     _check(probabilities, labels)
+    check_probabilities(probabilities, sums=True)
+    labels = _class_numbers(labels, probabilities.shape[-1])
     true = probabilities[np.arange(len(labels)), labels]
     with np.errstate(divide="ignore"):
         nll = -np.log(true)
@@ -46,6 +52,7 @@ def multilabel(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float
       example, summed over its labels; `ece` and `brier`, means over labels, each taken as a classification of two classes.
     """
     _check(probabilities, labels)
+    check_probabilities(probabilities, sums=False)
     each = [classification(of_two(probabilities[:, i]), labels[:, i]) for i in range(labels.shape[1])]
     right = (probabilities > 0.5) == (labels > 0.5)
     return {
@@ -57,20 +64,56 @@ def multilabel(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float
     }
 
 
+def check_probabilities(probabilities: np.ndarray, sums: bool) -> None:
+    """Refuses what are no probabilities [n, classes] of classes, whose sum is 1, or [n, labels] of labels.
+
+    Raises:
+      DataError: they are of another shape, or are logits, or are not finite.
+    """
+    shape = np.shape(probabilities)
+    if len(shape) != 2:
+        raise DataError(f"probabilities must have the shape [n, classes], got {shape}")
+    least, most = float(np.min(probabilities)), float(np.max(probabilities))
+    off = float(np.abs(np.sum(probabilities, -1, dtype=np.float64) - 1).max()) if sums else 0.0
+    if not (least >= -_SLACK and most <= 1 + _SLACK and off <= shape[1] * _SLACK):
+        found = (
+            f"rows whose sum is off 1 by {off:.3g}"
+            if least >= 0 and most <= 1
+            else f"numbers from {least:.3g} to {most:.3g}"
+        )
+        raise DataError(
+            f"expected probabilities, got {found}: of logits take scipy.special.softmax(logits, -1), or ask `predict` for probabilities"
+        )
+
+
+def _class_numbers(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Labels [n] as whole numbers.
+
+    Raises:
+      DataError: they are none, or not of these classes.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "biuf" or (labels != np.floor(labels)).any():
+        raise DataError(f"labels must be class numbers [n], got {labels.dtype} {labels.shape}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"labels go from {labels.min()} to {labels.max()}: expected 0 to {classes - 1}")
+    return labels.astype(np.int64)
+
+
 def of_two(probabilities: np.ndarray) -> np.ndarray:
     """Probabilities of the second of two classes [...] as those of both [..., 2]."""
     second = np.asarray(probabilities, np.float64)
     return np.stack([1 - second, second], -1)
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = _BINS) -> float:
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
     """Mean gap between confidence and accuracy over `bins` equal bins of confidence (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
     right = probabilities.argmax(1) == labels
     gaps = np.bincount(bin_of(probabilities, bins), right.astype(float) - probabilities.max(1), bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def bin_of(probabilities: np.ndarray, bins: int = _BINS) -> np.ndarray:
+def bin_of(probabilities: np.ndarray, bins: int = BINS) -> np.ndarray:
     """The bin of confidence of each example [n], of `bins` equal ones over [0, 1]."""
     return np.minimum((probabilities.max(1) * bins).astype(int), bins - 1)
 
@@ -86,6 +129,8 @@ def regression(mean: np.ndarray, std: np.ndarray | None, targets: np.ndarray) ->
       holds the target.
     """
     _check(mean, targets)
+    if std is not None and not np.min(std) > 0:
+        raise DataError(f"deviations must be positive, got {np.min(std):.3g}")
     error = targets - mean
     scores = {"rmse": float(np.sqrt(np.square(error).mean()))}
     if std is None:
@@ -95,7 +140,7 @@ def regression(mean: np.ndarray, std: np.ndarray | None, targets: np.ndarray) ->
     numbers = max(1, nats.size // len(nats))
     return scores | {
         "nll": float(numbers * (nats.mean() + 0.5 * math.log(2 * math.pi))),
-        "coverage": float((np.abs(z) <= _Z_95).mean()),
+        "coverage": float((np.abs(z) <= Z_95).mean()),
     }
 
 
@@ -126,7 +171,7 @@ def of_outputs(outputs: Mapping[str, np.ndarray], targets: Arrays) -> dict[str, 
         if noise is not None:
             std = np.sqrt(np.square(noise) + np.square(outputs.get("weights_std", 0.0)))
         scores = regression(mean, std, _shaped(targets, mean, mean.shape))
-    return scores | {name: float(outputs[name].mean()) for name in _EXTRA if name in outputs}
+    return scores | {name: float(outputs[name].mean()) for name in EXTRA if name in outputs}
 
 
 def of_probabilities(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:

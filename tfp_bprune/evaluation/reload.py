@@ -4,11 +4,16 @@ Argument: a JSON file with `models` (each a `loader`, which is a Python file, it
 key of an array and the type that it is read as), `inputs` (.npz), `outputs` (one .npz a model), `batches`, `rounds`, `threads`;
 `limits` with `seconds` and `bytes`, or none.
 Prints one JSON object: for each model its latency in ms by batch size, the median over rounds, models interleaved.
+
+With `serve` in it, it answers batches from standard input by its one model until an empty one comes: each a length of
+eight bytes and so many bytes of .npz, as each answer is.
 """
 
 import importlib.util
+import io
 import json
 import math
+import os
 import resource
 import sys
 import time
@@ -18,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _CHUNK = 1000
+_LENGTH = 8  # bytes that say how many follow
 Inputs = dict[str, np.ndarray]
 Outputs = dict[str, np.ndarray]
 
@@ -48,6 +54,9 @@ def main(request_file: str) -> None:
     """Predicts all inputs with every model, then times them side by side."""
     with open(request_file) as file:
         request = json.load(file)
+    if request.get("serve"):
+        serve(request)
+        return
     arrays = dict(np.load(request["inputs"]))
     for name in {model["runtime"] for model in request["models"]}:
         importlib.import_module(name)  # which takes long itself, and is not the writer's choice
@@ -65,6 +74,26 @@ def main(request_file: str) -> None:
         for result, times in zip(latencies, timed(models, batches, request["rounds"]), strict=True):
             result[str(batch)] = {"median": float(np.median(times)), "p95": float(np.percentile(times, 95))}
     print(json.dumps({"latency_ms": latencies}))
+
+
+def serve(request: dict[str, Any]) -> None:
+    """Answers batch after batch, in the memory that one takes."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a runtime prints is no answer
+    [about] = request["models"]
+    importlib.import_module(about["runtime"])
+    limits = Limits(request["limits"])
+    model, first = served(about["loader"], about["path"], request["threads"]), True
+    while size := int.from_bytes(sys.stdin.buffer.read(_LENGTH), "little"):
+        x = read(dict(np.load(io.BytesIO(sys.stdin.buffer.read(size)))), about["inputs"])
+        if first:
+            limits.loosen(lambda: predict(model, repeated(x, 1)))  # noqa: B023
+            first = False
+        limits.next(len(next(iter(x.values()))))
+        content = io.BytesIO()
+        np.savez(content, **predict(model, x))
+        answers.write(len(content.getvalue()).to_bytes(_LENGTH, "little") + content.getvalue())
+        answers.flush()
 
 
 class Limits:

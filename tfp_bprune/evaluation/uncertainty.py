@@ -67,9 +67,15 @@ def risk_coverage(uncertainty: np.ndarray, right: np.ndarray) -> tuple[np.ndarra
             f"{len(uncertainty)} uncertainties and {len(right)} answers: expected one of each, at least one"
         )
     _, group, size = np.unique(uncertainty, return_inverse=True, return_counts=True)
-    errors = np.bincount(group, weights=1.0 - np.asarray(right, float)) / size
-    count = np.arange(1, len(uncertainty) + 1)
-    return count / len(uncertainty), np.cumsum(np.repeat(errors, size)) / count
+    errors = np.bincount(group, weights=1.0 - np.asarray(right, float))
+    risk = risk_of_groups(errors, size)
+    return np.arange(1, len(risk) + 1) / len(risk), risk
+
+
+def risk_of_groups(errors: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The risk at every coverage, of groups of equal uncertainty from the surest on: their errors and sizes [groups]."""
+    means = np.repeat(errors / np.maximum(size, 1), size)
+    return np.cumsum(means) / np.arange(1, len(means) + 1)
 
 
 def area_under_risk_coverage(uncertainty: np.ndarray, right: np.ndarray) -> float:

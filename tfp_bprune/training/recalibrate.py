@@ -8,16 +8,17 @@ pruning. What is measured anew is what the network will be used with: its mean, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.data.batches import Inputs, batches_of
 from tfp_bprune.graphs.convert import adopt, strip
 from tfp_bprune.graphs.rebuild import rebuild
-from tfp_bprune.training.batches import Batch, batches_of
-from tfp_bprune.training.residuals import DRAWS, measure_noise, noisy_outputs
+from tfp_bprune.training.residuals import DRAWS, Batch, measure_noise, noisy_outputs
 from tfp_bprune.types import BpruneError, Calibrated
 
 
@@ -49,7 +50,7 @@ def recalibrate(model: Any, data: Any, *, predictive: Calibrated = "mean", batch
     if batches < 1:
         raise BpruneError(f"batches must be at least 1, got {batches}")
     model = adopt(model)
-    pairs: Iterable[Batch] = batches_of(model, data, batches)
+    pairs: Iterable[Batch] = islice(_batches(model, data), batches)
     if noisy_outputs(model):
         pairs = list(pairs)  # they are gone through twice
     measured = _measure(strip(model) if predictive == "mean" else model, (x for x, _ in pairs))
@@ -72,6 +73,20 @@ class _OfBatch(keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         return super().call(inputs, training=True)
+
+
+def _batches(model: Any, data: Any) -> Iterator[Batch]:
+    """Batches in the structure in which the model takes its inputs, with their targets."""
+    wanted = getattr(model, "_nested_inputs", None)
+    wanted = model.inputs if wanted is None or isinstance(model, keras.Sequential) else wanted
+    named = wanted if isinstance(wanted, Mapping) else dict(zip(model.input_names, model.inputs, strict=True))
+    specs = {str(key): tf.TensorSpec(tensor.shape, tensor.dtype) for key, tensor in named.items()}
+    for x, y in batches_of(Inputs("recalibrate", model.name, specs), data):
+        if isinstance(wanted, Mapping):
+            yield dict(zip(wanted, x.values(), strict=True)), y
+        else:
+            flat = list(x.values())
+            yield flat[0] if len(flat) == 1 else tf.nest.pack_sequence_as(wanted, flat), y
 
 
 def _measure(model: Any, batches: Iterable[Any]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -11,10 +11,10 @@ from tfp_bprune._keras import tf
 from tfp_bprune.graphs.convert import strip
 from tfp_bprune.layers import GaussianOutput
 from tfp_bprune.layers.posterior import rho_of
-from tfp_bprune.training.batches import Batch
 from tfp_bprune.types import BpruneError
 
 DRAWS = 20
+Batch = tuple[Any, Any]  # inputs as the model takes them, and targets or None
 _LEAST = 0.1  # of the root mean square residual
 
 
