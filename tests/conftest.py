@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ from tfp_bprune.networks import build
 from tfp_bprune.pruning.prune import apply_masks
 from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.storage import load_model
+
+# Processes of a suite in the background of a shell inherit that SIGINT is ignored; the tests send it to theirs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes depends on what else the machine does; what it finds must not depend on chance.
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)

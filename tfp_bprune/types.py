@@ -15,6 +15,7 @@ Criterion = Literal["snr", "magnitude", "evidence", "log_alpha"]
 Granularity = Literal["weight", "unit"]
 Scope = Literal["global", "layer"]
 Aggregate = Literal["norm", "mean", "max"]
+Counts = Literal["weights", "multiplications"]
 Augmentation = Literal["none", "shift", "shift_flip"]
 PriorName = Literal["scale_mixture", "normal", "ard", "normal_jeffreys", "horseshoe"]
 Groups = Literal["input", "output", "both"]  # of the weights of a tensor, by what they read or make

@@ -16,8 +16,9 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.splits import Splits, from_arrays
 from tfp_bprune.files.runs import Run
 from tfp_bprune.graphs.compact import kept_of
+from tfp_bprune.graphs.products import multiplications
 from tfp_bprune.graphs.rebuild import rebuild
-from tfp_bprune.graphs.shrink import multiplications, shrink, units
+from tfp_bprune.graphs.shrink import shrink, units
 from tfp_bprune.graphs.slots import optimizer_variables
 from tfp_bprune.layers import set_train_size
 from tfp_bprune.layers.distribution import Terms

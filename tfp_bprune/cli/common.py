@@ -12,7 +12,7 @@ from tfp_bprune.cli.choices import CRITERIA, add_choice
 from tfp_bprune.files.reading import printable
 from tfp_bprune.files.runs import finite, write_json
 from tfp_bprune.files.words import renewed
-from tfp_bprune.types import Aggregate, BpruneError, Granularity, Json, Scope
+from tfp_bprune.types import Aggregate, BpruneError, Counts, Granularity, Json, Scope
 
 if TYPE_CHECKING:
     from tfp_bprune.data.splits import Splits
@@ -65,20 +65,25 @@ def add_trust(parser: Parser) -> None:
 
 
 def add_pruning(parser: Parser) -> None:
-    """`--criterion`, `--scope`, `--granularity`, `--aggregate` and `--inputs`."""
+    """`--criterion`, `--scope`, `--granularity`, `--aggregate`, `--counts` and `--inputs`."""
     rank_by = "what to rank by (default: snr, |mu| / sigma; magnitude for a network without distributions)"
     add_choice(parser, "--criterion", CRITERIA, help=rank_by)
     add_choice(parser, "--granularity", Granularity, "weight", "remove single weights, or whole neurons and filters")
     weaker = "how a unit's weights make its score (default: max, the best weight of its weaker side)"
     add_choice(parser, "--aggregate", Aggregate, "max", weaker)
     add_choice(parser, "--scope", Scope, "global", "rank all layers together, or each by itself")
+    of_what = "with --granularity unit, what the sparsity is a part of (default: weights)"
+    add_choice(parser, "--counts", Counts, "weights", of_what)
     inputs = "with --granularity unit, features of the input and what a dense layer reads flattened can go too"
     parser.add_argument("--inputs", action="store_true", help=inputs)
 
 
 def pruning_of(arguments: Any) -> Json:
     """What `add_pruning` added, as keywords of `prune` and `sweep`."""
-    return {name: getattr(arguments, name) for name in ("criterion", "scope", "granularity", "aggregate", "inputs")}
+    return {
+        name: getattr(arguments, name)
+        for name in ("criterion", "scope", "granularity", "aggregate", "inputs", "counts")
+    }
 
 
 def emit(result: Json, target: str | None) -> bool:

@@ -66,6 +66,9 @@ def run(arguments: Any) -> int:
         say(
             f"removed {report.pruned} of {report.prunable} weights ({100 * report.sparsity:.2f} %) into {arguments.out}"
         )
+        if report.multiplications is not None and report.granularity == "unit":
+            left, whole = report.multiplications
+            say(f"  multiplications of an example: {left} of {whole} ({100 * left / whole:.3g} %)")
         for layer in report.layers:
             say(f"  {layer.name}: {100 * layer.sparsity:.2f} % of {layer.prunable}")
         for name, use in report.inputs.items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tfp_bprune.cli.choices import add_choice
+from tfp_bprune.cli.choices import CRITERIA, add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
 from tfp_bprune.types import (
     Augmentation,
     BpruneError,
     Compression,
+    Counts,
     Granularity,
     Groups,
     Json,
@@ -27,11 +28,16 @@ EXAMPLE = """example:
   tfp-bprune train --dataset mnist --data-dir ~/tensorflow_datasets --hidden 500 500 --epochs 20 --out runs/mnist
   tfp-bprune train ... --sparsity 0.98 --out runs/small # prunes while it trains
   tfp-bprune train ... --sparsity 0.9 --granularity unit --shrink --out runs/small # and gets smaller and faster
+  tfp-bprune train ... --prior ard --sparsity 0.9 --granularity unit --criterion evidence --counts multiplications --inputs \
+    --pruned-over 0.1 0.5 --kl-weight 0.1 --shrink --out runs/small
   tfp-bprune train ... --out runs/mnist --resume      # after it was killed: ends in the same bits
   horovodrun -np 2 -H localhost:2 tfp-bprune train ...
 """
 
 
+_PRUNING = ("granularity", "criterion", "counts", "inputs")
+_PRUNING_BEFORE = {"sparsity": None, "granularity": "weight", "criterion": None, "counts": "weights", "inputs": False}
+_PRUNING_BEFORE |= {"pruned_over": None, "shrink": None}  # what runs have that were begun before there was a choice
 _SETTINGS = ("epochs", "learning_rate", "kl", "kl_weight", "scaling", "scaling_warmup")
 
 
@@ -93,6 +99,20 @@ def _add_training(parser: Parser) -> None:
         help="part of the weights to remove little by little while training, in [0, 1) (default: none)",
     )
     add_choice(parser, "--granularity", Granularity, "weight", "with --sparsity: single weights, or whole units")
+    by = "with --sparsity: what to rank by (default: snr, or magnitude for a network without distributions)"
+    add_choice(parser, "--criterion", CRITERIA, help=by)
+    add_choice(parser, "--counts", Counts, "weights", "with --granularity unit, what the sparsity is a part of")
+    parser.add_argument(
+        "--inputs", action="store_true", help="with --granularity unit, inputs that are no units can go too"
+    )
+    parser.add_argument(
+        "--pruned-over",
+        type=float,
+        nargs=2,
+        metavar=("BEGIN", "END"),
+        help="parts of the training between which --sparsity is reached (default: 0.19 0.75); units want an early end, after which "
+        "what is left is trained on",
+    )
     parser.add_argument(
         "--shrink",
         nargs="?",
@@ -227,7 +247,9 @@ def _callbacks(request: Json) -> list[Any]:
     pruning, by = request["sparsity"], request.get("shrink")
     found: list[Any] = []
     if pruning is not None:
-        found.append(GradualPruning(pruning, granularity=request.get("granularity", "weight")))
+        given = {name: request[name] for name in _PRUNING if request.get(name) is not None}
+        over = request.get("pruned_over")
+        found.append(GradualPruning(pruning, over=tuple(over) if over else None, **given))
     if by is not None:
         found.append(Shrink(criterion=None if by == "gone" else by))
     return found
@@ -239,11 +261,11 @@ def _check_pruning(out: Path, request: Json) -> None:
 
     run = Run(out)
     begun = run.config["request"] if run.exists else request
-    for name, before in (("sparsity", None), ("granularity", "weight"), ("shrink", None)):
+    for name, before in _PRUNING_BEFORE.items():
         started, asked = begun.get(name, before), request.get(name, before)
         if started != asked:
             raise RunError(
-                f"{out} was started with --{name} {started}, got {asked}: resume it as it was started, or choose another folder"
+                f"{out} was started with --{name.replace('_', '-')} {started}, got {asked}: resume it as it was started, or choose another folder"
             )
 
 

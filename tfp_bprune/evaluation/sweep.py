@@ -22,7 +22,7 @@ from tfp_bprune.pruning.scores import CRITERIA, decibel
 from tfp_bprune.pruning.scoring import Scoring, default_criterion
 from tfp_bprune.pruning.select import prunable_weights, scored
 from tfp_bprune.training import recalibrate
-from tfp_bprune.types import Aggregate, Calibrated, Criterion, Granularity, Json, Scope
+from tfp_bprune.types import Aggregate, Calibrated, Counts, Criterion, Granularity, Json, Scope
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
 BATCHES = (1, 32, 256)
@@ -43,6 +43,7 @@ def sweep(
     granularity: Granularity = "weight",
     aggregate: Aggregate = "max",
     inputs: bool = False,
+    counts: Counts = "weights",
     calibration: Any = None,
     on_replace: Callable[[], None] = lambda: None,
 ) -> Json:
@@ -57,7 +58,7 @@ def sweep(
       samples: draws of the sampled prediction.
       facts: further entries of every manifest; those that are not objects go into every row: network, inference, dataset.
       on_step: told what comes next, once a sparsity.
-      granularity, aggregate, inputs: as in `prune`.
+      granularity, aggregate, inputs, counts: as in `prune`.
       on_replace: called before the exports of an earlier sweep go.
       calibration: training batches on which `recalibrate` measures batch normalization and a regression's
         noise anew before each export.
@@ -67,7 +68,7 @@ def sweep(
       sampled one with the prefix `sampled_`; and the histogram of scores in dB with the cut of each row.
     """
     model, exports = adopt(model), Path(exports)
-    scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs).of(model)
+    scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs, counts=counts).of(model)
     bayesian = default_criterion(model) == "snr"
     for sparsity in sparsities:  # all of them before the exports of an earlier sweep go
         check_sparsity(sparsity)
@@ -96,6 +97,7 @@ def sweep(
                 **scalars,
             }
             row |= {"granularity": granularity, "recalibrated": calibration is not None}
+            row |= {} if counts == "weights" else {"counts": counts, "counted": report.counted}
             row |= {key: manifests[0][key] for key in ("parameters", "prunable", "nonzeros")}
             row |= figures(measured[0], manifests[0], served.y)
             if bayesian:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tfp_bprune.graphs.compact import Kept, fill, smaller
-from tfp_bprune.graphs.graph import Step, graph_of
 from tfp_bprune.graphs.install import check_installable, graph_alone, graph_layers, install
 from tfp_bprune.graphs.rebuild import rebuild
 from tfp_bprune.graphs.slots import AVERAGE, Values, carry, check_slots
-from tfp_bprune.layers import Axes, kernels_of, kind_of
+from tfp_bprune.layers import kind_of
 from tfp_bprune.types import BpruneError
 
 
@@ -43,25 +41,6 @@ def check_shrinkable(model: Any) -> None:
             )
     if getattr(model, "optimizer", None) is not None:
         check_slots(model)
-
-
-def multiplications(model: Any, kept: Mapping[str, Kept] | None = None) -> int:
-    """Products with weights that the mean network takes for an example; with `kept`, those of what stays."""
-    graph = graph_of(model)
-    return sum(_products(step, (kept or {}).get(step.layer.name)) for step in graph.steps) if graph else 0
-
-
-def _products(step: Step, kept: Kept | None) -> int:
-    kind = kind_of(step.layer)
-    if kind is None or not kind.kernels or kind.reads_indices:
-        return 0
-    positions = math.prod(size or 1 for size in step.shape[1:]) // kind.width(step.layer)
-    kernels = kernels_of(step.layer)
-    return positions * sum(_entries(w.loc.shape, kind.axes(name), kept) for name, w in kernels.items())
-
-
-def _entries(shape: tuple[int, ...], axes: Axes, kept: Kept | None) -> int:
-    return math.prod(shape if kept is None else (index.size for index in kept.index(shape, axes)))
 
 
 def units(model: Any) -> dict[str, int]:

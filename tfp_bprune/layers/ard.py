@@ -74,6 +74,14 @@ class ARDPrior(Prior):
         ratio = (tf.square(q.loc) + tf.square(q.scale)) * _inverse(found)
         return 0.5 * (_log(found) + ratio - 1) - q.log_scale
 
+    def kl_parts(self, q: Normals, sample: Any, variables: Variables) -> Any:
+        """Logarithms of the scales by group, and of the deviations by row: at the optimum the squares over the scales add up to
+        the number of weights. XLA would take the logarithm of a group's scale for each of its weights."""
+        left = tf.cast(q.mask, tf.float32)
+        logs = [tf.math.log(part) * _sum_to(left, part.shape) for part in self._found(q, variables)]
+        rows = tf.reduce_sum(left * q.log_scale, -1)
+        return tf.concat([*(0.5 * tf.reshape(part, [-1]) for part in logs), -tf.reshape(rows, [-1])], 0)
+
     def pulls(self, q: Normals, epsilon: Any, variables: Variables) -> tuple[Any, Any]:
         """Those of that normal."""
         precision = _inverse(self._found(q, variables))
@@ -90,6 +98,11 @@ class ARDPrior(Prior):
     def _found(self, q: Normals, variables: Variables) -> list[Any]:
         found = variables if "s" in variables else self.found(q, variables)
         return [found[name] for name in ("s", "t") if name in found]
+
+
+def _sum_to(values: Any, shape: Any) -> Any:
+    """Sums over the axes of which `shape` has one entry."""
+    return tf.reduce_sum(values, [axis for axis, size in enumerate(shape) if size == 1], keepdims=True)
 
 
 def _inverse(found: list[Any]) -> Any:

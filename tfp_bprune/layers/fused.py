@@ -88,7 +88,7 @@ def _forward(
     drawn: list[Any],
     own: dict[str, Any],
 ) -> tuple[Any, Any, Any, Any, dict[str, Any], Any]:
-    """Mean, scale, noise, and the second term of a weight tensor; of an exact prior what it finds, and the KL by row."""
+    """Mean, scale, noise, and the second term of a weight tensor; of an exact prior what it finds, and the KL in parts."""
     epsilon = noise.from_windows(drawn, shape) if len(drawn) > 1 else drawn[0] if drawn else None
     scale = tf.where(mask, scale_of(rho), 0.0)
     second = scale * epsilon if moment == "deviation" else tf.square(scale)
@@ -97,9 +97,8 @@ def _forward(
         return kept, scale, epsilon, second, {}, None
     q = Normals(kept, scale, tf.where(mask, log_scale_of(rho, scale), 0.0), mask, sides)
     found = prior.found(q, own)
-    kls = tf.where(mask, prior.kl(q, _sample(kept, scale, epsilon), {**own, **found}), 0.0)
-    # XLA adds one number after another, in which few of them lose little: by row, and TensorFlow the rows.
-    return kept, scale, epsilon, second, found, tf.reduce_sum(kls, -1)
+    # XLA adds one number after another, in which few of them lose little: it adds parts, and TensorFlow these.
+    return kept, scale, epsilon, second, found, prior.kl_parts(q, _sample(kept, scale, epsilon), {**own, **found})
 
 
 def _backward(

@@ -95,6 +95,10 @@ class Kind:
         """How many output channels there are, each with its bias."""
         return int(layer.filters)
 
+    def positions(self, layer: Any, outputs: int) -> int:
+        """How often an example multiplies each weight, where the layer makes `outputs` positions: once for each."""
+        return outputs
+
     def has_bias(self, layer: Any) -> bool:
         """Whether there is a bias."""
         return bool(getattr(layer, "use_bias", False))

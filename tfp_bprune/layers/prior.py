@@ -103,6 +103,11 @@ class Prior(ABC):
         """
         return -_ENTROPY_CONSTANT - q.log_scale - self.log_density(sample, variables)
 
+    def kl_parts(self, q: Normals, sample: Any, variables: Variables) -> Any:
+        """Numbers that add up to the KL of the weights that are left, few enough to be added one after another: by default the
+        sums over the last axis. A prior over groups may know the KL without a look at each weight."""
+        return tf.reduce_sum(tf.where(q.mask, self.kl(q, sample, variables), 0.0), -1)
+
     def found(self, q: Normals, variables: Variables) -> dict[str, Any]:
         """What an exact prior finds of all weights at once, for `kl` and `pulls`, which get it among the variables, if at all.
 

@@ -33,6 +33,10 @@ class Transposed(Kind):
         """An output is never laid over twice by one weight."""
         return True
 
+    def positions(self, layer: Any, outputs: int) -> int:
+        """Once for each position that is read."""
+        return outputs // math.prod(layer.strides)
+
     def fan_in(self, name: str, shape: tuple[int, ...]) -> int:
         """At a stride of 1."""
         return math.prod(shape) // shape[-2]

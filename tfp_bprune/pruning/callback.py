@@ -7,6 +7,7 @@ that an execution ends with.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +18,14 @@ from tfp_bprune.graphs.convert import is_raw, weighted_layers
 from tfp_bprune.graphs.install import sizes_before
 from tfp_bprune.layers import Variational, kernels_of
 from tfp_bprune.pruning.dead import remove_dead
+from tfp_bprune.pruning.groups import costs_of
 from tfp_bprune.pruning.masks import check_sparsity, sparsity_of
 from tfp_bprune.pruning.paths import live_masks
 from tfp_bprune.pruning.prune import apply_masks, remove_to_the_end, step_to_the_end, with_an_end
 from tfp_bprune.pruning.schedule import SparsitySchedule, polynomial
 from tfp_bprune.pruning.scoring import Scoring
 from tfp_bprune.pruning.select import prunable_weights
-from tfp_bprune.types import Aggregate, Criterion, Granularity, Json, PruneError, Scope
+from tfp_bprune.types import Aggregate, Counts, Criterion, Granularity, Json, PruneError, Scope
 
 
 class KeepPruned(keras.callbacks.Callback):
@@ -86,7 +88,9 @@ class GradualPruning(keras.callbacks.Callback):
         nothing of a sparsity alone.
       every: steps between two prunings, fewer where a schedule over the whole training is short; with
         `steps_per_execution` at the end of the execution that reaches them.
-      criterion, scope, granularity, aggregate, inputs: as in `prune`; without a schedule the criterion is by default that of `prune`
+      over: parts of the whole training at which a schedule to a sparsity alone begins and ends; by default .19 and .75. What
+        comes after the end retrains what is left. Units need more of that than weights.
+      criterion, scope, granularity, aggregate, inputs, counts: as in `prune`; without a schedule the criterion is by default that of `prune`
         without a sparsity.
 
     Attributes:
@@ -110,20 +114,26 @@ class GradualPruning(keras.callbacks.Callback):
         granularity: Granularity = "weight",
         aggregate: Aggregate = "max",
         inputs: bool = False,
+        counts: Counts = "weights",
+        over: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs)
+        scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs, counts=counts)
         self._by_prior = schedule is None and criterion is None
         if schedule is None:
             scoring = with_an_end(scoring)
         elif not callable(schedule):
             check_sparsity(schedule)
+        if over is not None and not 0 <= over[0] < over[1] <= 1:
+            raise PruneError(
+                f"over must be two parts of the training, 0 <= begin < end <= 1, got {over[0]} and {over[1]}"
+            )
         for name, value in (("every", every), ("steps_per_epoch", steps_per_epoch)):
             if value is not None and value < 1:
                 raise PruneError(f"{name} must be at least 1, got {value}")
         self.schedule, self.steps_per_epoch, self.every = schedule, steps_per_epoch, every
         self.sparsity: float | None = None
-        self._scoring = scoring
+        self._scoring, self._over = scoring, over
         self._keep = KeepPruned()
 
     def set_model(self, model: Any) -> None:
@@ -152,8 +162,10 @@ class GradualPruning(keras.callbacks.Callback):
         """Lays the schedule to a sparsity alone, or to a criterion's end, over the training."""
         if callable(self.schedule):
             return
-        end = max(2, not_before + 1, round(_UNTIL * self.params["epochs"] * steps))
-        self._first = max(not_before, round(_FROM * end))
+        whole = self.params["epochs"] * steps
+        begin, until = self._over or (None, _UNTIL)
+        end = max(2, not_before + 1, round(until * whole))
+        self._first = max(not_before, round(_FROM * end) if begin is None else min(end - 1, round(begin * whole)))
         self._planned = None if self.schedule is None else polynomial(self.schedule, self._first, end)
         self._every = min(self.every, max(1, end // 10))  # so that some pruning falls on the end or after it
 
@@ -247,14 +259,19 @@ class GradualPruning(keras.callbacks.Callback):
 
     def _counted(self) -> float:
         weights = prunable_weights(self.model, self._scoring.of(self.model).by)
-        now = sparsity_of({name: w.mask for name, w in weights.items()})
+        now = sparsity_of({name: w.mask for name, w in weights.items()}, self._costs(weights))
         left = self._part_left() if sizes_before(self.model) else 1.0
         return now if left == 1 else 1 - (1 - now) * left
 
     def _part_left(self) -> float:
-        """How many prunable weights there are, masked or not, of those before the network shrank."""
+        """How many prunable weights there are, masked or not, of those before the network shrank; or what they cost."""
         weights, before = prunable_weights(self.model, self._scoring.of(self.model).by), sizes_before(self.model)
-        return sum(w.mask.size for w in weights.values()) / sum(before[name] for name in weights)
+        costs = self._costs(weights)
+        now = sum(costs[name] * w.mask.size for name, w in weights.items())
+        return now / sum(costs[name] * before[name] for name in weights)
+
+    def _costs(self, names: Iterable[str]) -> dict[str, int]:
+        return costs_of(self.model, names, self._scoring.counts)
 
 
 _UNKNOWN_LENGTH = (

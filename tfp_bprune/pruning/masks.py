@@ -101,9 +101,11 @@ def _ties_in(scores: list[np.ndarray], masks: list[np.ndarray]) -> int:
     )
 
 
-def sparsity_of(masks: Arrays) -> float:
-    """Fraction of weights that are gone, counted."""
-    return 1 - sum(int(np.count_nonzero(m)) for m in masks.values()) / sum(m.size for m in masks.values())
+def sparsity_of(masks: Arrays, costs: Mapping[str, int] | None = None) -> float:
+    """Fraction of weights that are gone, counted; or of their costs, of a weight by tensor name."""
+    each = costs or dict.fromkeys(masks, 1)
+    left = sum(each[name] * int(np.count_nonzero(m)) for name, m in masks.items())
+    return 1 - left / sum(each[name] * m.size for name, m in masks.items())
 
 
 def _ranked(scores: Arrays, before: Arrays | None) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from tfp_bprune.pruning.report import Report
 from tfp_bprune.pruning.scores import CRITERIA
 from tfp_bprune.pruning.scoring import Scoring, default_criterion
 from tfp_bprune.pruning.select import choose_masks, prunable_weights, unit_ranking
-from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
+from tfp_bprune.types import Aggregate, Counts, Criterion, Granularity, PruneError, Scope
 
 
 def prune(
@@ -32,6 +32,7 @@ def prune(
     granularity: Granularity = "weight",
     aggregate: Aggregate = "max",
     inputs: bool = False,
+    counts: Counts = "weights",
     strict: bool = False,
 ) -> tuple[Any, Report]:
     """Removes the weights of lowest score: mu = 0 and sigma = 0, in every draw, in memory and after reload.
@@ -55,6 +56,9 @@ def prune(
       aggregate: how a unit's weights make its score: "max", "mean" or "norm"; see `groups.unit_scores`.
       inputs: whether with granularity "unit" what a layer reads can go by itself, where it is no unit: a feature of the
         model's input, and each of the positions of a filter that a dense layer reads flattened.
+      counts: what `sparsity` is a part of with granularity "unit": the "weights", or the "multiplications" that an example takes,
+        of which a filter has one for each position. Criteria whose scores add up, as "evidence", then rank units by their score
+        per multiplication, so that what costs much has to be worth much.
       strict: refuse a sparsity that cannot be reached, which else a warning and the report's `missed` say.
 
     Returns:
@@ -67,7 +71,7 @@ def prune(
     """
     check_graph(model)
     model = adopt(model)
-    scoring = Scoring(criterion, scope, granularity, aggregate, include_bias, inputs)
+    scoring = Scoring(criterion, scope, granularity, aggregate, include_bias, inputs, counts)
     if sparsity is None and threshold is None:
         return _without_what_is_better_gone(model, scoring)
     selection = choose_masks(model, scoring, sparsity, threshold)

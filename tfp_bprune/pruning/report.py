@@ -10,11 +10,16 @@ from tfp_bprune.types import Criterion, Granularity, Json, Scope
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """Pruned and prunable weights of one tensor, named `layer/kernel` or `layer/bias`."""
+    """Pruned and prunable weights of one tensor, named `layer/kernel` or `layer/bias`.
+
+    Attributes:
+      multiplied: how often an example multiplies each; None where that cannot be followed.
+    """
 
     name: str
     prunable: int
     pruned: int
+    multiplied: int | None = None
 
     @property
     def sparsity(self) -> float:
@@ -28,7 +33,8 @@ class Report:
 
     Attributes:
       criterion, scope, granularity: as asked.
-      requested: the sparsity or threshold asked for, or the criterion whose own end was.
+      requested: the sparsity or threshold asked for, and what it `counts` if not the weights, or the criterion whose own end
+        was.
       threshold: the lowest score that was kept, of a weight or of a unit.
       ties: kept weights whose score equals the highest that went; the cut among them was by position.
       layers: counts by weight tensor.
@@ -64,10 +70,26 @@ class Report:
         return self.pruned / self.prunable
 
     @property
+    def multiplications(self) -> tuple[int, int] | None:
+        """Of an example by prunable weights: those by weights that are left, and all; None where that cannot be followed."""
+        if any(layer.multiplied is None for layer in self.layers):
+            return None
+        each = [(layer.multiplied or 0, layer) for layer in self.layers]
+        return sum(n * (one.prunable - one.pruned) for n, one in each), sum(n * one.prunable for n, one in each)
+
+    @property
+    def counted(self) -> float:
+        """The part that is gone of what the request counts."""
+        if "counts" not in self.requested or self.multiplications is None:
+            return self.sparsity
+        left, whole = self.multiplications
+        return 1 - left / whole
+
+    @property
     def reached(self) -> bool:
         """Whether as much is gone as was asked for, but for the rounding to whole weights; of a threshold always."""
         rounding = 0.5 * (len(self.layers) + 1) / self.prunable
-        return self.sparsity >= self.requested.get("sparsity", 0.0) - rounding
+        return self.counted >= self.requested.get("sparsity", 0.0) - rounding
 
     @property
     def missed(self) -> str:
@@ -76,7 +98,7 @@ class Report:
             return ""
         held = f"; no unit of {_listed(self.pinned)} can go" if self.pinned else ""
         return (
-            f"pruning by {self.granularity} reached a sparsity of {self.sparsity:.4f}, asked for "
+            f"pruning by {self.granularity} reached a sparsity of {self.counted:.4f}, asked for "
             f"{self.requested['sparsity']:g}: every layer keeps a {self.granularity}{held}; prune by weight, or ask for less"
         )
 

@@ -9,7 +9,7 @@ from tfp_bprune.graphs.convert import is_raw
 from tfp_bprune.layers import Variational
 from tfp_bprune.pruning.masks import check_scope
 from tfp_bprune.pruning.scores import CRITERIA
-from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
+from tfp_bprune.types import Aggregate, Counts, Criterion, Granularity, PruneError, Scope
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Scoring:
       aggregate: how a unit's weights make its score.
       include_bias: whether Bayesian biases are among the weights.
       inputs: whether inputs of layers that are no units by themselves are ranked among units.
+      counts: what a sparsity is a part of: the weights, or the multiplications that they take.
 
     Raises:
       PruneError: a word that is none of those that there are.
@@ -34,6 +35,7 @@ class Scoring:
     aggregate: Aggregate = "max"
     include_bias: bool = False
     inputs: bool = False
+    counts: Counts = "weights"
 
     def __post_init__(self) -> None:
         if self.criterion is not None and self.criterion not in CRITERIA:
@@ -44,6 +46,12 @@ class Scoring:
         if self.inputs and self.granularity != "unit":
             raise PruneError(
                 "inputs=True needs granularity='unit': by weight, nothing that a layer reads goes as a whole"
+            )
+        if self.counts not in get_args(Counts):
+            raise PruneError(f"unknown counts {self.counts!r}: expected one of {', '.join(get_args(Counts))}")
+        if self.counts == "multiplications" and self.granularity != "unit":
+            raise PruneError(
+                "counts='multiplications' needs granularity='unit': single weights save none in dense kernels"
             )
         if self.aggregate not in get_args(Aggregate):
             raise PruneError(f"unknown aggregate {self.aggregate!r}: expected one of {', '.join(get_args(Aggregate))}")

@@ -13,7 +13,7 @@ from tfp_bprune.pruning import groups, masks
 from tfp_bprune.pruning.report import LayerSparsity, Report
 from tfp_bprune.pruning.scores import CRITERIA
 from tfp_bprune.pruning.scoring import Scoring
-from tfp_bprune.types import Aggregate, Criterion, Granularity, PruneError, Scope
+from tfp_bprune.types import Aggregate, Criterion, Granularity, Json, PruneError, Scope
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,13 @@ def choose_masks(
             float(kept.min()) if kept.size else float("inf"),
             masks.ties(scores, chosen, before, scoring.scope),
         )
-    layers = [LayerSparsity(name, m.size, m.size - int(np.count_nonzero(m))) for name, m in chosen.items()]
-    requested = {"sparsity": sparsity} if sparsity is not None else {"threshold": threshold}
+    costs = groups.costs_of(model, chosen, "multiplications")
+    layers = [
+        LayerSparsity(name, m.size, m.size - int(np.count_nonzero(m)), costs.get(name)) for name, m in chosen.items()
+    ]
+    requested: Json = {"sparsity": sparsity} if sparsity is not None else {"threshold": threshold}
+    if scoring.counts != "weights":
+        requested |= {"counts": scoring.counts}
     asked = (scoring.by, scoring.scope, scoring.granularity)
     return Selection(chosen, Report(*asked, requested, lowest, ties, layers, pinned))
 
@@ -102,7 +107,7 @@ class UnitRanking:
 def unit_ranking(model: Any, weights: dict[str, Weights], scoring: Scoring) -> UnitRanking:
     """Ranks the units that the tensors `weights` make."""
     locs, left = {n: w.loc for n, w in weights.items()}, {n: w.mask for n, w in weights.items()}
-    units = groups.units_of(model, locs, scoring.inputs)
+    units = groups.units_of(model, locs, scoring.inputs, scoring.counts)
     if scoring.by in ("snr", "magnitude"):  # whose scores a unit's aggregate takes apart
         scales = {n: w.scale for n, w in weights.items() if w.scale is not None} if scoring.by == "snr" else None
         scores = groups.unit_scores(units, locs, scales, left, scoring.aggregate)

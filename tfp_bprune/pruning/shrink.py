@@ -10,7 +10,8 @@ from typing import Any
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.compact import Kept, kept_of
-from tfp_bprune.graphs.shrink import check_shrinkable, multiplications, shrink, units
+from tfp_bprune.graphs.products import multiplications
+from tfp_bprune.graphs.shrink import check_shrinkable, shrink, units
 from tfp_bprune.pruning.callback import KeepPruned
 from tfp_bprune.pruning.dead import remove_dead
 from tfp_bprune.pruning.prune import apply_masks
