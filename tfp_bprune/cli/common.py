@@ -17,8 +17,6 @@ from tfp_bprune.types import Aggregate, BpruneError, Counts, Granularity, Json, 
 if TYPE_CHECKING:
     from tfp_bprune.data.splits import Splits
 
-PROGRAM = "tfp-bprune"
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""

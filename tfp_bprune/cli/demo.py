@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +69,14 @@ def _arguments_of(command: Any, words: list[str]) -> argparse.Namespace:
 
 
 def _clear_earlier_demo(out: Path) -> None:
+    from tfp_bprune.files.aside import beside
     from tfp_bprune.files.runs import Run
 
     run_directory = Run(out)
     if run_directory.exists:
-        with run_directory.locked():
-            if run_directory.config.get("request", {}).get("demo"):
-                shutil.rmtree(out)
+        with run_directory.locked(), beside(out) as folder:
+            if (run_directory.config.get("request") or {}).get("demo"):
+                out.rename(folder / out.name)  # whole: of a part nobody could tell what it was
 
 
 def _explain(result: Json, out: Path) -> None:

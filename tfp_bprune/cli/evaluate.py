@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +43,20 @@ def run(arguments: Any) -> int:
 
 def _evaluate_run(arguments: Any) -> Json:
     from tfp_bprune.exports import export
+    from tfp_bprune.files.aside import scratch
     from tfp_bprune.storage import load_model
 
     saved = load_model(arguments.path)
     facts = {"data": saved.config.get("data"), "request": saved.config.get("request")}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         export(
             saved.model,
-            Path(folder) / "export",
+            folder / "export",
             predictive=arguments.predictive,
             samples=arguments.samples,
             facts=facts,
         )
-        return _evaluate_export(arguments, Path(folder) / "export", trust=True)
+        return _evaluate_export(arguments, folder / "export", trust=True)
 
 
 def _evaluate_export(arguments: Any, path: Path, trust: bool) -> Json:

@@ -90,9 +90,8 @@ def run(arguments: Any) -> int:
         costs=_costs(arguments),
         validation=_compared_on(arguments, split),
         facts=facts,
+        finish=lambda folder: _score(folder, split),
     )
-    if split is not None:
-        manifest = _scored(arguments.out, split)
     if not emit({"export": str(arguments.out), **manifest}, arguments.json):
         _explain(arguments, manifest)
     return 0
@@ -133,12 +132,13 @@ def _compared_on(arguments: Any, split: Split | None) -> Any:
     return split.x
 
 
-def _scored(path: Path, split: Split) -> Json:
-    """The manifest of the export at `path`, with its scores."""
+def _score(path: Path, split: Split | None) -> None:
+    """Adds its scores to the manifest of the export at `path`, where there are examples to score it on."""
     from tfp_bprune.evaluation.score import record_scores
 
-    note(f"scoring it on {len(split)} validation examples in a fresh process; --no-score leaves this out ...")
-    return record_scores(path, split)
+    if split is not None:
+        note(f"scoring it on {len(split)} validation examples in a fresh process; --no-score leaves this out ...")
+        record_scores(path, split)
 
 
 def _costs(arguments: Any) -> Costs | None:

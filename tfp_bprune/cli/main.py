@@ -5,27 +5,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import signal
+import os
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfp_bprune.cli.common import PROGRAM, Parser, line_of
+from tfp_bprune.cli.stopped import PROGRAM, Signals
+from tfp_bprune.files.aside import own_temporaries
 from tfp_bprune.types import BpruneError
+
+if TYPE_CHECKING:
+    from tfp_bprune.cli.common import Parser
 
 COMMANDS = ("demo", "train", "tune", "prune", "sweep", "search", "export", "evaluate", "bench", "inspect", "study")
 _DESCRIPTION = (
     "Bayesian Keras networks: train, prune by signal-to-noise ratio, export small models that say how sure they are."
 )
-_WRONG, _SIGNALLED = 2, 128
-_GOES_ON = {
-    "train": "continue with --resume from the last finished epoch",
-    "search": "the same command goes on from the last trial",
-    "tune": "the same command goes on from the last trial",
-    "study": "the same command goes on from the last finished network",
-}
+_WRONG = 2
 _TENSORFLOW = "tensorflow.python.framework.errors_impl"
 
 
@@ -36,64 +33,52 @@ def main(words: Sequence[str] | None = None) -> int:
       The exit code: 0; 2 for a wrong argument, an unreadable model or missing data; 130 when interrupted (SIGINT), 143
       when terminated (SIGTERM).
     """
-    arguments = _parser().parse_args(words)
+    arguments = None
+    with Signals(ends=words is None) as signals:
+        try:
+            arguments = _parser().parse_args(words)
+            signals.about(arguments)
+            with own_temporaries():
+                code = _module(arguments.command).run(arguments)
+            sys.stdout.flush()  # which a full disk may refuse
+            return code
+        except BaseException as error:
+            if signals.number is not None or isinstance(error, KeyboardInterrupt):
+                return signals.said()
+            said = _said(error)
+            if arguments is None or said is None:
+                raise
+            return _refused(arguments.command, said)
+
+
+def _said(error: BaseException) -> str | None:
+    """What there is to say of an expected error; None of another one."""
+    if isinstance(error, BpruneError | ImportError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory: expected a smaller network, or a machine with more"
+    if isinstance(error, OSError):  # a full disk, a folder without the right to write
+        _give_up_output()
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
+    if type(error).__module__ == _TENSORFLOW:
+        return f"TensorFlow failed: {(str(error).splitlines() or [''])[0]}"
+    return None
+
+
+def _give_up_output() -> None:
+    """Has nothing more be written to a standard output that takes nothing more: Python would try again when it ends."""
     try:
-        with _terminable():
-            return _module(arguments.command).run(arguments)
-    except (BpruneError, ImportError) as error:
-        return _refused(arguments.command, str(error))
-    except MemoryError:
-        return _refused(arguments.command, "out of memory: expected a smaller network, or a machine with more")
-    except OSError as error:  # a full disk, a folder without the right to write
-        place = f"{error.filename}: " if error.filename else ""
-        return _refused(arguments.command, f"{place}{error.strerror or error}")
-    except _Ended as ended:
-        return _stopped(arguments, "terminated", ended.number)
-    except KeyboardInterrupt:
-        return _stopped(arguments, "interrupted", signal.SIGINT)
-    except Exception as error:
-        if type(error).__module__ != _TENSORFLOW:
-            raise
-        return _refused(arguments.command, f"TensorFlow failed: {(str(error).splitlines() or [''])[0]}")
-
-
-class _Ended(BaseException):
-    """SIGTERM, as SIGINT is KeyboardInterrupt: what is being written is cleared away."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends what is done as SIGINT does; elsewhere than in the main thread signals are not ours."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, _: Any) -> None:
-        raise _Ended(number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refused(command: str, text: str) -> int:
+    from tfp_bprune.cli.common import line_of
+
     print(f"{PROGRAM} {command}: {line_of(text)}", file=sys.stderr)
     return _WRONG
-
-
-def _stopped(arguments: Any, how: str, number: int) -> int:
-    """Says what is there, and how it goes on."""
-    then = _GOES_ON.get(arguments.command)
-    if arguments.command == "train" and not (arguments.out / "manifest.json").exists():
-        then = None
-    print(f"{PROGRAM} {arguments.command}: {how}; {then or 'nothing was written, run it again'}", file=sys.stderr)
-    return _SIGNALLED + number
 
 
 class _Import(argparse.Action):
@@ -110,6 +95,8 @@ class _Import(argparse.Action):
 
 
 def _parser() -> Parser:
+    from tfp_bprune.cli.common import Parser
+
     parser = Parser(prog=PROGRAM, description=_DESCRIPTION, epilog="Each command has its own --help with an example.")
     parser.add_argument(
         "--import",

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tfp_bprune.data.arrays import Arrays, mapped
 from tfp_bprune.evaluation.metrics import of_outputs
 from tfp_bprune.exports.converting import require
 from tfp_bprune.exports.forms import form_of
+from tfp_bprune.files.aside import scratch
 from tfp_bprune.files.reading import check
 from tfp_bprune.files.runs import MANIFEST, Run
 from tfp_bprune.files.schemas import EXPORT_SCHEMA
@@ -77,8 +77,7 @@ def reload(
     manifests = [check_export(path) for path in exports]
     arrays = dict(x) if isinstance(x, Mapping) else {_ALONE: x}
     read = [_inputs_of(path, manifest, arrays) for path, manifest in zip(exports, manifests, strict=True)]
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+    with scratch() as place:
         np.savez(place / "inputs.npz", **{str(i): array for i, array in enumerate(arrays.values())})
         request: Json = {
             "models": [
@@ -91,6 +90,7 @@ def reload(
             "batches": list(batches),
             "rounds": rounds,
             "threads": threads or len(os.sched_getaffinity(0)),
+            "for": os.getpid(),
         }
         (place / "request.json").write_text(json.dumps(request))
         answer = _run(place / "request.json")

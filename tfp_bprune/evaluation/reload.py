@@ -2,19 +2,21 @@
 
 Argument: a JSON file with `models` (each a `loader`, which is a Python file, its `runtime`, a `path` and `inputs`: by name, the
 key of an array and the type that it is read as), `inputs` (.npz), `outputs` (one .npz a model), `batches`, `rounds`, `threads`;
-`limits` with `seconds` and `bytes`, or none.
+`limits` with `seconds` and `bytes`, or none; `for`, the process that waits, with which this one ends.
 Prints one JSON object: for each model its latency in ms by batch size, the median over rounds, models interleaved.
 
 With `serve` in it, it answers batches from standard input by its one model until an empty one comes: each a length of
 eight bytes and so many bytes of .npz, as each answer is.
 """
 
+import ctypes
 import importlib.util
 import io
 import json
 import math
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_CHUNK = 1000
+_CHUNK, _PR_SET_PDEATHSIG = 1000, 1
 _LENGTH = 8  # bytes that say how many follow
 Inputs = dict[str, np.ndarray]
 Outputs = dict[str, np.ndarray]
@@ -54,9 +56,10 @@ def main(request_file: str) -> None:
     """Predicts all inputs with every model, then times them side by side."""
     with open(request_file) as file:
         request = json.load(file)
-    if request.get("serve"):
+    if request.get("serve"):  # which ends with its input
         serve(request)
         return
+    end_with(request["for"])
     arrays = dict(np.load(request["inputs"]))
     for name in {model["runtime"] for model in request["models"]}:
         importlib.import_module(name)  # which takes long itself, and is not the writer's choice
@@ -94,6 +97,16 @@ def serve(request: dict[str, Any]) -> None:
         np.savez(content, **predict(model, x))
         answers.write(len(content.getvalue()).to_bytes(_LENGTH, "little") + content.getvalue())
         answers.flush()
+
+
+def end_with(process: int) -> None:
+    """On Linux, has this process end with the one that waits for its answer, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:  # it ended before this was asked for
+            os._exit(1)
 
 
 class Limits:

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.evaluation.fresh import ENVIRONMENT, SCRIPT, TOO_LONG, check_outputs, limits_of, served_by
+from tfp_bprune.files.aside import scratch
 from tfp_bprune.types import ExportError, Json
 
 _LENGTH = 8
@@ -41,7 +41,7 @@ class Session:
     ) -> None:
         self._path = path
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = stack.enter_context(scratch())
             served = served_by(path, manifest, None if trust else folder / "model")
             request: Json = {
                 "serve": True,

@@ -106,8 +106,7 @@ def sweep(
                 row | {"exports": {kind: str(exports / place.name) for kind, place in zip(kinds, places, strict=True)}}
             )
             cuts.append(report.threshold)
-        on_replace()
-        put_in_place(fresh, exports)
+        put_in_place(fresh, exports, on_replace)
     return {"machine": machine(), "rows": rows, "scores": histogram(model, scoring.by, cuts)}
 
 

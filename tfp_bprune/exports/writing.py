@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +23,8 @@ from tfp_bprune._keras import tf
 from tfp_bprune.exports.converting import check_agreement, failure, hushed, require
 from tfp_bprune.exports.forms import Form, form_named, names
 from tfp_bprune.exports.manifest import describe, signature_of
+from tfp_bprune.files.aside import beside
 from tfp_bprune.files.runs import Run
-from tfp_bprune.files.writing import beside
 from tfp_bprune.graphs.convert import adopt
 from tfp_bprune.graphs.heads import Said
 from tfp_bprune.prediction.cost import Costs
@@ -51,6 +51,7 @@ def export(
     costs: Costs | None = None,
     validation: Any = None,
     facts: Json | None = None,
+    finish: Callable[[Path], Any] = lambda folder: None,
 ) -> Json:
     """Writes `model` as a SavedModel, or an ONNX or LiteRT file, with no TFP object and no Python of this package in it.
 
@@ -78,6 +79,7 @@ def export(
       validation: of "moments": examples, an array or several by input, on at most 500 of which its answers are held against
         draws of the weights; the manifest has the differences as `moments_vs_draws` (`export.distance`).
       facts: further entries of the manifest, such as the data's fingerprint.
+      finish: called with the whole export before it gets its name, such as to measure it: what ends in an error leaves none.
 
     Returns:
       The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out; of a SavedModel also the
@@ -108,6 +110,7 @@ def export(
         _write(form, predictor, place, float16)
         run = Run(folder)
         run.record(bytes=bytes_of(place), bytes_gzip=bytes_of(place, compressed=True), **about)
+        finish(folder)
         return run.manifest
 
 

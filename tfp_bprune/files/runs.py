@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as _load_tensors
 from safetensors.numpy import save as _save_tensors
 
+from tfp_bprune.files.aside import TEMPORARY, remove_leftovers
 from tfp_bprune.files.reading import (
     MOST_BYTES,
     MOST_JSON,
@@ -41,9 +43,7 @@ from tfp_bprune.files.reading import (
 )
 from tfp_bprune.files.schemas import CONFIG_SCHEMA, MANIFEST_SCHEMA, ROW_SCHEMA
 from tfp_bprune.files.writing import (
-    TEMPORARY,
     finite,
-    remove_leftover,
     sealed,
     sha256,
     unsealed,
@@ -73,6 +73,7 @@ __all__ = [
 
 FORMAT, _WITHOUT_SEAL = 2, 1
 CONFIG, METRICS, MANIFEST, WEIGHTS, LOCK = "config.json", "metrics.jsonl", "manifest.json", "weights", ".lock"
+_OURS = re.compile(r"(model|epoch-\d{5,9}(-end)?)\.(safetensors|json)")  # in WEIGHTS
 _REPORTED = ("tfp-bprune", "tensorflow", "tf-keras", "tensorflow-probability", "numpy")
 
 
@@ -153,20 +154,40 @@ class Run:
                     f"{self.path} is being written by another process: wait for it, or choose another folder"
                 ) from error
             try:
-                self._sweep_partial_files()
+                remove_leftovers(self.path)
+                self._remove_unnamed()
                 yield self
             finally:
                 portalocker.unlock(lock)
 
-    def _sweep_partial_files(self) -> None:
-        """Removes what killed processes left aside; what a living one is writing is locked by it."""
-        for folder, folders, files in os.walk(self.path):
-            for name in [name for name in folders if name.startswith(TEMPORARY)]:
-                folders.remove(name)
-                remove_leftover(Path(folder) / name)
-            for name in files:
-                if name.startswith(TEMPORARY):
-                    (Path(folder) / name).unlink(missing_ok=True)
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[Run]:
+        """Holds a run for writing that is to be new, and leaves no part of it where it fails before its first manifest.
+
+        Raises:
+          RunError: as `create` and `locked` do; another process may have begun a run here since `create`.
+        """
+        with self.locked():
+            Run.create(self.path)
+            try:
+                yield self
+            except Exception:
+                if not self.exists:
+                    self._unlink(CONFIG)
+                    self._remove_ours({})
+                raise
+
+    def _remove_unnamed(self) -> None:
+        """Removes weights that a killed process wrote, or was about to remove, which the manifest does not name."""
+        if self.exists:
+            with contextlib.suppress(RunError):  # a damaged manifest is said where it is read
+                self._remove_ours(self.manifest["files"])
+
+    def _remove_ours(self, but: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError), folder_below(self.path, [WEIGHTS]) as place:
+            for name in os.listdir(place):
+                if _OURS.fullmatch(name) and f"{WEIGHTS}/{name}" not in but:
+                    os.unlink(name, dir_fd=place)
 
     @property
     def manifest(self) -> Json:
@@ -208,12 +229,19 @@ class Run:
     def commit(self, files: Mapping[str, bytes], drop: tuple[str, ...] = (), **facts: Any) -> None:
         """Writes `files`, then the manifest that names them, then deletes what it no longer names.
 
+        A file that the manifest names and that is to be another leaves the manifest first: whatever is killed in between,
+        no file that is named is other than its hash says.
+
         Args:
           files: content by path relative to the run.
           drop: relative paths to leave out from now on.
           **facts: entries to set in the manifest (`seed`, `epoch`, `data`, ...).
         """
         manifest = self.manifest
+        changed = [name for name, content in files.items() if _changes(manifest["files"].get(name), name, content)]
+        if changed:
+            known = {name: entry for name, entry in manifest["files"].items() if name not in changed}
+            write_json(self.path / MANIFEST, manifest | {"files": known, "format": FORMAT}, True)
         for name, content in files.items():
             write_below(self.path, name, content)
             manifest["files"][name] = {"bytes": len(content), "sha256": sha256(content)}
@@ -288,6 +316,14 @@ class Run:
             return []
         lines = self.read(name).splitlines()
         return [parse(line, f"line {i} of {self.path / name}", ROW_SCHEMA) for i, line in enumerate(lines, 1)]
+
+
+def _changes(entry: Json | None, name: str, content: bytes) -> bool:
+    """Whether a file that the manifest knows as `entry` would no longer match it; rows may be added."""
+    if entry is None:
+        return False
+    kept = content[: entry["bytes"]] if name.endswith(".jsonl") else content
+    return len(kept) != entry["bytes"] or sha256(kept) != entry["sha256"]
 
 
 def tensors_from(content: bytes, where: object) -> dict[str, np.ndarray]:

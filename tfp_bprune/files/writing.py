@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfp_bprune.files import aside
+from tfp_bprune.files.aside import beside as beside
+from tfp_bprune.files.aside import held as held
+from tfp_bprune.files.aside import put_in_place as put_in_place
 from tfp_bprune.files.reading import folder_below, parse, parts_of
 from tfp_bprune.types import Json, RunError
 
-TEMPORARY = ".partial-"
-_FOLDER = TEMPORARY + "export-"  # in folders that are not ours alone
 _NO_HASH = "0" * 64
 
 
@@ -53,17 +50,16 @@ def write_below(folder: Path, name: str, content: bytes) -> None:
 
 
 def _replace(name: str, content: bytes, place: int) -> None:
-    aside = TEMPORARY + secrets.token_hex(8)
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666, dir_fd=place)
+    fresh, handle = aside.new_file(place)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file:  # locked until it has its name, so that nobody takes it for a leftover
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, name, src_dir_fd=place, dst_dir_fd=place)
+            os.replace(fresh, name, src_dir_fd=place, dst_dir_fd=place)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(aside, dir_fd=place)
+            os.unlink(fresh, dir_fd=place)
         raise
 
 
@@ -117,79 +113,3 @@ def finite(value: Any) -> Any:
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256 of `content`."""
     return hashlib.sha256(content).hexdigest()
-
-
-def remove_leftover(folder: Path) -> None:
-    """Removes a folder that a process wrote into, unless one still does and so holds its lock; see `held`."""
-    with contextlib.suppress(OSError):
-        if folder.is_symlink():
-            folder.unlink()
-        else:
-            with held(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Locks a folder as long as this process writes into it.
-
-    Raises:
-      OSError: another process does, or the folder is gone.
-    """
-    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(here).st_nlink == 0:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
-        yield
-    finally:
-        os.close(here)
-
-
-@contextlib.contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`, to be written and then put into its place; it vanishes if that does not happen.
-
-    What killed processes left there is removed.
-
-    Raises:
-      RunError: the folder cannot be written to.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in path.parent.glob(_FOLDER + "*"):
-                remove_leftover(leftover)
-            folder = _made(path.parent, stack)
-        except OSError as error:
-            raise RunError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
-        try:
-            folder.chmod(0o755)
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _made(place: Path, stack: contextlib.ExitStack) -> Path:
-    """A new folder in `place`, held; one that another process took for a leftover before it was held is made anew."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=place))
-        with contextlib.suppress(OSError):
-            stack.enter_context(held(folder))
-            return folder
-
-
-def put_in_place(fresh: Path, path: Path) -> None:
-    """Renames `fresh` to `path`, in the place of what is there.
-
-    Raises:
-      RunError: it cannot be.
-    """
-    old = fresh.with_name(fresh.name + "-old")
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(old)
-        fresh.rename(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from error
-    remove_leftover(old)

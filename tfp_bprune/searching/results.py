@@ -71,8 +71,8 @@ def write_results(
                 "of_unpruned": found.sizes.of(claim.counts, order)[settings.target]
                 / found.sizes.of(order.left, order)[settings.target],
             }
-        (out / RESULT_FILE).unlink(missing_ok=True)  # it must not name exports that are gone
-        put_in_place(fresh, out / EXPORTS)
+        # The result must not name exports that are gone.
+        put_in_place(fresh, out / EXPORTS, lambda: (out / RESULT_FILE).unlink(missing_ok=True))
     result: Json = rows["layers"] | {
         "global": rows["global"],
         "target": settings.target,

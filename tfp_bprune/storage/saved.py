@@ -102,7 +102,7 @@ def save_model(model: Any, path: str | os.PathLike[str], *, config: Json | None 
     arrays = store.rested_weights_of(model)
     stored = tensors_to_bytes(compress.encode(arrays))
     sizes: Json = {"bytes": len(stored), "dense_bytes": sum(array.nbytes for array in arrays.values())}
-    with run.locked():
+    with run.begun():
         files = {
             CONFIG: (json.dumps(content, indent=2) + "\n").encode(),
             _WEIGHTS_FILE: stored,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 import statistics
-import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from tfp_bprune._progress import Bar
 from tfp_bprune._registry import extensions
+from tfp_bprune.files.aside import scratch
 from tfp_bprune.files.runs import Run
 from tfp_bprune.studies.process import begin
 from tfp_bprune.studies.worker import Task, alone, perform
@@ -50,12 +51,15 @@ class _Turn:
     def aside(self) -> str:
         """The same in a process of its own, in a pool of its own: one that dies takes no other with it."""
         self.begun, started_anew = time.monotonic(), multiprocessing.get_context("spawn")
-        with tempfile.NamedTemporaryFile("r", errors="replace") as said:
+        with scratch() as folder:
+            (said := folder / "said").touch()
             try:
-                with ProcessPoolExecutor(1, started_anew, begin, (said.name,)) as process:
+                with ProcessPoolExecutor(1, started_anew, begin, (str(said),)) as process:
+                    # It inherits what this thread blocks: an interrupt must not end it before it knows whose that is.
+                    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
                     return process.submit(alone, self.task, extensions()).result()
             except BrokenProcessPool:
-                lines = [line.strip() for line in said if line.strip()]
+                lines = [line.strip() for line in said.read_text(errors="replace").splitlines() if line.strip()]
                 return lines[-1] if lines else _DIED
 
 

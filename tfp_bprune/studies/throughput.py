@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tfp_bprune.files.aside import scratch
 from tfp_bprune.files.runs import read_json, write_json
 from tfp_bprune.types import Json
 
@@ -37,8 +37,8 @@ def throughput_rows(networks: Sequence[str], width: float, batch: int) -> tuple[
     from tfp_bprune.studies.process import environment
 
     path = os.pathsep.join([str(starter.parent), os.environ.get("PATH", "")])
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "rows.json"
+    with scratch() as folder:
+        out = folder / "rows.json"
         request = json.dumps({"networks": list(networks), "width": width, "batch": batch})
         words = [str(starter), "-np", "2", "-H", "localhost:2", sys.executable, "-m", __spec__.name, request, str(out)]
         ended = subprocess.run(words, env=environment() | {"PATH": path}, capture_output=True, text=True, check=False)

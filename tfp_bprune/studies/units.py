@@ -7,10 +7,8 @@ beginning.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from tfp_bprune.evaluation.metrics import classification
 from tfp_bprune.evaluation.uncertainty import ood_auroc
 from tfp_bprune.exports import export
 from tfp_bprune.exports.writing import bytes_of
+from tfp_bprune.files.aside import scratch
 from tfp_bprune.graphs import compact, strip
 from tfp_bprune.graphs.graph import graph_of
 from tfp_bprune.layers import kernels_of, kind_of
@@ -144,8 +143,8 @@ def _served(model: Any, whole: Any, x: np.ndarray, bayesian: bool) -> Json:
     wanted = [("", model, form, way) for form, way in forms] + [("dense_", whole, form, way) for form, way in forms]
     wanted += [("dense_", whole, "savedmodel", "sampled")] if bayesian else []
     found: Json = {}
-    with tempfile.TemporaryDirectory() as folder:
-        places = [Path(folder) / str(number) for number in range(len(wanted))]
+    with scratch() as folder:
+        places = [folder / str(number) for number in range(len(wanted))]
         for (_, network, form, way), place in zip(wanted, places, strict=True):
             kernels: Json = {"kernels": "dense"} if network is whole else {}
             given: Json = {"task": "classification", "from_logits": True, **kernels}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune.evaluation import masked, metrics, uncertainty
+from tfp_bprune.files.aside import own_temporaries
 from tfp_bprune.files.runs import finite, read_json, sha256, write_json
 from tfp_bprune.prediction import predict
 from tfp_bprune.pruning import masks, scores
@@ -110,7 +111,8 @@ def alone(task: Task, extensions: Sequence[str] = ()) -> str:
     try:
         for module in extensions:
             importlib.import_module(module)
-        perform(task, os.getppid())
+        with own_temporaries():
+            perform(task, os.getppid())
     except BpruneError as error:
         return " ".join(str(error).split())
     except Exception as error:  # of a fault too one line goes to the study, and the others go on

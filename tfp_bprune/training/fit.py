@@ -276,7 +276,7 @@ def _open(out: Any, resume: bool, config: Json, data: Splits) -> Iterator[Run | 
         yield None
         return
     run = Run(out) if resume and Run(out).exists else Run.create(out)
-    with run.locked():
+    with run.locked() if run.exists else run.begun():
         if run.exists:
             _check_same(run, config)
         else:

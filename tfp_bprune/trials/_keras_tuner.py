@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.files.reading import read_below
 from tfp_bprune.files.runs import sealed, unsealed, write_atomically
 from tfp_bprune.types import BpruneError, RunError
@@ -49,7 +49,22 @@ def keras_tuner() -> Any:
     with _aliased():
         module = importlib.import_module(_NAME)
     module.src.utils.save_json, module.src.utils.load_json = _save, _load
+    keeps = module.src.engine.tuner_utils.SaveBestEpoch
+    keeps._save_model = _ending(keeps._save_model, module.errors.FatalError)
     return module
+
+
+def _ending(save: Any, fatal: type[Exception]) -> Any:
+    """As `save`, but a checkpoint that cannot be written ends the search: it is no fault of the candidate."""
+
+    def saved(callback: Any) -> None:
+        try:
+            save(callback)
+        except (OSError, tf.errors.OpError) as error:
+            said = str(error).splitlines() or [type(error).__name__]
+            raise fatal(f"cannot write {callback.filepath}: {said[0]}; choose a folder that can be written") from error
+
+    return saved
 
 
 def _save(path: str, content: Any) -> str:

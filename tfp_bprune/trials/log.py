@@ -6,6 +6,7 @@ what a kill leaves: it is dropped. Anything else that does not fit is damage, an
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -43,12 +44,17 @@ class TrialLog:
         line = self._line(row)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(open_below(self.path.parent, self.path.name, os.O_RDWR | os.O_CREAT), "r+b") as file:
+            handle = open_below(self.path.parent, self.path.name, os.O_RDWR | os.O_CREAT)
+            with open(handle, "r+b", buffering=0) as file:
                 file.truncate(self._length)  # what a kill left of a line; only who writes removes it
                 file.seek(self._length)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+                try:
+                    if file.write(line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(self._length)
+                    raise
         except OSError as error:
             raise RunError(
                 f"cannot write {self.path}: {error.strerror}; choose a folder that can be written"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from tfp_bprune.data.splits import Split
 from tfp_bprune.evaluation.fresh import reload
 from tfp_bprune.evaluation.metrics import as_served
 from tfp_bprune.exports import export
+from tfp_bprune.files.aside import scratch
 from tfp_bprune.files.runs import write_json
 from tfp_bprune.files.schemas import SHAPE, mapping, record
 from tfp_bprune.graphs.convert import strip
@@ -70,8 +70,8 @@ def stored_times(out: Path, model: Any, order: Ranking, split: Split) -> Times:
 def measured(model: Any, order: Ranking, split: Split) -> Times:
     """Exports the network whole, with parts of the units of every layer and of one after the other, and times them together."""
     designs, plain = list(_designs(order.left)), strip(model)
-    with tempfile.TemporaryDirectory() as folder:
-        places = [Path(folder) / str(number) for number in range(len(designs))]
+    with scratch() as folder:
+        places = [folder / str(number) for number in range(len(designs))]
         manifests = [
             export(with_masks(plain, order.masks(counts)), place) for counts, place in zip(designs, places, strict=True)
         ]

@@ -24,6 +24,7 @@ from tfp_bprune.training.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.training.schedules import KL_SCHEDULES, kl_schedule
 from tfp_bprune.trials._keras_tuner import keras_tuner
 from tfp_bprune.trials.log import check_same
+from tfp_bprune.tuning.resuming import take_up
 from tfp_bprune.types import (
     BpruneError,
     Estimator,
@@ -196,7 +197,7 @@ def tune(
     Raises:
       BpruneError: the method, the objective or the network is unknown, a number is out of range, or no trial ended with a
         finite objective.
-      RunError: `out` holds another search.
+      RunError: `out` holds another search, or cannot be written.
 
     Returns:
       `best`, the hyperparameters; `score`, their objective; `rows`, all trials; `sha256`, of the file.
@@ -234,7 +235,10 @@ def tune(
 
     tuner.on_trial_end = on_trial_end
     with threadpool_limits(1, user_api="blas"):
-        tuner.search(epochs=epochs, verbose=0)  # its own tables would stand in the results
+        try:
+            tuner.search(epochs=epochs, verbose=0)  # its own tables would stand in the results
+        except kt.errors.FatalError as error:
+            raise RunError(str(error)) from error
     trials_done = sorted(tuner.oracle.trials.values(), key=lambda trial: (len(trial.trial_id), trial.trial_id))
     done = [_row(trial) for trial in trials_done if trial.score is not None]
     if not done:
@@ -251,7 +255,9 @@ def _begun(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:
     """The tuner, at the beginning or where its files say that it was."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints that it goes on, where results are to be
-            return _tuner(kt, method, trials, epochs, shared)
+            tuner = _tuner(kt, method, trials, epochs, shared)
+            take_up(tuner.oracle)
+            return tuner
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise RunError(
             f"{shared['directory']} holds trials that are not as Keras Tuner wrote them ({type(error).__name__}: {error}): "
