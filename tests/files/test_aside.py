@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -230,6 +231,30 @@ def test_a_run_that_fails_before_its_first_manifest_leaves_no_part(
     with pytest.raises(RunError, match="No space"), Run.create(tmp_path / "run").begun() as run:
         run.commit({"config.json": b"{}", "weights/model.safetensors": b"x"})
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [".lock"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_a_commit_is_whole(run: Run, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class EndedError(Exception):
+        pass
+
+    def end(*_: Any) -> None:
+        raise EndedError
+
+    write, before = runs.write_below, signal.signal(number, end)
+
+    def interrupted(*arguments: Any) -> None:
+        signal.raise_signal(number)
+        write(*arguments)
+
+    try:
+        monkeypatch.setattr(runs, "write_below", interrupted)
+        with pytest.raises(EndedError):
+            run.commit({"a": b"1", "b": b"2"}, epoch=2)
+        assert signal.getsignal(number) is end
+    finally:
+        signal.signal(number, before)
+    assert (run.read("a"), run.read("b"), run.manifest["epoch"]) == (b"1", b"2", 2)
 
 
 def test_a_trial_that_finds_the_disk_full_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

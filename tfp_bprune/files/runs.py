@@ -42,6 +42,7 @@ from tfp_bprune.files.reading import (
     read_json,
 )
 from tfp_bprune.files.schemas import CONFIG_SCHEMA, MANIFEST_SCHEMA, ROW_SCHEMA
+from tfp_bprune.files.signals import uninterrupted
 from tfp_bprune.files.writing import (
     finite,
     sealed,
@@ -226,11 +227,12 @@ class Run:
         """What the run was asked to do, checked against its hash."""
         return parse(self.read(CONFIG), self.path / CONFIG, CONFIG_SCHEMA)
 
+    @uninterrupted()
     def commit(self, files: Mapping[str, bytes], drop: tuple[str, ...] = (), **facts: Any) -> None:
         """Writes `files`, then the manifest that names them, then deletes what it no longer names.
 
         A file that the manifest names and that is to be another leaves the manifest first: whatever is killed in between,
-        no file that is named is other than its hash says.
+        no file that is named is other than its hash says. SIGINT and SIGTERM wait until all is done.
 
         Args:
           files: content by path relative to the run.
