@@ -13,7 +13,7 @@ from tfp_bprune.data.targets import SaidTask, Target, check_target, read_target,
 from tfp_bprune.types import DataError, Json, Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Info:
     """What a network needs to know of its data.
 
@@ -44,6 +44,12 @@ class Info:
     positions: tuple[int, ...] = ()
     inputs: dict[str, tuple[int, ...]] | None = None
     outputs: dict[str, Target] | None = None
+
+    def __repr__(self) -> str:
+        many = {"classification": f" of {self.classes} classes", "multilabel": f" of {self.classes} labels"}
+        inputs = self.input_shape if self.inputs is None else self.inputs
+        said = f"{self.task}{many.get(self.task, '')}" if self.outputs is None else f"outputs {', '.join(self.outputs)}"
+        return f"{self.name}: {said}, examples {inputs}"
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -82,21 +88,36 @@ def described_arrays(x: Any, y: Any, name: str, task: SaidTask) -> tuple[Arrays,
     _check_pairs(x, y, name)
     if count(x) == 0:
         raise DataError(f"{name} has no examples: expected at least one to describe")
+    y, targets = described_targets(y, name, task)
+    info = info_from(x, y, targets, name)
+    scale, offset = _standardized(leaves(x)[0])
+    info = replace(info, scale=scale, offset=offset)
+    check_arrays(x, y, info)
+    return x, y, info
+
+
+def described_targets(y: Arrays, name: str, task: SaidTask) -> tuple[Arrays, dict[str, Target]]:
+    """Targets as `targets.read_target` has them, and what each is, by name.
+
+    Raises:
+      DataError: what one is is not certain.
+    """
     said = _said(task, y, name)
     found = {
         key: read_target(whole_numbers(one, said[key]), said[key], _called(name, key))
         for key, one in by_name(y).items()
     }
     targets = {key: target for key, (_, target) in found.items()}
-    first, scaled = next(iter(targets.values())), _standardized(leaves(x)[0])
-    info = Info(name, first.task, leaves(x)[0].shape[1:], first.classes, *scaled, positions=first.positions)
+    return mapped(lambda key: found[key][0], _keys(y)), targets
+
+
+def info_from(x: Arrays, y: Arrays, targets: Mapping[str, Target], name: str) -> Info:
+    """The shapes of examples `x` and what their targets are, without scales."""
+    first = next(iter(targets.values()))
+    info = Info(name, first.task, leaves(x)[0].shape[1:], first.classes, positions=first.positions)
     if not isinstance(x, np.ndarray):
         info = replace(info, inputs={key: one.shape[1:] for key, one in by_name(x).items()})
-    if not isinstance(y, np.ndarray):
-        info = replace(info, outputs=targets)
-    y = mapped(lambda key: found[key][0], _keys(y))
-    check_arrays(x, y, info)
-    return x, y, info
+    return info if isinstance(y, np.ndarray) else replace(info, outputs=dict(targets))
 
 
 def examples_of(x: Any, name: str) -> Arrays:

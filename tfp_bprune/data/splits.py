@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.data.arrays import Arrays, by_name, count, leaves, rows
+from tfp_bprune.data.arrays import Arrays, by_name, count, leaves, rows, shapes
 from tfp_bprune.data.augment import augment, check_augmentation, draws
 from tfp_bprune.data.datasets import DATASETS, pair_of, registered
 from tfp_bprune.data.info import Info, described_arrays, read_arrays
@@ -26,7 +26,7 @@ from tfp_bprune.types import Augmentation, DataError, Json
 _EVALUATION_BATCH = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Split:
     """Examples `x` [n, ...] in their raw units and targets `y` [n], or [n, ...] for labels of each position or several.
 
@@ -40,6 +40,9 @@ class Split:
     def __len__(self) -> int:
         return count(self.x)
 
+    def __repr__(self) -> str:
+        return f"Split({self.name!r}: {len(self):,} examples {shapes(self.x)}, targets {shapes(self.y)})"
+
     def rows(self, chosen: Any) -> Split:
         """The examples with these numbers, or in this slice."""
         return Split(self.name, rows(self.x, chosen), rows(self.y, chosen))
@@ -48,10 +51,10 @@ class Split:
         """All examples once, in order, as batches [b, ...] with their targets [b]: float32, but for text and for whole
         numbers of more than a byte, such as the tokens of a text, which stay as they are."""
         dataset = tf.data.Dataset.from_tensor_slices((self.x, self.y)).batch(batch_size)
-        return dataset.map(_as_float).prefetch(1)
+        return dataset.map(as_float).prefetch(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Splits:
     """The three splits and how training walks through them.
 
@@ -68,6 +71,12 @@ class Splits:
     workers: int = 1
     augmentation: Augmentation = "none"
     request: Json = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(
+            f"{name} {len(part) if name == 'test' else self.seen(name):,}" for name, part in self.parts.items()
+        )
+        return f"Splits({self.info!r}; {sizes}; batches of {self.batch_size})"
 
     def examples(self, name: str) -> Split:
         """The arrays of the split `name`: "train", "valid" or "test"."""
@@ -152,7 +161,7 @@ class Splits:
             examples, targets = tf.nest.map_structure(lambda one: tf.gather(one, chosen), (x, y))
             if self.augmentation != "none":
                 examples = augment(self.augmentation, examples, tf.gather(numbers, chosen))
-            mine = _as_float(examples, targets)
+            mine = as_float(examples, targets)
             if self.workers == 1:
                 return mine
             weight = self.workers * tf.size(chosen) / tf.size(everyone)
@@ -161,7 +170,8 @@ class Splits:
         return tf.data.Dataset.range(steps).map(batch)
 
 
-def _as_float(x: Any, y: Any) -> tuple[Any, Any]:
+def as_float(x: Any, y: Any) -> tuple[Any, Any]:
+    """Examples of a batch as a network takes them, and targets as they are."""
     return tf.nest.map_structure(_input, x), y
 
 
@@ -260,8 +270,8 @@ def from_arrays(
     _check_sizes(info.name, n, held_out, validation_fraction, count(test_x))
     order = np.random.default_rng(seed).permutation(n)
     valid_rows, train_rows = np.sort(order[:held_out]), np.sort(order[held_out:])
-    info = _with_target_scale(info, rows(train_y, train_rows))
-    info = _with_fingerprint(info, train_x, train_y, test_x, test_y)
+    info = with_target_scale(info, rows(train_y, train_rows))
+    info = with_fingerprint(info, train_x, train_y, test_x, test_y)
     whole = Split("train", train_x, train_y)
     parts = {
         "train": whole.rows(train_rows),
@@ -289,7 +299,8 @@ def _check_order(batch_size: int, seed: int) -> None:
         raise DataError(f"seed must be at least 0, got {seed}")
 
 
-def _with_target_scale(info: Info, y: Arrays) -> Info:
+def with_target_scale(info: Info, y: Arrays) -> Info:
+    """With the mean and deviation of a regression's training targets."""
     scaled = {name: _scaled(info.targets[name], one) for name, one in by_name(y).items()}
     if info.outputs is not None:
         return replace(info, outputs=scaled)
@@ -302,7 +313,8 @@ def _scaled(target: Target, y: np.ndarray) -> Target:
     return replace(target, loc=float(y.mean()), scale=float(y.std()) or 1.0)
 
 
-def _with_fingerprint(info: Info, *splits: Arrays) -> Info:
+def with_fingerprint(info: Info, *splits: Arrays) -> Info:
+    """With a hash of all examples and targets, in their order."""
     digest = hashlib.sha256()
     for arrays in splits:
         if isinstance(arrays, dict):

@@ -29,6 +29,10 @@ class Target:
     scale: float = 1.0
 
 
+class UncertainTask(DataError):
+    """What targets are is not certain from them: a task has to be said."""
+
+
 def read_target(y: np.ndarray, task: Task | None, name: str, known: Target | None = None) -> tuple[np.ndarray, Target]:
     """Targets in the one form that their task has, and what they are.
 
@@ -113,15 +117,27 @@ def _certain(y: np.ndarray, name: str) -> Task:
         return "binary"
     if y.dtype.kind == "f":
         if _is_zeros_and_ones(y) and y.min() < y.max():
-            raise DataError(f"{name} has targets that are floats, 0 and 1: say task='binary' or task='regression'")
+            raise UncertainTask(f"{name} has targets that are floats, 0 and 1: say task='binary' or task='regression'")
+        if _may_be_classes(y):
+            raise UncertainTask(
+                f"{name} has targets that are floats without fractions, from {y.min():g} to {y.max():g}: say task='classification' or "
+                "task='regression'"
+            )
         return "regression"
     values, classes = np.unique(y), int(y.max()) + 1
     if classes > _FEW and (values[0] > 1 or classes > 2 * len(values) or 2 * classes > y.size):
-        raise DataError(
+        raise UncertainTask(
             f"{name} has whole numbers from {values[0]} to {values[-1]} as targets, {len(values)} different ones in {y.size}: say "
             "task='classification' or task='regression'"
         )
     return "classification"
+
+
+def _may_be_classes(y: np.ndarray) -> bool:
+    """Whether floats are whole numbers, from 0 or 1 on with hardly any left out, as many as there could be classes."""
+    if y.ndim > 1 or y.min() not in (0, 1) or y.max() < 2 or (y != np.floor(y)).any():
+        return False
+    return bool(y.max() + 1 <= min(2 * len(np.unique(y)), max(_FEW, y.size // 2)))
 
 
 def _is_zeros_and_ones(y: np.ndarray) -> bool:

@@ -297,6 +297,8 @@ _BINARY_CROSS_ENTROPIES = {"binary_crossentropy", "binary_focal_crossentropy", "
 
 
 def _head_of_loss(loss: Any, tensor: Any) -> Head | None:
+    if isinstance(said := getattr(loss, "head", None), Head):
+        return said  # a loss of `fit`
     end, width = end_of(tensor), tensor.shape[-1]
     name = _loss_name(loss)
     if name == "gaussian_nll":

@@ -104,6 +104,28 @@ class History(keras.callbacks.Callback):
         self.rows.append(row)
 
 
+class Rows(list[Json], keras.callbacks.History):
+    """What `fit` gives back: a row an epoch, and the same as the `History` of Keras.
+
+    Args:
+      rows: one object an epoch.
+      model: that was trained.
+
+    Attributes:
+      history: a list for each figure, by name.
+      epoch: numbers of the epochs, from 0.
+      params: of the training.
+    """
+
+    def __init__(self, rows: Sequence[Json], model: Any, steps: int) -> None:
+        list.__init__(self, rows)
+        self.epoch = [row["epoch"] - 1 for row in rows]
+        names = dict.fromkeys(name for row in rows for name in row if name != "epoch")
+        self.history = {name: [row[name] for row in rows if name in row] for name in names}
+        self.params = {"epochs": len(rows), "steps": steps, "verbose": 0}
+        self.model, self.validation_data = model, None
+
+
 class RunWriter(keras.callbacks.Callback):
     """After each epoch commits a checkpoint (weights, optimizer, noise steps) and the history to a run, atomically.
 

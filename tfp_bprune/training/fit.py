@@ -7,16 +7,19 @@ import json
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Splits
+from tfp_bprune.data.stream import Stream
+from tfp_bprune.data.targets import SaidTask
 from tfp_bprune.files.runs import CONFIG, Run, finite
 from tfp_bprune.files.words import without_homes
 from tfp_bprune.graphs.heads import heads_for, note_heads
 from tfp_bprune.graphs.match import check_shapes, is_alone, matched
 from tfp_bprune.graphs.names import targets_of
+from tfp_bprune.graphs.rebuild import check_known
 from tfp_bprune.layers import set_train_size
 from tfp_bprune.storage import compress, store
 from tfp_bprune.storage.saved import heads_config, present_architecture
@@ -24,6 +27,7 @@ from tfp_bprune.training.callbacks import (
     STOPPED,
     History,
     KLSchedule,
+    Rows,
     RunWriter,
     StopAtNonFinite,
     checkpoint,
@@ -37,6 +41,8 @@ from tfp_bprune.training.progress import ProgressBar
 from tfp_bprune.training.rate import SettableAdam
 from tfp_bprune.training.schedules import WARMUP_PART, ScaledCosine, kl_schedule, scale_for
 from tfp_bprune.training.states import PREFIX, SetStates, states_of
+from tfp_bprune.training.taken import Given, splits_of
+from tfp_bprune.training.watched import own_optimizer, warn_of_divergence
 from tfp_bprune.types import Json, KLWeighting, RunError, Scaling, TrainingError
 
 _SET_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
@@ -87,10 +93,15 @@ def compile_model(
     settings: Settings,
     distributor: Distributor | None = None,
     from_logits: bool | None = None,
+    optimizer: Any = None,
 ) -> Any:
     """Compiles `model` for the evidence lower bound on `data`: likelihood, metrics, Adam with cosine decay, and N.
 
-    What its outputs mean is noted on it; exports go by that. The losses of several outputs are added.
+    What its outputs mean is noted on it; exports go by that. The losses of several outputs are added. Of `logs`, `loss` and
+    `val_loss` hold the KL of the weights, `nll` and `val_nll` do not.
+
+    Args:
+      model: as in `fit`, as are `data`, splits, and `settings`, `distributor`, `from_logits`, `optimizer`.
 
     Raises:
       DataError: its outputs do not suit the data.
@@ -99,14 +110,7 @@ def compile_model(
     heads, targets = heads_for(model, data.info, from_logits), targets_of(model, data.info)
     set_train_size(model, data.train_size)
     distributor = distributor or OneProcess()
-    rate = ScaledCosine(
-        settings.learning_rate,
-        settings.epochs * data.steps,
-        scale_for(settings.scaling, distributor.size),
-        settings.scaling_warmup * data.steps,
-    )
-    # The older Adam does the same in less than half the time on a CPU.
-    optimizer = distributor.wrap(SettableAdam(rate))
+    optimizer = distributor.wrap(_adam(settings, data, distributor) if optimizer is None else own_optimizer(optimizer))
     losses = {name: loss_of(head, targets[name]) for name, head in heads.items()}
     metrics = {name: metrics_of(head, targets[name]) for name, head in heads.items()}
     if is_alone(model):
@@ -116,11 +120,30 @@ def compile_model(
     return note_heads(model, heads)
 
 
+def _adam(settings: Settings, data: Splits, distributor: Distributor) -> Any:
+    rate = ScaledCosine(
+        settings.learning_rate,
+        settings.epochs * data.steps,
+        scale_for(settings.scaling, distributor.size),
+        settings.scaling_warmup * data.steps,
+    )
+    # The older Adam does the same in less than half the time on a CPU.
+    return SettableAdam(rate)
+
+
 def fit(
     model: Any,
-    data: Splits,
+    data: Any,
+    y: Any = None,
     *,
     settings: Settings | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    validation_data: Any = None,
+    validation_split: float | None = None,
+    optimizer: Any = None,
+    task: SaidTask = None,
+    seed: int = 0,
     out: Any = None,
     resume: bool = False,
     request: Json | None = None,
@@ -128,14 +151,26 @@ def fit(
     distributor: Distributor | None = None,
     progress: bool = True,
     from_logits: bool | None = None,
-) -> list[Json]:
+) -> Rows:
     """Trains `model` on `data` with `model.fit`; with `out`, into a run directory.
+
+    `loss` and `val_loss` are the negative evidence lower bound: likelihood and KL. What says how well the network predicts, and
+    what `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint` should monitor, is `val_nll`.
 
     Args:
       model: from `models.build`, or any functional or sequential Keras model whose outputs suit the targets: logits or
         probabilities of classes or labels, one output for two classes, numbers for a regression, or (mean, std).
-      data: from `load` or `from_arrays`.
+      data: splits from `load` or `from_arrays`; or, as in `model.fit`, examples as an array, a list or a dictionary of several
+        with their targets in `y`, or a tf.data dataset or Keras Sequence of batches (x, y), which is read once before.
+      y: targets of arrays: class numbers or one-hot rows, zeros and ones, or numbers.
       settings: how to train.
+      epochs: in the place of those of `settings`.
+      batch_size: of arrays; 32 by default.
+      validation_data: (x, y), or for a dataset another one.
+      validation_split: of arrays: the last part of the examples, in [0, 1), which is not trained on.
+      optimizer: of Keras, or its name, in the place of Adam with a cosine; the rate of `settings` is not looked at then.
+      task: what the targets are, where neither they nor the model say it; see `from_arrays`.
+      seed: of the order of arrays; splits have their own.
       out: the run's folder, new or empty unless `resume`.
       resume: continue the run in `out` from its last epoch, or start it if it never got that far. The weights end
         bit-identical to those of a run that was never interrupted.
@@ -153,7 +188,7 @@ def fit(
 
     Returns:
       The history, one object an epoch: loss, nll, accuracy or mse, the same on the validation split, KL by layer. Of several
-      outputs the names begin with theirs.
+      outputs the names begin with theirs. It is Keras's `History` as well: `history.history["val_nll"]`.
 
     Raises:
       RunError: `out` holds something else, is damaged, or is being written by another process.
@@ -161,20 +196,27 @@ def fit(
       DataError: examples do not have the shape that the model takes, or its outputs do not suit the targets.
       BpruneError: whether outputs are logits or probabilities is not certain, and `from_logits` does not say it.
     """
-    settings, distributor = settings or Settings(), distributor or OneProcess()
+    settings, distributor = _settings(settings, epochs), distributor or OneProcess()
+    check_known(model)
+    data = splits_of(model, data, Given(y, batch_size, validation_data, validation_split, task, seed))
     check_shapes(model, data)
     data = matched(model, data)
+    if resume and isinstance(data, Stream):
+        raise TrainingError("a dataset of batches cannot go on where a run was ended: give arrays or splits to resume")
+    warn_of_divergence(model, callbacks)
     begun_as: Json = {}  # which a network that shrinks is no longer at a second attempt
 
     def attempt(committed: Committed) -> list[Json]:
         mine = distributor.shard(data)
-        compile_model(model, mine, settings=settings, distributor=distributor, from_logits=from_logits)
+        compile_model(
+            model, mine, settings=settings, distributor=distributor, from_logits=from_logits, optimizer=optimizer
+        )
         going_on = committed.arrays is not None
         # Without a run the network need not be storable.
         config = {} if out is None else _config(model, mine, settings, data.request if request is None else request)
         config |= {"architecture": begun_as.setdefault("architecture", config["architecture"])} if config else {}
         ordered = sorted(callbacks, key=lambda one: getattr(one, "runs_last", False))
-        if any(isinstance(one, _SET_RATE) for one in ordered):
+        if optimizer is None and any(isinstance(one, _SET_RATE) for one in ordered):
             model.optimizer.leave_schedule()
         if progress and (distributor.size > 1 or distributor.attempts_again):
             _announce(distributor, mine)
@@ -189,7 +231,12 @@ def fit(
             _run_epochs(model, mine, settings, (len(rows), epochs), further, writers, shown)
             return rows
 
-    return distributor.launch(attempt)
+    return Rows(distributor.launch(attempt), model, data.steps)
+
+
+def _settings(settings: Settings | None, epochs: int | None) -> Settings:
+    settings = settings or Settings()
+    return settings if epochs is None else replace(settings, epochs=epochs)
 
 
 class _Commit(keras.callbacks.Callback):
@@ -233,7 +280,7 @@ def _run_epochs(
             epochs=epochs,
             initial_epoch=start,
             steps_per_epoch=data.steps,
-            validation_data=data.valid if len(data.examples("valid")) else None,
+            validation_data=data.valid if data.seen("valid") else None,
             callbacks=[*callbacks, *writers, *([bar] if bar else [])],
             verbose=0,
         )

@@ -7,13 +7,14 @@ of masked steps left out; metrics are means over labels, pixels or steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.targets import Target
 from tfp_bprune.graphs.heads import Head
-from tfp_bprune.types import Task
+from tfp_bprune.types import Json, Task
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 PLAIN_NOISE = 0.5  # times the targets' standard deviation: where the noise of a `GaussianOutput` starts
@@ -91,12 +92,23 @@ def _alike(y: Any, prediction: Any) -> tuple[Any, Any]:
     return tf.reshape(y, tf.shape(smaller)), tf.reshape(prediction, tf.shape(smaller))
 
 
+@keras.saving.register_keras_serializable("tfp_bprune")
 class _PerExample(keras.losses.Loss):
-    """The mean over examples of what `of_labels` gives for each label [batch, ...], summed over an example's labels."""
+    """The mean over examples of the nats of each label [batch, ...], summed over an example's labels.
 
-    def __init__(self, of_labels: OfLabels, name: str) -> None:
+    Args:
+      head, target: of an output, or what `to_json` gives of the one and `asdict` of the other.
+      name: of the loss.
+    """
+
+    def __init__(self, head: Any, target: Any, name: str, **_: Any) -> None:
         super().__init__(name=name)
-        self._of_labels = of_labels
+        self.head, self._target = _read(head, target)
+        self._of_labels = _nats(self.head, self._target)
+
+    def get_config(self) -> Json:
+        """The arguments as plain data."""
+        return {"name": self.name, "head": self.head.to_json(), "target": asdict(self._target)}
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """A scalar; Keras hands over masks among the weights."""
@@ -116,34 +128,66 @@ def _of_classes(head: Head) -> OfLabels:
     return lambda y, prediction: keras.losses.sparse_categorical_crossentropy(y, prediction, from_logits=head.logits)
 
 
+def _read(head: Any, target: Any) -> tuple[Head, Target]:
+    if isinstance(target, Mapping):
+        target = Target(**{**target, "positions": tuple(target["positions"])})
+    return Head(**head) if isinstance(head, Mapping) else head, target
+
+
+def _nats(head: Head, target: Target) -> OfLabels:
+    """The negative log likelihood of each label."""
+    if head.task == "gaussian":
+        return gaussian_nll
+    if head.task == "regression":
+        return plain_nll(target)
+    return _of_classes(head) if head.task == "classification" else _bernoulli_nll(head, target)
+
+
+_LOSS_NAMES = {
+    "gaussian": "gaussian_nll", "regression": "gaussian_nll_of_fixed_noise",
+    "classification": "sparse_categorical_crossentropy",
+}  # fmt: skip
+
+
 def loss_of(head: Head, target: Target) -> Any:
     """The Keras loss of an output that means `head`, trained on `target`."""
-    if head.task == "gaussian":
-        # A function that Keras stores by name, where no labels of an example are to be summed.
-        several = bool(target.positions)
-        return _PerExample(gaussian_nll, "gaussian_nll") if several else gaussian_nll
-    if head.task == "regression":
-        return _PerExample(plain_nll(target), "gaussian_nll_of_fixed_noise")
-    if head.task == "classification":
-        if not target.positions:
-            return keras.losses.SparseCategoricalCrossentropy(from_logits=head.logits)
-        return _PerExample(_of_classes(head), "sparse_categorical_crossentropy")
-    return _PerExample(_bernoulli_nll(head, target), "binary_crossentropy")
+    if head.task == "gaussian" and not target.positions:
+        return gaussian_nll  # a function that Keras stores by name, where no labels of an example are to be summed
+    if head.task == "classification" and not target.positions:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=head.logits)
+    return _PerExample(head, target, _LOSS_NAMES.get(head.task, "binary_crossentropy"))
+
+
+@keras.saving.register_keras_serializable("tfp_bprune")
+class _MeanOf(keras.metrics.MeanMetricWrapper):
+    """A mean over labels, as a metric that Keras can store.
+
+    Args:
+      name: "nll", "accuracy" or "mse".
+      head, target: as of `_PerExample`.
+    """
+
+    def __init__(self, name: str, head: Any, target: Any, dtype: Any = None) -> None:
+        self._head, self._target = _read(head, target)
+        squares = _squared_error if self._head.task == "regression" else _mean_squared_error
+        of_labels = {"nll": _nats, "accuracy": lambda head, _: _right(head), "mse": lambda *_: squares}
+        super().__init__(of_labels[name](self._head, self._target), name=name, dtype=dtype)
+
+    def get_config(self) -> Json:
+        """The arguments as plain data."""
+        return {"name": self.name, "dtype": self.dtype, "head": self._head.to_json(), "target": asdict(self._target)}
 
 
 def metrics_of(head: Head, target: Target) -> list[Any]:
     """What a run's history shows beside the loss: `nll`, and `accuracy` or `mse` (in squared target units)."""
-    metric = keras.metrics.MeanMetricWrapper
-    if head.task == "gaussian":
-        return [metric(gaussian_nll, name="nll"), metric(_mean_squared_error, name="mse")]
-    if head.task == "regression":
-        return [metric(plain_nll(target), name="nll"), metric(_squared_error, name="mse")]
+    if head.task in ("gaussian", "regression"):
+        return [_MeanOf("nll", head, target), _MeanOf("mse", head, target)]
     if head.task == "classification":
         return [
             keras.metrics.SparseCategoricalCrossentropy(name="nll", from_logits=head.logits),
             keras.metrics.SparseCategoricalAccuracy("accuracy"),
         ]
-    return [metric(_bernoulli_nll(head, target), name="nll"), metric(_right(head), name="accuracy")]
+    return [_MeanOf("nll", head, target), _MeanOf("accuracy", head, target)]
 
 
 def negative_log_likelihood(task: Task) -> Any:
