@@ -14,7 +14,7 @@ from tfp_bprune.data.splits import Splits, load
 from tfp_bprune.files.runs import Run, rows_to_bytes, sha256
 from tfp_bprune.files.words import renewed
 from tfp_bprune.networks import build
-from tfp_bprune.pruning import GradualPruning, KeepPruned, polynomial, prune
+from tfp_bprune.pruning import GradualPruning, KeepPruned, Shrink, polynomial, prune
 from tfp_bprune.storage import load_model
 from tfp_bprune.training import Settings, fit
 from tfp_bprune.types import Augmentation, Criterion, DataError, Json, KLWeighting, Layers
@@ -40,7 +40,8 @@ class Spec:
       sparsity: pruned to this before training (with a parent), or while training (without); by SNR where weights have
         a distribution, else by magnitude.
       gradual: with a parent too, pruned while training: from the parent's sparsity, over the first half.
-      units: what is pruned while training are whole units, and inputs that are none, by this criterion.
+      units: what is pruned while training are whole units, and inputs that are none, by this criterion, until a part
+        `sparsity` of the multiplications is gone; they leave the network then.
     """
 
     dataset: str
@@ -194,7 +195,8 @@ def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
     if spec.sparsity is None:
         return []
     if spec.units is not None:
-        return [GradualPruning(spec.sparsity, criterion=spec.units, granularity="unit", aggregate="norm", inputs=True)]
+        given: Json = {"granularity": "unit", "aggregate": "norm", "inputs": True, "counts": "multiplications"}
+        return [GradualPruning(spec.sparsity, criterion=spec.units, over=(0.1, 0.5), **given), Shrink()]
     if spec.parent is None:
         return [GradualPruning(spec.sparsity)]
     if not spec.gradual:
