@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 import tfp_bprune as bp
 from tfp_bprune._keras import keras, tf
@@ -132,11 +132,27 @@ def test_inputs_that_say_nothing_leave_and_the_others_stay_in_20_of_20_regressio
     relevant = np.tile(np.arange(INPUTS) < RELEVANT, SEEDS)
     evidence = np.array([row["evidence"] for row in units_table(model, inputs=True)[OUTPUTS:]])
     # At the optimum s^2 = (F - 1) / n where F > 1, and the evidence of a group by weight is (F - 1 - log F) / 2; else s and it
-    # are 0: a scale that is fitted to noise does no harm, so only more than that of noise speaks for an input.
-    exact = np.where(ratio > 1, (ratio - 1 - np.log(ratio)) / 2, 0)
+    # are 0: a scale that is fitted to noise does no harm, and what the fit is worth by itself is taken off.
+    cost = np.log(OUTPUTS) / 2 / OUTPUTS
+    exact = np.where(ratio > 1, (ratio - 1 - np.log(ratio)) / 2, 0) - cost
     np.testing.assert_allclose(evidence, exact, rtol=0.02, atol=0.01)
     # What noise reaches in one of a million runs of the test.
     most = stats.chi2.isf(1e-6 / (SEEDS * (INPUTS - RELEVANT)), OUTPUTS) / OUTPUTS
-    threshold = (most - 1 - np.log(most)) / 2
+    threshold = (most - 1 - np.log(most)) / 2 - cost
     pruned = bp.prune(model, threshold=threshold, criterion="evidence", granularity="unit", inputs=True)[0]
     np.testing.assert_array_equal(weights_of(pruned.layers[-1])["kernel"].mask.any(1), relevant)
+
+
+def test_without_a_threshold_few_inputs_stay_that_say_nothing(regressions: Any) -> None:
+    """Evidence above 0 is rare for noise, as chi-squared says: at most so many in all but one of a million runs."""
+    q, _ = regressions
+    layer = LAYERS["Dense", "flipout"](OUTPUTS, prior={"kind": "ard", "groups": "input"}, name="line")
+    model = keras.Sequential([keras.Input((SEEDS * INPUTS,)), layer])
+    layer.posteriors["kernel"].assign(q.loc.numpy(), q.scale.numpy())
+    pruned = bp.prune(model, threshold=0.0, criterion="evidence", granularity="unit", inputs=True)[0]
+    left = weights_of(pruned.layers[-1])["kernel"].mask.any(1).reshape(SEEDS, INPUTS)
+    assert left[:, :RELEVANT].all()
+    worth = lambda f: OUTPUTS * (f - 1 - np.log(f)) - np.log(OUTPUTS)  # noqa: E731  twice the evidence of a group
+    chance = stats.chi2.sf(OUTPUTS * optimize.brentq(worth, 1.0, 50.0), OUTPUTS)
+    assert 0.02 < chance < 0.2
+    assert left[:, RELEVANT:].sum() <= stats.binom.isf(1e-6, SEEDS * (INPUTS - RELEVANT), chance)

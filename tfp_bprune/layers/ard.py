@@ -25,7 +25,7 @@ class ARDPrior(Prior):
     "Automatic relevance determination" of MacKay 1994 and Neal 1996, its scales maximized out. Of a group of J weights with
     means mu and deviations sigma the optimum is s^2 = mean(mu^2 + sigma^2), and there KL = J / 2 log s^2 - sum log sigma: no
     draw, no parameter; at least 0, and 0 where all means are 0 and all deviations equal, whatever their size. Pruned weights
-    do not count.
+    do not count. Evidence, by which units go, counts what fitting the scales was worth as none.
 
     Args:
       groups: "input", the weights that read one input; "output", those that make one output; or "both", N(0, s_i^2 t_j^2)
@@ -88,8 +88,15 @@ class ARDPrior(Prior):
         return precision * q.loc, precision * q.scale
 
     def log_density_at_zero(self, q: Normals, variables: Variables) -> Any:
-        """log N(0 | 0, s^2) of each weight."""
-        return -0.5 * (_log(self._found(q, variables)) + math.log(2 * math.pi))
+        """log N(0 | 0, s^2) of each weight, less its share of what finding its scales took.
+
+        A scale that is fitted makes its weights more likely also where they are noise: by (F - 1 - log F) J / 2 nats, J F being
+        chi-squared. What the fit itself is worth is taken off, half of log J nats for a parameter that J weights tell of
+        (Schwarz 1978), 1 at least (Akaike 1974), so that evidence above 0 speaks for a group.
+        """
+        found, left = self._found(q, variables), tf.cast(q.mask, tf.float32)
+        taken = sum(_share(_sum_to(left, part.shape)) for part in found)
+        return -0.5 * (_log(found) + math.log(2 * math.pi)) - taken
 
     def deviation(self, q: Normals, variables: Variables) -> Any:
         """s of each weight."""
@@ -103,6 +110,12 @@ class ARDPrior(Prior):
 def _sum_to(values: Any, shape: Any) -> Any:
     """Sums over the axes of which `shape` has one entry."""
     return tf.reduce_sum(values, [axis for axis, size in enumerate(shape) if size == 1], keepdims=True)
+
+
+def _share(count: Any) -> Any:
+    """Nats for each of `count` weights that a fitted scale costs."""
+    count = tf.maximum(count, 1.0)
+    return tf.maximum(0.5 * tf.math.log(count), 1.0) / count
 
 
 def _inverse(found: list[Any]) -> Any:
