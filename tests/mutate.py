@@ -28,7 +28,7 @@ class Mutant(NamedTuple):
 SURVIVORS = "tests/test_survivors.py"
 MUTANTS = (
     Mutant("layers/variational.py", "kl + terms_of_bias.kl", "kl + 2 * terms_of_bias.kl", SURVIVORS),
-    Mutant("evaluation/metrics.py", "astype(int), bins - 1)", "astype(int), bins - 2)", SURVIVORS),
+    Mutant("prediction/metrics.py", "astype(int), bins - 1)", "astype(int), bins - 2)", SURVIVORS),
     Mutant("layers/estimators.py", "flipped = inputs * self", "flipped = inputs + 0 * self", SURVIVORS),
     Mutant("pruning/groups.py", "np.divide(side.ratio, side.left,", "np.divide(side.ratio, side.weights,", SURVIVORS),
     Mutant("pruning/callback.py", "self._begun + batch + 1", "self._begun + batch", SURVIVORS),

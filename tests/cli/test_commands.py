@@ -271,6 +271,25 @@ def test_export_and_inspect(answer: Answer, tiny_run: Path, tmp_path: Path) -> N
     assert answer("inspect", tiny_run)["kind"] == "run"
 
 
+def test_an_export_in_few_bits(
+    answer: Answer, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = answer("export", tiny_run, "--out", tmp_path / "auto", "--precision", "auto")
+    first, second = made["layers"]
+    assert {layer["precision"] for layer in made["layers"].values()} <= {f"int{bits}" for bits in range(2, 9)}
+    assert made["precision_cost"]["rounded"]["accuracy"] >= made["precision_cost"]["float32"]["accuracy"] - 0.003
+    assert made["payload_bytes"] < made["bytes"]
+    mixed = answer("export", tiny_run, "--out", tmp_path / "mixed", "--no-score", "--precision", f"{second}=int8")
+    assert [layer["precision"] for layer in mixed["layers"].values()] == ["float32", "int8"]
+    assert answer("evaluate", tmp_path / "auto")["accuracy"] > 0.3
+    rows = answer("bench", tmp_path / "auto", tmp_path / "mixed", "--batch", 1, "--rounds", 1)["rows"]
+    assert rows[1]["precision"] == "mixed"
+    assert main(["inspect", str(tmp_path / "mixed")]) == 0
+    said = capsys.readouterr().out
+    assert f"{first}: " in said
+    assert "removed, int8)" in said
+
+
 def test_an_export_from_moments_and_one_of_settled_draws(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
     made = answer("export", tiny_run, "--out", tmp_path / "moments", "--predictive", "moments")
     assert made["predictive"] == "moments"

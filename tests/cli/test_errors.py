@@ -188,6 +188,10 @@ def test_wrong_settings_of_an_export_and_a_bench(refused: Refused, tiny_run: Pat
     assert "is a run: expected a folder written by `tfp-bprune export`" in refused("bench", tiny_run)
     words = ["export", tiny_run, "--format", "onnx", "--float16", "--out", tmp_path / "out"]
     assert "float16 is for the formats 'savedmodel' and 'litert', got 'onnx'" in refused(*words)
+    export = ["export", tiny_run, "--out", tmp_path / "out", "--no-score", "--precision"]
+    assert "--precision int9: expected auto, float32, float16, int8, " in refused(*export, "int9")
+    assert "--precision int8 a=int4: expected one precision, or LAYER=P for each" in refused(*export, "int8", "a=int4")
+    assert "precision names the layer 'a': expected of '" in refused(*export, "a=int4")
 
 
 def test_an_export_is_not_begun_without_the_data_that_was_named(

@@ -88,7 +88,7 @@ def test_the_numbers_by_hand() -> None:
 def test_ranks_of_equal_numbers_are_their_mean() -> None:
     values = np.random.default_rng(1).integers(0, 5, (2, 30)).astype(float)
     expected = stats.spearmanr(*values).statistic
-    assert distance._rank_correlation(*values) == pytest.approx(expected)
+    assert distance.rank_correlation(*values) == pytest.approx(expected)
 
 
 def two() -> Any:

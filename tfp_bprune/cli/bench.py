@@ -103,6 +103,12 @@ def _test_split(manifests: list[Json], data_dir: Path | None) -> Split | None:
     return None if splits is None else splits.examples("test")
 
 
+def _precision(manifest: Json) -> str:
+    """Of all layers' weights, or "mixed"; exports of before do not say it."""
+    found = {layer.get("precision", "float32") for layer in manifest["layers"].values()}
+    return "mixed" if len(found) > 1 else next(iter(found), "float32")
+
+
 def _random(shape: list[int], arguments: Any) -> np.ndarray:
     import numpy as np
 
@@ -115,7 +121,9 @@ def _rows(name: Json, manifest: Json, found: Reloaded, split: Split | None) -> l
     from tfp_bprune.exports.forms import form_of
 
     about = (
-        name | {"format": form_of(manifest).name} | {key: manifest[key] for key in ("predictive", "sparsity", "bytes")}
+        name
+        | {"format": form_of(manifest).name, "precision": _precision(manifest)}
+        | {key: manifest[key] for key in ("predictive", "sparsity", "bytes")}
     )
     scores = {} if split is None else scores_of(found.outputs, split.y, name["export"])
     return [

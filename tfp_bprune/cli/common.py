@@ -6,13 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from tfp_bprune.cli.choices import CRITERIA, add_choice
 from tfp_bprune.files.reading import printable
 from tfp_bprune.files.runs import finite, write_json
 from tfp_bprune.files.words import renewed
-from tfp_bprune.types import Aggregate, BpruneError, Counts, Granularity, Json, Scope
+from tfp_bprune.types import Aggregate, BpruneError, Counts, Granularity, Json, Precision, Scope
 
 if TYPE_CHECKING:
     from tfp_bprune.data.splits import Splits
@@ -74,6 +74,43 @@ def add_pruning(parser: Parser) -> None:
     add_choice(parser, "--counts", Counts, "weights", of_what)
     inputs = "with --granularity unit, features of the input and what a dense layer reads flattened can go too"
     parser.add_argument("--inputs", action="store_true", help=inputs)
+
+
+def add_precision(parser: Parser) -> None:
+    """`--precision`."""
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        metavar="P",
+        help="of the weights: float32, float16, int8, int4 (int2 to int8 in a SavedModel), or auto, the fewest bits that the "
+        "posterior allows; of all layers, or LAYER=P ... (default: float32)",
+    )
+
+
+def precision_of(arguments: Any) -> Any:
+    """What `add_precision` added, as the argument of `export`.
+
+    Raises:
+      BpruneError: neither one precision nor layers with one each.
+    """
+    given: list[str] = arguments.precision or []
+    for word in given:
+        if word.rsplit("=", 1)[-1] not in get_args(Precision):
+            raise BpruneError(
+                f"--precision {word}: expected {', '.join(get_args(Precision))}, or LAYER= and one of them"
+            )
+    if len(given) <= 1 and not any("=" in word for word in given):
+        return given[0] if given else None
+    if not all("=" in word for word in given):
+        raise BpruneError(
+            f"--precision {' '.join(given)}: expected one precision, or LAYER=P for each of several layers"
+        )
+    return dict(word.rsplit("=", 1) for word in given)
+
+
+def fewer_bits(arguments: Any) -> bool:
+    """Whether anything is asked for but float32."""
+    return getattr(arguments, "float16", False) or precision_of(arguments) not in (None, "float32")
 
 
 def pruning_of(arguments: Any) -> Json:

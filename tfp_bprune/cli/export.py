@@ -6,20 +6,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfp_bprune.cli.choices import FORMATS, add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, data_if_there, emit, facts_of, note, say
+from tfp_bprune.cli.common import (
+    Parser,
+    add_data,
+    add_json,
+    add_precision,
+    data_if_there,
+    data_of,
+    emit,
+    facts_of,
+    fewer_bits,
+    note,
+    precision_of,
+    say,
+)
 from tfp_bprune.types import ExportError, Json, Kernels, Predictive
 
 if TYPE_CHECKING:
     from tfp_bprune.data.splits import Split
     from tfp_bprune.prediction.cost import Costs
 
+_REPRESENTATIVE = 500
 HELP = "write a run as a SavedModel that needs TensorFlow alone, or as an ONNX or LiteRT file"
 EXAMPLE = """example:
   tfp-bprune export runs/mnist-95 --out served/mnist
   tfp-bprune export runs/mnist-95 --predictive moments --out served/mnist-moments
   tfp-bprune export runs/mnist-95 --predictive sampled --samples 100 --error-rate 0.01 --out served/mnist-sampled
   tfp-bprune export runs/mnist-95 --calibrate --costs here.json --out served/mnist-here
-  tfp-bprune export runs/mnist-95 --format litert --out served/mnist-litert
+  tfp-bprune export runs/mnist-95 --format litert --precision int8 --out served/mnist-litert
+  tfp-bprune export runs/mnist-95 --precision auto --out served/mnist-small
 """
 
 
@@ -37,7 +52,13 @@ def add_arguments(parser: Parser) -> None:
         help="of sampled classification: no further draws for an example whose class is settled but for this probability",
     )
     add_choice(parser, "--format", FORMATS, "savedmodel", "what to write; onnx and litert need the extra `formats`")
-    parser.add_argument("--float16", action="store_true", help="weights in half the bytes (savedmodel, litert)")
+    parser.add_argument("--float16", action="store_true", help="the same as --precision float16 (savedmodel, litert)")
+    add_precision(parser)
+    parser.add_argument(
+        "--all-int8",
+        action="store_true",
+        help="settle the ranges of activations by training examples, and compute in whole numbers throughout (litert, onnx)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     _add_kernels(parser)
     parser.add_argument(
@@ -86,6 +107,8 @@ def run(arguments: Any) -> int:
         kernels=arguments.kernels,
         format=arguments.format,
         float16=arguments.float16,
+        precision=precision_of(arguments),
+        representative=_representative(saved.config, arguments),
         error_rate=arguments.error_rate,
         costs=_costs(arguments),
         validation=_compared_on(arguments, split),
@@ -125,11 +148,24 @@ def _validation(config: Json, data_dir: Path | None) -> Split | None:
 
 
 def _compared_on(arguments: Any, split: Split | None) -> Any:
-    """The examples on which moments are held against draws; None where there are none or nothing is to be compared."""
-    if split is None or arguments.predictive != "moments" or arguments.error_rate is not None:  # the last is refused
+    """The examples on which moments are held against draws, and few bits against float32; None where there are none or
+    nothing is to be compared."""
+    if split is None:
+        return None
+    if fewer_bits(arguments):
+        return split
+    if arguments.predictive != "moments" or arguments.error_rate is not None:  # the last is refused
         return None
     note("comparing moments with draws on validation examples; --no-score leaves this out ...")
     return split.x
+
+
+def _representative(config: Json, arguments: Any) -> Any:
+    """Examples of the training split, by which ranges of activations are settled; None where nobody asked for it."""
+    if not arguments.all_int8:
+        return None
+    split = data_of(config, arguments.data_dir).examples("train")
+    return split.rows(slice(0, _REPRESENTATIVE)).x
 
 
 def _score(path: Path, split: Split | None) -> None:
@@ -155,12 +191,14 @@ def _costs(arguments: Any) -> Costs | None:
 
 
 def _explain(arguments: Any, manifest: Json) -> None:
-    from tfp_bprune.reports.tables import human_bytes, moments_line, products_table, scores_line
+    from tfp_bprune.reports.tables import human_bytes, moments_line, precision_line, products_table, scores_line
 
     say(f"exported {arguments.predictive} of {arguments.run} to {arguments.out}: {human_bytes(manifest['bytes'])}")
     for title, scores in (("at the end of training", manifest.get("before")), ("as exported", manifest.get("scores"))):
         if scores:
             say(f"{title}, validation split: {scores_line(scores)}")
+    if not isinstance(manifest["precision"], str) or manifest["precision"] != "float32":
+        say(precision_line(manifest))
     if "moments_vs_draws" in manifest:
         say(moments_line(manifest["moments_vs_draws"]))
     products = {name: layer for name, layer in manifest["layers"].items() if "form" in layer}

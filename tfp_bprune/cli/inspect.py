@@ -34,7 +34,7 @@ def run(arguments: Any) -> int:
         if "scores" in manifest:
             say(f"  scores on the {manifest['scores']['split']} split: {scores_line(manifest['scores'])}")
         for name, layer in manifest.get("layers", {}).items():
-            say(
-                f"  {name}: {layer['nonzeros']} of {layer['prunable']} weights left ({100 * layer['sparsity']:.1f} % removed)"
-            )
+            bits = f", {layer['precision']}" if "precision" in layer else ""
+            left = f"{layer['nonzeros']} of {layer['prunable']} weights left"
+            say(f"  {name}: {left} ({100 * layer['sparsity']:.1f} % removed{bits})")
     return 0

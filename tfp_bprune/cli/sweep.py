@@ -7,7 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune.cli.choices import add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, facts_of, pruning_of, say
+from tfp_bprune.cli.common import (
+    Parser,
+    add_data,
+    add_json,
+    add_precision,
+    add_pruning,
+    data_of,
+    emit,
+    facts_of,
+    fewer_bits,
+    precision_of,
+    pruning_of,
+    say,
+)
 from tfp_bprune.types import HeldOut, Json
 
 HELP = "prune, export and measure a run at several sparsities"
@@ -41,6 +54,7 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="measure batch normalization anew on training data before each export",
     )
+    add_precision(parser)
     add_pruning(parser)
     add_data(parser)
     add_json(parser)
@@ -89,6 +103,7 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
                 facts=facts | {"data": saved.config.get("data"), "request": saved.config.get("request")},
                 on_step=lambda what: bar.to(next(started), what),
                 on_replace=lambda: run_directory.commit({}, drop=tuple(files)),  # it must not name exports that are gone
+                precision=precision_of(arguments), validation=data.examples("valid") if fewer_bits(arguments) else None,
                 calibration=data.examples("train").batches(100) if arguments.recalibrate else None,
             )
         )  # fmt: skip

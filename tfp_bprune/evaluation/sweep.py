@@ -14,6 +14,7 @@ from tfp_bprune.data.splits import Split
 from tfp_bprune.evaluation.fresh import Reloaded, reload
 from tfp_bprune.evaluation.metrics import as_served, of_outputs
 from tfp_bprune.exports import export
+from tfp_bprune.exports.precision import Asked
 from tfp_bprune.files.writing import beside, put_in_place
 from tfp_bprune.graphs import adopt
 from tfp_bprune.pruning import prune
@@ -45,6 +46,8 @@ def sweep(
     inputs: bool = False,
     counts: Counts = "weights",
     calibration: Any = None,
+    precision: Asked | None = None,
+    validation: Any = None,
     on_replace: Callable[[], None] = lambda: None,
 ) -> Json:
     """Prunes, exports and measures `model` at each sparsity.
@@ -62,6 +65,8 @@ def sweep(
       on_replace: called before the exports of an earlier sweep go.
       calibration: training batches on which `recalibrate` measures batch normalization and a regression's
         noise anew before each export.
+      precision, validation: of every export, as in `export`; rows say the bytes of the weights alone as
+        `payload_bytes`.
 
     Returns:
       `{"machine": ..., "rows": [...], "scores": ...}`: a row a sparsity, figures of the mean prediction, those of the
@@ -84,7 +89,15 @@ def sweep(
                 pruned if calibration is None else recalibrate(pruned, calibration, predictive=kind) for kind in kinds
             ]
             manifests = [
-                export(network, place, predictive=kind, samples=samples, facts=facts)
+                export(
+                    network,
+                    place,
+                    predictive=kind,
+                    samples=samples,
+                    facts=facts,
+                    precision=precision,
+                    validation=validation,
+                )
                 for network, place, kind in zip(ready, places, kinds, strict=True)
             ]
             served = as_served(split, manifests[0])
@@ -117,6 +130,7 @@ def figures(measured: Reloaded, manifest: Json, targets: Any) -> Json:
     return {
         **of_outputs(measured.outputs, targets),
         "bytes": manifest["bytes"],
+        "payload_bytes": manifest["payload_bytes"],
         "latency_ms": latency,
         "throughput": throughput,
     }

@@ -60,7 +60,7 @@ def failure(who: str, error: Exception, predictive: Predictive) -> ExportError:
     return ExportError(f"{who} failed: {first[:_SAID]}; use the format 'savedmodel'")
 
 
-def check_agreement(title: str, predictor: Any, run: Callable[[Any], Outputs], tolerance: float = TOLERANCE) -> None:
+def check_agreement(title: str, predictor: Any, run: Callable[[Any], Outputs], tolerance: float = TOLERANCE) -> float:
     """Compares a converted network with TensorFlow on small batches.
 
     Args:
@@ -70,10 +70,13 @@ def check_agreement(title: str, predictor: Any, run: Callable[[Any], Outputs], t
       tolerance: largest difference allowed, absolute for outputs up to 1 and relative to the largest above; and beyond it as
         much as rounding of the inputs moves TensorFlow's own outputs, for networks that make much of little.
 
+    Returns:
+      The largest difference.
+
     Raises:
       ExportError: outputs are missing or differ by more.
     """
-    specs = fixed(predictor.predict, list(predictor.inputs.values()))
+    specs, largest = fixed(predictor.predict, list(predictor.inputs.values())), 0.0
     for batch in _BATCHES:
         x = _probe(specs, batch)
         expected, found = _answers(predictor, x), run(x)
@@ -82,9 +85,11 @@ def check_agreement(title: str, predictor: Any, run: Callable[[Any], Outputs], t
                 f"the {title} file gives {sorted(found)} for {batch} inputs, in other names or shapes than "
                 f"TensorFlow's {sorted(expected)}: use the format 'savedmodel'"
             )
-        moved = _answers(predictor, _rounded(x, tolerance / TOLERANCE * _ROUNDING))
+        moved = _answers(predictor, _rounded(x, min(tolerance / TOLERANCE, 1e3) * _ROUNDING))
         for name, value in expected.items():
-            _check_output(title, name, value, found[name], tolerance, np.abs(moved[name] - value).max())
+            moves = float(np.abs(moved[name] - value).max())
+            largest = max(largest, _check_output(title, name, value, found[name], tolerance, moves))
+    return largest
 
 
 @contextmanager
@@ -125,7 +130,7 @@ def _rounded(x: Outputs, error: float) -> Outputs:
 
 def _check_output(
     title: str, name: str, expected: np.ndarray, found: np.ndarray, tolerance: float, moved: float
-) -> None:
+) -> float:
     scale = max(1.0, float(np.max(np.abs(expected))))
     difference = float(np.max(np.abs(expected - found))) / scale
     allowed = tolerance + _MARGIN * float(moved) / scale
@@ -134,3 +139,4 @@ def _check_output(
             f"{name!r} of the {title} file differs from TensorFlow's by {difference:.2g}, "
             f"expected at most {allowed:.0e}: use the format 'savedmodel'"
         )
+    return difference

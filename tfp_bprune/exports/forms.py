@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._registry import Registry
-from tfp_bprune.types import BpruneError, ExportError, Json, Predictive
+from tfp_bprune.types import BpruneError, ExportError, Json, Predictive, Storage
 
 TOLERANCE, TOLERANCE_FLOAT16 = 1e-4, 0.02  # float16 keeps 11 bits of each weight: 5e-4, which add up over layers
 Outputs = dict[str, np.ndarray]
@@ -40,12 +40,16 @@ class Form:
       extra: what `pip install` gets for the runtime, where it is optional.
       predictives: those that it can hold.
       float16: whether it can hold weights in half the bytes.
+      precisions: what it can hold weights in, each layer in another one; with more than "float32" and "float16" among them
+        `convert` takes the keywords `precision`, a `Storage` by the layer's name, and `representative`, examples as arrays by
+        the input's name by which it may find ranges of activations, or None.
       sparse: whether it multiplies pruned kernels as sparse ones, by the costs that `export` is given.
       tolerance, tolerance_float16: what its answers may differ by from TensorFlow's, absolute up to 1 and relative above;
         None where nothing is converted.
       files: a regular expression for all names that an export may hold, `needed` those that it must; both by default `file`.
       check: `check(name, content, path)` refuses a file of an export that could do more than compute; called for each
         file of an export that is not trusted.
+      payload: `payload(predictor, path)` counts the bytes of the weights alone in what was written.
     """
 
     name: str
@@ -57,18 +61,27 @@ class Form:
     extra: str = ""
     predictives: tuple[Predictive, ...] = ALL
     float16: bool = False
+    precisions: tuple[Storage, ...] = ()
     sparse: bool = False
     tolerance: float | None = TOLERANCE
     tolerance_float16: float = TOLERANCE_FLOAT16
     files: str = ""
     needed: tuple[str, ...] = ()
     check: Callable[[str, bytes, object], None] | None = None
+    payload: Callable[[Any, Path], int] | None = None
 
     def __post_init__(self) -> None:
         defaults = {"title": self.name, "files": re.escape(self.file), "needed": (self.file,), "load": Path(self.load)}
         for field, value in defaults.items():
             if field == "load" or not getattr(self, field):
                 object.__setattr__(self, field, value)
+        if not self.precisions:
+            object.__setattr__(self, "precisions", ("float32", "float16") if self.float16 else ("float32",))
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether layers can have a precision each."""
+        return not set(self.precisions) <= {"float32", "float16"}
 
     def runner(self, path: Path, threads: int = 1) -> Callable[[Outputs], Outputs]:
         """The loader's function for the file at `path`, in this process."""

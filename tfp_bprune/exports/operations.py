@@ -68,16 +68,19 @@ AsString RegexFullMatch RegexReplace StaticRegexFullMatch StaticRegexReplace Str
 StringSplit StringSplitV2 StringStrip StringToHashBucketFast StringToHashBucketStrong StringToNumber StringUpper Substr
 UnicodeDecode UnicodeDecodeWithOffsets UnicodeEncode UnsortedSegmentJoin ReduceJoin StringFormat
 """
+_STORED = """
+DecodeCompressed DecodeRaw RightShift
+"""
 _NETWORKS = """
 CudnnRNN CudnnRNNV2 CudnnRNNV3 CudnnRNNCanonicalToParams CudnnRNNCanonicalToParamsV2 CudnnRNNParamsSize GRUBlockCell LSTMBlockCell
 """
 _GRADIENTS = """
-AvgPoolGrad BiasAddGrad BroadcastGradientArgs ConcatOffset CudnnRNNBackprop CudnnRNNBackpropV2 CudnnRNNBackpropV3 EluGrad
+AvgPoolGrad BiasAddGrad BroadcastGradientArgs ConcatOffset CudnnRNNBackprop CudnnRNNBackpropV2 CudnnRNNBackpropV3 DynamicStitch EluGrad
 FusedBatchNormGradV3 InvGrad LeakyReluGrad MaxPoolGrad ReciprocalGrad Relu6Grad ReluGrad RsqrtGrad SeluGrad SigmoidGrad
 SoftplusGrad SoftsignGrad SqrtGrad StridedSliceGrad TanhGrad
 """
 ALLOWED = frozenset(
-    " ".join((_ARITHMETIC, _IMAGES, _ARRAYS, _STATE, _CONTROL, _CHANCE, _WORDS, _NETWORKS, _GRADIENTS)).split()
+    " ".join((_ARITHMETIC, _IMAGES, _ARRAYS, _STATE, _CONTROL, _CHANCE, _WORDS, _STORED, _NETWORKS, _GRADIENTS)).split()
 )
 # In the functions that write and read the variables: nothing that answers a request may reach them.
 _SAVING = frozenset({"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"})

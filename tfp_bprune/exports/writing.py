@@ -11,28 +11,29 @@ PATH/
 from __future__ import annotations
 
 import gzip
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import tf
-from tfp_bprune.exports.converting import check_agreement, failure, hushed, require
 from tfp_bprune.exports.forms import Form, form_named, names
+from tfp_bprune.exports.making import Making
 from tfp_bprune.exports.manifest import describe, signature_of
+from tfp_bprune.exports.precision import Asked, planned, wider
+from tfp_bprune.exports.rounding import inputs_of
 from tfp_bprune.files.aside import beside
 from tfp_bprune.files.runs import Run
 from tfp_bprune.graphs.convert import adopt
 from tfp_bprune.graphs.heads import Said
+from tfp_bprune.graphs.rebuild import check_graph
 from tfp_bprune.prediction.cost import Costs
 from tfp_bprune.prediction.distance import DRAWS, check_validation, distance_to_draws
 from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.prediction.predict import DEFAULT_SAMPLES, Predictor
-from tfp_bprune.prediction.stored import Storage
-from tfp_bprune.types import BpruneError, ExportError, Json, Kernels, Predictive, RunError
+from tfp_bprune.types import ExportError, Json, Kernels, Predictive, RunError
 
 
 def export(
@@ -45,6 +46,8 @@ def export(
     kernels: Kernels = "auto",
     format: str = "savedmodel",
     float16: bool = False,
+    precision: Asked | None = None,
+    representative: Any = None,
     error_rate: float | None = None,
     task: Said = None,
     from_logits: bool | None = None,
@@ -69,21 +72,32 @@ def export(
         SavedModels, and other forms that can. Files hold pruned kernels in few bytes whatever the choice.
       format: "savedmodel", "onnx", "litert", or what was registered with `register_form`; ONNX and LiteRT need the extra
         `formats` and a predictive without draws.
-      float16: weights in half the bytes, in a SavedModel or a LiteRT file; computed is in float32.
+      float16: the same as precision="float16", of a SavedModel or a LiteRT file.
+      precision: of the weights of all layers, or by the layer's name, where others stay in float32: "float32", "float16",
+        "int8", "int4" (a SavedModel holds any from "int2" to "int8"), with a scale for each output channel; or "auto", the
+        fewest bits whose rounding lies within the posterior's width (`exports.precision`), more where `validation` shows that
+        they cost too much. A SavedModel computes in float32; LiteRT multiplies int8 and int4 weights with activations that it
+        rounds to 8 bits as they come.
+      representative: examples of the training data, an array or several by input, by which the ranges of activations are
+        settled beforehand: LiteRT and ONNX Runtime then compute in whole numbers throughout.
       error_rate: of "sampled": an example gets no further draws once its class is settled.
       task: what the outputs mean, for all or by the output's name: "classification", "binary", "multilabel", "regression",
         or "gaussian", means and then standard deviations. By default what `fit` or the loss said, or what is certain from
         the model: a softmax, sigmoid or `GaussianOutput` at its end.
       from_logits: whether class outputs are logits; by default where a linear layer gives them.
       costs: of products, to choose by; those shipped unless given.
-      validation: of "moments": examples, an array or several by input, on at most 500 of which its answers are held against
-        draws of the weights; the manifest has the differences as `moments_vs_draws` (`export.distance`).
+      validation: examples, an array or several by input; with targets as a `Split`, or a pair of both. Of "moments", on at
+        most 500 of them its answers are held against draws of the weights; the manifest has the differences as
+        `moments_vs_draws` (`export.distance`). Of weights in fewer bits, on at most 2000 its answers are held against those of
+        float32; the manifest has what they cost as `precision_cost` (`exports.rounding`).
       facts: further entries of the manifest, such as the data's fingerprint.
       finish: called with the whole export before it gets its name, such as to measure it: what ends in an error leaves none.
 
     Returns:
-      The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out; of a SavedModel also the
-      `costs` it was made by and, in `layers`, what `Predictor.products` says of each dense layer; of another form `taken`.
+      The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out, `payload_bytes` of the weights
+      alone; in `layers` the `precision` of each, and the `elbo_loss` in nats a weight that the posterior predicts; of a
+      SavedModel also the `costs` it was made by and, in `layers`, what `Predictor.products` says of each dense layer; of
+      another form `taken`.
 
     Raises:
       ExportError: `path` exists or cannot be written, or the model cannot be exported as asked.
@@ -91,41 +105,67 @@ def export(
     """
     path = Path(path)
     check_new(path)
-    form = form_named(format)
+    form, asked = form_named(format), _asked(precision, float16)
     _check_form(form, predictive, kernels, float16)
-    check_validation(validation, predictive)
-    storage: Storage = "float16" if float16 else "float32"
-    lowering = Lowering(kernels, storage, costs or Costs()) if form.sparse else FOR_CONVERTERS
-    predictor = Predictor(model, predictive, samples, seed, lowering, error_rate, task=task, from_logits=from_logits)
-    about = _about(model, predictor, predictive, lowering, float16) | {"export_format": format, **(facts or {})}
+    check_graph(model)
+    plan = planned(model, asked, form, predictive)
+    if plan.whole:
+        check_validation(validation, predictive)
+
+    def predictor_of(lowering: Lowering, way: Predictive = predictive, draws: int = samples) -> Predictor:
+        rate = error_rate if way == predictive else None
+        return Predictor(model, way, draws, seed, lowering, rate, task=task, from_logits=from_logits)
+
+    lowering = Lowering(kernels, costs=costs or Costs()) if form.sparse else FOR_CONVERTERS
+    making = Making(form, lambda plan: predictor_of(replace(lowering, by_layer=plan.storages)), plan, representative)
+    if validation is not None and not plan.whole:
+        making.compare(predictor_of(Lowering("dense")), validation)
+    about: Json = {"export_format": format, **(facts or {})}
     if predictive == "sampled":
         about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
     if error_rate is not None:
         about["error_rate"] = error_rate
-    if validation is not None:
-        drawn = Predictor(model, "sampled", DRAWS, seed, task=task, from_logits=from_logits)
-        about["moments_vs_draws"] = distance_to_draws(predictor, drawn, validation)
+    if validation is not None and predictive == "moments":
+        drawn = predictor_of(Lowering(), "sampled", DRAWS)
+        about["moments_vs_draws"] = distance_to_draws(
+            making.predictor, drawn, inputs_of(validation, making.predictor, not plan.whole)
+        )
     with _aside(path) as folder:
         place = folder / form.file
-        _write(form, predictor, place, float16)
+        making.write(place, lambda plan: wider(plan, model, predictive))
+        said = {"precision": asked if isinstance(asked, str) else dict(asked)}
+        about = _about(model, making, predictive, lowering) | said | about
         run = Run(folder)
         run.record(bytes=bytes_of(place), bytes_gzip=bytes_of(place, compressed=True), **about)
         finish(folder)
         return run.manifest
 
 
-def _about(model: Any, predictor: Predictor, predictive: Predictive, lowering: Lowering, float16: bool) -> Json:
-    """What a manifest says of the network, how many inputs each dense layer takes, and of a SavedModel how it is multiplied."""
+def _asked(precision: Asked | None, float16: bool) -> Asked:
+    """The precision that is asked for, by either argument."""
+    if precision is not None and float16 and precision != "float16":
+        raise ExportError(f"float16 and precision {precision!r} contradict each other: leave float16 out")
+    return precision or ("float16" if float16 else "float32")
+
+
+def _about(model: Any, making: Making, predictive: Predictive, lowering: Lowering) -> Json:
+    """What a manifest says of the network, how many inputs each dense layer takes, in how many bits its weights are, and of a
+    SavedModel how it is multiplied."""
+    predictor, plan = making.predictor, making.plan
     about: Json = {"kind": "export", "network": model.name, "predictive": predictive, **signature_of(predictor)}
     about |= describe(adopt(model))
-    if float16:
+    if plan.uniform == "float16":
         about["float16"] = True
     if lowering.at_load:
         about["costs"] = asdict(lowering.costs)
     for name, product in predictor.products().items():
         if name in about["layers"]:
             about["layers"][name] |= product if lowering.at_load else {"taken": product["taken"]}
-    return about
+    for name, storage in plan.storages.items():
+        about["layers"][name]["precision"] = storage
+    for name, loss in ({} if plan.whole else plan.losses).items():
+        about["layers"][name]["elbo_loss"] = loss
+    return about | making.about
 
 
 def check_new(path: Path) -> None:
@@ -155,26 +195,6 @@ def _check_form(form: Form, predictive: Predictive, kernels: Kernels, float16: b
         raise ExportError(f"float16 is for the formats {holders}, got {form.name!r}: leave it out")
 
 
-def _write(form: Form, predictor: Predictor, target: Path, float16: bool) -> None:
-    """Writes the predictor in the form, and runs what was written against TensorFlow."""
-    options = {"float16": float16} if form.float16 else {}
-    with _quiet():  # converters save a SavedModel in between
-        form.convert(predictor, target, **options)
-    if not target.exists():
-        raise ExportError(f"the conversion to {form.title} wrote no {target.name}: expected what its form says")
-    if form.tolerance is None:
-        return
-    require(form.name, form.runtime.split(".")[0], extra=form.extra)
-    with hushed():
-        try:
-            tolerance = form.tolerance_float16 if float16 else form.tolerance
-            check_agreement(form.title, predictor, form.runner(target), tolerance)
-        except BpruneError:
-            raise
-        except Exception as error:
-            raise failure(form.runtime, error, predictor.predictive) from error
-
-
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when all went well and vanishes when it did not."""
@@ -187,17 +207,3 @@ def _aside(path: Path) -> Iterator[Path]:
             check_new(path)  # another process was faster
         said = str(error).splitlines() or [type(error).__name__]
         raise ExportError(f"cannot write {path}: {said[0]}; choose a folder that can be written") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TensorFlow's notes on what it saves."""
-    loggers = [tf.get_logger(), logging.getLogger("absl")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

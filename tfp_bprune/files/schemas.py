@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from tfp_bprune.types import Order, Predictive
+from tfp_bprune.types import Order, Precision, Predictive
 
 Schema = dict[str, Any]
 
@@ -43,10 +43,11 @@ def listing(item: Schema, most: int = 10**6) -> Schema:
     return {"type": "array", "items": item, "maxItems": most}
 
 
+_PRECISION: Schema = {"enum": list(get_args(Precision))}
 _LAYER = record(
     ("prunable", "nonzeros", "sparsity"),
     prunable=COUNT, nonzeros=COUNT, sparsity=PART, form=TEXT, shape=SHAPE, stored=COUNT, break_even=mapping(NUMBER),
-    taken=optional(COUNT),
+    taken=optional(COUNT), precision=_PRECISION, elbo_loss=NUMBER,
 )  # fmt: skip
 _SCORES = record(split=TEXT, epoch=optional(COUNT), examples=COUNT) | {"additionalProperties": optional(NUMBER)}
 _REQUEST = record(
@@ -63,7 +64,8 @@ MANIFEST_SCHEMA: Schema = record(
     sha256=DIGEST,
     files=mapping(record(("bytes", "sha256"), bytes=COUNT, sha256=DIGEST)),
     versions=mapping(TEXT), kind=TEXT, checkpoint=optional(TEXT), architecture=optional(TEXT), epoch=COUNT, seed=COUNT,
-    bytes=COUNT, dense_bytes=COUNT, bytes_gzip=COUNT,
+    bytes=COUNT, dense_bytes=COUNT, bytes_gzip=COUNT, payload_bytes=COUNT,
+    precision={"anyOf": [_PRECISION, mapping(_PRECISION)]}, difference=NUMBER, precision_cost=record(examples=COUNT),
     network=optional(TEXT), inference=optional(TEXT), dataset=optional(TEXT),
     predictive={"enum": list(get_args(Predictive))}, export_format=TEXT, input_shape=INPUT_SHAPE,
     inputs=mapping(record(("shape", "dtype"), shape=INPUT_SHAPE, dtype=TEXT)), outputs=mapping({"type": "object"}),

@@ -49,7 +49,7 @@ def distance_to_draws(moments: Predictor, sampled: Predictor, validation: Any, d
       DataError: the examples are not what the network takes, or there are none.
       ExportError: an answer to them is not finite.
     """
-    inputs = _chosen(_ordered(moments, validation))
+    inputs = _chosen(ordered(moments, validation))
     ours, theirs = _answers(moments, inputs), _answers(sampled, inputs)
     found: Json = {"examples": len(inputs[0]), "draws": draws}
     if len(moments.heads) == 1:
@@ -70,10 +70,10 @@ def compared(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> Json
         found = {"mean": float((np.abs(ours["mean"] - theirs["mean"]) / np.maximum(total, _LEAST)).mean())}
     one, other = ours[name].astype(np.float64), theirs[name].astype(np.float64)
     found[f"{name}_ratio"] = float(one.mean() / other.mean()) if other.mean() > _LEAST else None
-    return found | {"rank_correlation": _rank_correlation(one.ravel(), other.ravel())}
+    return found | {"rank_correlation": rank_correlation(one.ravel(), other.ravel())}
 
 
-def _ordered(predictor: Predictor, validation: Any) -> list[np.ndarray]:
+def ordered(predictor: Predictor, validation: Any) -> list[np.ndarray]:
     """An array for each input of the network."""
     given, names = as_arrays(validation, "validation", "examples"), list(predictor.inputs)
     if isinstance(given, dict) and len(names) > 1:
@@ -122,7 +122,7 @@ def _of_output(answers: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndar
     return {name: answers[prefix + name] for name in known if prefix + name in answers}
 
 
-def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
     """Spearman's, with the mean rank for equal numbers."""
     if np.ptp(one) < _LEAST or np.ptp(other) < _LEAST:
         return None

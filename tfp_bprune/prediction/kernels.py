@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.prediction.cost import CONVERTED, Choice, Costs, choose, takes
-from tfp_bprune.prediction.stored import Decoded, Packed, Storage, digest, narrowed, widened
+from tfp_bprune.prediction.grids import Grid, bits_of, levels, steps
+from tfp_bprune.prediction.stored import Decoded, Packed, digest, narrowed, widened
 from tfp_bprune.prediction.value import Value
-from tfp_bprune.types import Kernels
+from tfp_bprune.types import Kernels, Storage
 
 _SCALE = 1  # its place among the arrays of a kernel
 _GRAPH = 8192  # bytes of the operations that make a packed array ready
@@ -25,7 +27,8 @@ class Lowering:
 
     Attributes:
       kernels: "dense", "sparse", or "auto": the faster form by `costs`.
-      storage: of the numbers in files.
+      storage: of the numbers in files; of whole numbers of a few bits, what they are rounded to.
+      by_layer: the storage of layers that have another, by their names.
       costs: of this machine or the shipped ones.
       by_batch: whether small and large batches may be multiplied in different forms.
       at_load: whether kernels may be stored in a small form and made ready when a SavedModel is loaded.
@@ -39,6 +42,16 @@ class Lowering:
     by_batch: bool = True
     at_load: bool = True
     followed: bool = False
+    by_layer: Mapping[str, Storage] = field(default_factory=dict)
+
+    def of(self, layer: str) -> Lowering:
+        """The same for the layer of this name."""
+        return replace(self, storage=self.by_layer.get(layer, self.storage))
+
+    @property
+    def bits(self) -> int | None:
+        """Of whole numbers; None for floats."""
+        return bits_of(self.storage)
 
 
 FOR_CONVERTERS = Lowering("dense", costs=CONVERTED, at_load=False)  # what ONNX and LiteRT can be made of
@@ -58,19 +71,21 @@ class DenseKernel(tf.Module):
 
     def __init__(self, loc: np.ndarray, scale: np.ndarray | None, lowering: Lowering, may_take: bool = True) -> None:
         super().__init__()
-        arrays = [loc] if scale is None else [loc, scale]
+        grids = _grids(loc, scale, lowering.bits)
+        arrays = [grid.values for grid in grids] or ([loc] if scale is None else [loc, scale])
         pattern = np.logical_or.reduce([array != 0 for array in arrays])
         self.stored = int(pattern.sum())
         self.read = _read(pattern, lowering, len(arrays)) if may_take else None
         self._turns = not lowering.at_load
         if self.read is not None:
             arrays, pattern = [array[self.read] for array in arrays], pattern[self.read]
+            grids = [grid.with_codes(grid.codes[self.read]) for grid in grids]
         self.shape = pattern.shape
         self.choice: Choice = choose(lowering.kernels, self.shape, self.stored, lowering.costs, lowering.by_batch)
-        packed = Packed(pattern.T, [array.T for array in arrays], lowering.storage)
-        dense_bytes = sum(array.size for array in arrays) * np.dtype(lowering.storage).itemsize
+        turned: list[Any] = [grid.with_codes(grid.codes.T) for grid in grids] or [array.T for array in arrays]
+        packed = Packed(pattern.T, turned, lowering.storage, by_row=True)
         uses_dense, uses_sparse = self.choice.both or not self.choice.sparse, self.choice.both or self.choice.sparse
-        is_smaller = uses_sparse or packed.nbytes + _GRAPH < dense_bytes
+        is_smaller = uses_sparse or _is_smaller(packed, sum(array.size for array in arrays), lowering)
         self.packed = packed if lowering.at_load and is_smaller else None
         self._dense = [self._dense_form(i, array, lowering) for i, array in enumerate(arrays)] if uses_dense else []
         self._indices: Any = None
@@ -84,8 +99,10 @@ class DenseKernel(tf.Module):
 
     def _dense_form(self, which: int, array: np.ndarray, lowering: Lowering) -> Any:
         packed = self.packed
-        if packed is None:
-            return held(array, lowering, squared=which == _SCALE)
+        if packed is None:  # what is rounded is not to be rounded once more
+            return held(
+                array, replace(lowering, storage="float32") if lowering.bits else lowering, squared=which == _SCALE
+            )
         return Decoded(
             lambda: tf.transpose(packed.matrix(which, squared=which == _SCALE)), f"dense-{which}-{packed.key}", packed
         )
@@ -139,21 +156,72 @@ def _read(pattern: np.ndarray, lowering: Lowering, products: int) -> np.ndarray 
     return found if takes(lowering.kernels, pattern.shape, len(found), stored, lowering.costs, products) else None
 
 
-def held(array: np.ndarray, lowering: Lowering, *, squared: bool = False) -> Any:
-    """An array [..., out] as a variable, or as what takes fewer bytes in a file and is made ready at load.
+def held(
+    array: np.ndarray,
+    lowering: Lowering,
+    *,
+    squared: bool = False,
+    channels: tuple[int, ...] = (-1,),
+    positive: bool = False,
+) -> Any:
+    """An array as a variable, or as what takes fewer bytes in a file and is made ready at load.
 
     Args:
       squared: its squares are wanted. Files hold the array itself: float16 has no squares of numbers below 2.4e-4.
+      channels: axes of the outputs, each entry of which has a scale of its own where numbers are rounded to few bits.
+      positive: whether numbers are scales of posteriors.
     """
-    flat = array.reshape(-1, array.shape[-1])
-    packed = Packed(flat != 0, [flat], lowering.storage)
-    name = f"{'squares' if squared else 'array'}-{array.shape}"
-    if lowering.at_load and packed.nbytes + _GRAPH < array.size * np.dtype(lowering.storage).itemsize:
-        return Decoded(lambda: tf.reshape(packed.matrix(0, squared), array.shape), f"{name}-{packed.key}", packed)
+    flat, back = _flat(array, channels if lowering.bits else (-1,))
+    if lowering.bits:
+        [grid] = _grids(None, flat, lowering.bits) if positive else _grids(flat, None, lowering.bits)
+        if not lowering.at_load:
+            return tf.Variable(back(np.square(grid.values) if squared else grid.values), trainable=False)
+        packed = Packed(grid.values != 0, [grid], lowering.storage)
+    else:
+        packed = Packed(flat != 0, [flat], lowering.storage)
+    name = f"{'squares' if squared else 'array'}-{array.shape}{channels if lowering.bits else ''}"
+    if lowering.at_load and _is_smaller(packed, array.size, lowering):
+        return Decoded(lambda: back(packed.matrix(0, squared)), f"{name}-{packed.key}", packed)
     if lowering.storage == "float32" or not lowering.at_load:
         return tf.Variable(np.square(array) if squared else array, trainable=False)
     stored = tf.Variable(narrowed(array, lowering.storage), trainable=False)
     return Decoded(lambda: widened(stored, squared), f"half-{name}-{digest(array)}", stored)
+
+
+def _grids(loc: np.ndarray | None, scale: np.ndarray | None, bits: int | None) -> list[Grid]:
+    """Means and scales [..., out] in few bits; none for floats."""
+    if bits is None:
+        return []
+    means: list[Grid] = [] if loc is None else [steps(loc, bits)]
+    return means if scale is None else [*means, levels(scale, bits)]
+
+
+def _is_smaller(packed: Packed, count: int, lowering: Lowering) -> bool:
+    """Whether files are smaller with packed entries than with all `count` numbers; few bits are always packed."""
+    return lowering.bits is not None or packed.nbytes + _GRAPH < count * np.dtype(lowering.storage).itemsize
+
+
+def _flat(array: np.ndarray, channels: tuple[int, ...]) -> tuple[np.ndarray, Callable[[Any], Any]]:
+    """An array as [others, channels], and what brings it back from there."""
+    last = [axis % array.ndim for axis in channels]
+    order = [axis for axis in range(array.ndim) if axis not in last] + last
+    moved = array.transpose(order)
+    flat = moved.reshape(-1, math.prod(moved.shape[array.ndim - len(last) :]))
+    if order == sorted(order):
+        return flat, lambda values: tf.reshape(values, array.shape)
+    return flat, lambda values: tf.transpose(tf.reshape(values, moved.shape), np.argsort(order))
+
+
+def rounded(
+    array: np.ndarray, storage: Storage, channels: tuple[int, ...] = (-1,), positive: bool = False
+) -> np.ndarray:
+    """An array as files give it back; arguments as of `held`."""
+    bits = bits_of(storage)
+    if bits is None:
+        return narrowed(array, storage).astype(np.float32)
+    flat, back = _flat(array, channels)
+    [grid] = _grids(None, flat, bits) if positive else _grids(flat, None, bits)
+    return np.asarray(back(grid.values))
 
 
 def read(kept: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from tfp_bprune.graphs.copying import within
 from tfp_bprune.layers import Composed, Variational, kernels_of, kind_of, noise, weights_of
 from tfp_bprune.prediction.calls import training_of
 from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, read
+from tfp_bprune.prediction.stored import digest
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.prediction.walk import nodes_of
 
@@ -35,8 +36,9 @@ class Linear(tf.Module):
       loc, scale: of its one kernel; of several the first's.
     """
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, lowering: Lowering, name: str = "") -> None:
         super().__init__()
+        self._scope = "" if lowering.at_load else scope_of(name or layer.name)
         kind, found = kind_of(layer), weights_of(layer)
         assert kind is not None
         bias = found.pop("bias", None)
@@ -48,9 +50,15 @@ class Linear(tf.Module):
         self.bias_variance = None if bias is None else bias.variance
         self._turned = getattr(layer, "data_format", None) == "channels_first"
 
+    @property
+    def biases(self) -> list[np.ndarray]:
+        """What is stored of the bias."""
+        return [array for array in (self.bias, self.bias_variance) if array is not None]
+
     def mean(self, inputs: Value) -> Value:
         """The outputs at the mean weights and the mean of the inputs."""
-        return self.laid_mean(self.laid(inputs))
+        with tf.name_scope(self._scope) if self._scope else nullcontext():
+            return self.laid_mean(self.laid(inputs))
 
     def laid_mean(self, inputs: Value) -> Value:
         """The same of inputs that are laid."""
@@ -113,8 +121,10 @@ class LoweredDense(Linear):
     """
 
     def __init__(self, layer: Any, lowering: Lowering, certain: bool = False) -> None:
-        super().__init__(layer)
-        self.kernel = DenseKernel(self.loc, self.scale, lowering, may_take=certain or not lowering.followed)
+        super().__init__(layer, lowering)
+        self.kernel = DenseKernel(
+            self.loc, self.scale, lowering.of(layer.name), may_take=certain or not lowering.followed
+        )
 
     def laid(self, inputs: Value) -> Value:
         """Columns for a sparse kernel, and those inputs alone that are read, where that is faster."""
@@ -136,22 +146,26 @@ class LoweredDense(Linear):
 class LoweredPositions(Linear):
     """A layer that reads its weights at many positions: a convolution, a dense layer on more than vectors, a shared one.
 
+    Args:
+      name: by which `lowering` knows the layer; its own by default.
+
     Attributes:
       shared: whether it is called more than once.
     """
 
-    def __init__(self, layer: Any, lowering: Lowering, shared: bool = False) -> None:
-        super().__init__(layer)
+    def __init__(self, layer: Any, lowering: Lowering, shared: bool = False, name: str = "") -> None:
+        super().__init__(layer, lowering, name)
         kind = kind_of(layer)
         assert kind is not None
         self.shared, self._reads_indices = shared, kind.reads_indices
         self._apply, self._common = partial(kind.linear, layer), partial(kind.common, layer)
-        kernels = kernels_of(layer)
-        self._shapes = {name: weights.loc.shape for name, weights in kernels.items()}
-        self._locs = {name: held(weights.loc, lowering) for name, weights in kernels.items()}
+        kernels, lowering = kernels_of(layer), lowering.of(name or layer.name)
+        channels = {key: channels_of(layer, key, weights.loc.ndim) for key, weights in kernels.items()}
+        self._shapes = {key: weights.loc.shape for key, weights in kernels.items()}
+        self._locs = {key: held(weights.loc, lowering, channels=channels[key]) for key, weights in kernels.items()}
         self._variances = {
-            name: held(weights.scale, lowering, squared=True)
-            for name, weights in kernels.items()
+            key: held(weights.scale, lowering, squared=True, positive=True)
+            for key, weights in kernels.items()
             if weights.scale is not None
         }
         self._one = next(iter(kernels))
@@ -234,12 +248,20 @@ class LoweredParts(tf.Module):
       uncertain, carries: as of `Linear`.
     """
 
-    uncertain, carries = True, False
+    carries = False
 
     def __init__(self, layer: Any, lowering: Lowering) -> None:
         super().__init__()
         self.stream = layer.name
-        self._parts = {part: LoweredPositions(getattr(layer, part), lowering) for part in layer.kind.parts}
+        self._parts = {
+            part: LoweredPositions(getattr(layer, part), lowering, name=name) for part, name in _parts(layer).items()
+        }
+        self.uncertain = any(linear.uncertain for linear in self._parts.values())
+
+    @property
+    def biases(self) -> list[np.ndarray]:
+        """As of `Linear`."""
+        return [bias for linear in self._parts.values() for bias in linear.biases]
 
     @contextmanager
     def within(self, layer: Any, run: Callable[[Linear, Any], Any]) -> Iterator[None]:
@@ -250,6 +272,26 @@ class LoweredParts(tf.Module):
             yield
         finally:
             vars(layer).update(own)
+
+
+def _parts(layer: Any) -> dict[str, str]:
+    """The parts of a layer that has any, and their names in the whole network; those of a plain layer have shorter ones."""
+    kind = kind_of(layer)
+    names = {part: getattr(layer, part).name for part in ([] if kind is None else kind.parts)}
+    return names if isinstance(layer, Composed) else {part: f"{layer.name}_{name}" for part, name in names.items()}
+
+
+def scope_of(layer: str) -> str:
+    """The scope of a layer's product with its means, by which it is found again in what a graph is converted to."""
+    return f"layer_{digest(np.array(layer))[:16]}"
+
+
+def channels_of(layer: Any, name: str, rank: int) -> tuple[int, ...]:
+    """The axes of a kernel that tell an output; of a depthwise one, inputs and what each of them makes."""
+    kind = kind_of(layer)
+    assert kind is not None
+    made = kind.sides(layer, name, rank).made
+    return made if kind.axes(name).made is not None else tuple(dict.fromkeys((*made, rank - 1)))
 
 
 def _common_of_bias(variance: np.ndarray, one: Any, other: Any) -> Any:
@@ -274,11 +316,11 @@ def lowered(model: Any, lowering: Lowering) -> dict[int, Linear | LoweredParts]:
     for node in nodes_of(model):
         layer = within(node.layer)
         steps = layer is not node.layer  # a dense layer at each step is one on all of them
-        if _is_lowered(layer, steps):
+        if _is_lowered(layer, steps, lowering):
             calls[id(layer)].append(node)
     found: dict[int, Linear | LoweredParts] = {}
     for nodes in calls.values():
-        if isinstance(within(nodes[0].layer), Composed):
+        if _parts(within(nodes[0].layer)):
             found |= {id(node.layer): LoweredParts(within(node.layer), lowering) for node in nodes[:1]}
             continue
         ranks = [len(node.keras_inputs[0].shape) for node in nodes]
@@ -325,9 +367,12 @@ def _lowered(layer: Any, lowering: Lowering, ranks: list[int], certain: bool) ->
     return LoweredDense(layer, lowering, certain) if local else LoweredPositions(layer, lowering, shared=len(ranks) > 1)
 
 
-def _is_lowered(layer: Any, steps: bool) -> bool:
-    """Whether a layer is: a Bayesian one, and a plain one that is of a kind through which means and variances are carried."""
+def _is_lowered(layer: Any, steps: bool, lowering: Lowering) -> bool:
+    """Whether a layer is: a Bayesian one, a plain one that is of a kind through which means and variances are carried, and any
+    of which the weights are stored in other numbers than its own."""
     kind = kind_of(layer)
     if kind is None or (steps and not kind.at_each_step):
         return False
-    return isinstance(layer, Variational | Composed) or kind.moments(layer)
+    if isinstance(layer, Variational | Composed) or kind.moments(layer):
+        return True
+    return any(lowering.of(name).storage != "float32" for name in _parts(layer).values() or [layer.name])

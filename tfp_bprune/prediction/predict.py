@@ -23,6 +23,7 @@ from tfp_bprune.prediction.kernels import Lowering
 from tfp_bprune.prediction.lower import LoweredDense, lowered, variables_of
 from tfp_bprune.prediction.precision import in_float32, policy_of
 from tfp_bprune.prediction.program import Program
+from tfp_bprune.prediction.stored import Decoded
 from tfp_bprune.types import ExportError, Json, Predictive
 
 __all__ = ["DEFAULT_SAMPLES", "PREDICTIVES", "Predictor", "entropy"]
@@ -115,6 +116,15 @@ class Predictor(tf.Module):
         dead units, where nothing is drawn of them."""
         return self._network()
 
+    @property
+    def payload(self) -> int:
+        """Bytes of the weights as files hold them, biases among them, without the graph."""
+        decoded = self._flatten(predicate=lambda value: isinstance(value, Decoded))
+        held = [value for one in decoded for value in getattr(one.stored, "variables", [one.stored])]
+        variables = {id(variable): variable for variable in (*self.variables, *held)}
+        biases = [bias for linear in self._linears for bias in linear.biases]
+        return sum(map(_bytes_of, variables.values())) + sum(bias.nbytes for bias in biases)
+
     def _traced(self, name: str) -> list[Any]:
         """Traces `predict`, and gives the variables that it reads and that no layer was known to have."""
         with explained(name):
@@ -166,6 +176,12 @@ def never_empty(body: Callable[..., Outputs]) -> Callable[..., Outputs]:
         return {name: value[:batch] for name, value in outputs.items()}
 
     return served
+
+
+def _bytes_of(variable: Any) -> int:
+    if variable.dtype == tf.string:
+        return len(variable.numpy())
+    return int(variable.shape.num_elements()) * int(variable.dtype.size)
 
 
 def _inputs_of(model: Any) -> dict[str, Any]:

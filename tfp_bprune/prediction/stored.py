@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.prediction.coded import Coded
+from tfp_bprune.prediction.grids import Grid, Levels, Steps
 from tfp_bprune.storage.compress import SKIP, gaps_of
+from tfp_bprune.types import Storage
 
-Storage = Literal["float32", "float16"]
 _MOST = float(np.finfo(np.float16).max)
 
 
@@ -25,11 +27,14 @@ class Decoded(tf.saved_model.experimental.TrackableResource):
       decode: computes the tensor; runs now, and in every process that loads the model.
       key: a name for the content: models that share it share the tensor.
       stored: what `decode` reads: a variable, or what holds some.
+
+    Attributes:
+      stored: this.
     """
 
     def __init__(self, decode: Callable[[], Any], key: str, stored: Any) -> None:
         super().__init__(device="CPU")
-        self._decode, self._key = decode, key
+        self._decode, self._key, self.stored = decode, key, stored
         self._track_trackable(stored, "stored")
         with tf.init_scope():
             value = decode()
@@ -53,17 +58,21 @@ class Packed(tf.Module):
 
     Args:
       pattern: which places.
-      matrices: all of the pattern's shape.
+      matrices: all of the pattern's shape; floats, or the codes of a grid.
+      storage: of those that are floats.
+      by_row: whether a grid has a scale for each row, and not for each column.
     """
 
-    def __init__(self, pattern: np.ndarray, matrices: list[np.ndarray], storage: Storage) -> None:
+    def __init__(
+        self, pattern: np.ndarray, matrices: Sequence[np.ndarray | Grid], storage: Storage, by_row: bool = False
+    ) -> None:
         super().__init__()
+        self.shape, self._by_row = pattern.shape, by_row
         gaps = gaps_of(pattern)
-        values = narrowed(np.stack([matrix[pattern] for matrix in matrices]), storage)
-        self.shape, self.nbytes = pattern.shape, gaps.nbytes + values.nbytes
-        self.key = digest(gaps, values, np.array(pattern.shape))
-        self._gaps = tf.Variable(gaps, trainable=False)
-        self._values = tf.Variable(values, trainable=False)
+        self._gaps = Coded(gaps)
+        self._parts = [_part(matrix, pattern, storage) for matrix in matrices]
+        self.nbytes = self._gaps.nbytes + sum(part.nbytes for part in self._parts)
+        self.key = digest(np.array(pattern.shape), gaps, np.array([part.key for part in self._parts]))
 
     def indices(self) -> Any:
         """Rows and columns [places, 2] as a tensor, int64, in order."""
@@ -72,7 +81,8 @@ class Packed(tf.Module):
 
     def entries(self, which: int, squared: bool = False) -> Any:
         """The entries [places] of one matrix, or their squares, as a float32 tensor."""
-        return widened(self._values[which], squared)
+        wide = self._parts[which].read(self._channels)
+        return tf.square(wide) if squared else wide
 
     def matrix(self, which: int, squared: bool = False) -> Any:
         """One matrix, or the squares of its entries, dense: [rows, columns]."""
@@ -81,11 +91,75 @@ class Packed(tf.Module):
         flat = tf.scatter_nd(self._places()[:, None], self.entries(which, squared), size)
         return tf.reshape(flat, self.shape)
 
+    def _channels(self) -> Any:
+        """Of each entry the number of its scale [places]."""
+        places = self._places()
+        return places // self.shape[1] if self._by_row else places % self.shape[1]
+
     def _places(self) -> Any:
-        gaps = tf.cast(self._gaps, tf.int64)
+        gaps = tf.cast(self._gaps.read(), tf.int64)
         ends = gaps != SKIP
         places = tf.cumsum(gaps + tf.cast(ends, tf.int64)) - 1
         return tf.gather_nd(places, tf.where(ends))[:-1]  # the last gap is the one before the end of the matrix
+
+
+class _Part(tf.Module):
+    """The entries of one matrix.
+
+    Args:
+      arrays: what it is.
+
+    Attributes:
+      key: a name for the content.
+      nbytes: in a file.
+    """
+
+    def __init__(self, *arrays: np.ndarray, nbytes: int) -> None:
+        super().__init__()
+        self.key, self.nbytes = digest(*arrays), nbytes
+
+    def read(self, channels: Callable[[], Any]) -> Any:
+        """The entries as a float32 tensor; `channels` gives the number of each one's scale."""
+        raise NotImplementedError
+
+
+class _Floats(_Part):
+    def __init__(self, values: np.ndarray) -> None:
+        super().__init__(values, nbytes=values.nbytes)
+        self._values = tf.Variable(values, trainable=False)
+
+    def read(self, channels: Callable[[], Any]) -> Any:
+        return widened(self._values)
+
+
+class _Steps(_Part):
+    def __init__(self, grid: Steps, pattern: np.ndarray) -> None:
+        codes = Coded(grid.codes[pattern], grid.bits)
+        super().__init__(grid.codes[pattern], grid.scale, nbytes=codes.nbytes + 2 * len(grid.scale))
+        self._codes, self._zero = codes, float(grid.zero)
+        self._scale = tf.Variable(tf.cast(grid.scale, tf.bfloat16), trainable=False)
+
+    def read(self, channels: Callable[[], Any]) -> Any:
+        return (tf.cast(self._codes.read(), tf.float32) - self._zero) * tf.gather(widened(self._scale), channels())
+
+
+class _Levels(_Part):
+    def __init__(self, grid: Levels, pattern: np.ndarray) -> None:
+        codes = Coded(grid.codes[pattern], grid.bits)
+        super().__init__(grid.codes[pattern], grid.levels, nbytes=codes.nbytes + 2 * len(grid.levels))
+        self._codes, self._levels = codes, tf.Variable(tf.cast(grid.levels, tf.bfloat16), trainable=False)
+
+    def read(self, channels: Callable[[], Any]) -> Any:
+        return tf.gather(widened(self._levels), tf.cast(self._codes.read(), tf.int32))
+
+
+def _part(matrix: np.ndarray | Grid, pattern: np.ndarray, storage: Storage) -> _Part:
+    if isinstance(matrix, Steps):
+        return _Steps(matrix, pattern)
+    if isinstance(matrix, Levels):
+        return _Levels(matrix, pattern)
+    assert isinstance(matrix, np.ndarray)
+    return _Floats(narrowed(matrix[pattern], storage))
 
 
 def narrowed(array: np.ndarray, storage: Storage) -> np.ndarray:

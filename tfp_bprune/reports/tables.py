@@ -143,6 +143,25 @@ def moments_line(distance: Json) -> str:
     return f"moments against {distance['draws']} draws, {distance['examples']} examples: {said}"
 
 
+def precision_line(manifest: Json) -> str:
+    """In how many bits an export holds the weights, and what that cost, in one line.
+
+    >>> precision_line({"layers": {"a": {"precision": "int8"}, "b": {"precision": "int4"}}, "payload_bytes": 2048,
+    ...     "precision_cost": {"examples": 90, "float32": {"nll": 0.1}, "rounded": {"nll": 0.11}, "disagreement": 0.0}})
+    'weights: a int8, b int4; 2.0 kB; float32 and rounded, 90 examples: nll 0.1000 and 0.1100, disagreement 0.0000'
+    """
+    bits = [f"{name} {layer['precision']}" for name, layer in manifest["layers"].items() if "precision" in layer]
+    said = f"weights: {', '.join(bits)}"
+    if "payload_bytes" in manifest:
+        said += f"; {human_bytes(manifest['payload_bytes'])}"
+    cost = manifest.get("precision_cost")
+    if cost is None:
+        return said
+    pairs = [f"{key} {value:.4f} and {cost['rounded'][key]:.4f}" for key, value in cost["float32"].items()]
+    others = [f"{key} {cost[key]:.4f}" for key in ("disagreement", "rank_correlation") if key in cost]
+    return f"{said}; float32 and rounded, {cost['examples']} examples: {', '.join([*pairs, *others])}"
+
+
 def products_table(layers: Json) -> Table:
     """How each dense layer of an export is multiplied, and from which sparsity on sparse would be the faster form.
 

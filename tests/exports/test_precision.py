@@ -1,0 +1,217 @@
+"""Exports in few bits: every form as asked by layer, what it costs said, and uncertainty as in float32."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.exports.networks import NETWORKS, classifier, settled
+from tfp_bprune._keras import keras, tf
+from tfp_bprune.data.splits import Splits
+from tfp_bprune.evaluation.fresh import check_export, reload
+from tfp_bprune.evaluation.metrics import of_outputs
+from tfp_bprune.evaluation.uncertainty import ood_auroc
+from tfp_bprune.exports import export, precision
+from tfp_bprune.exports.forms import FORMS
+from tfp_bprune.exports.precision import Plan, planned, wider
+from tfp_bprune.exports.rounding import is_little
+from tfp_bprune.layers import DenseFlipout
+from tfp_bprune.networks import build
+from tfp_bprune.prediction import Predictor
+from tfp_bprune.prediction.distance import rank_correlation
+from tfp_bprune.prediction.grids import WITHIN
+from tfp_bprune.prediction.kernels import Lowering
+from tfp_bprune.pruning import prune
+from tfp_bprune.training import Settings, fit
+from tfp_bprune.types import DataError, ExportError
+
+SAVED = FORMS["savedmodel"]
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Splits) -> Any:
+    """A Bayesian network that tells digits apart, pruned to 60 %."""
+    model = build("mlp", digits.info, layers="flipout", options={"hidden": (24,)})
+    fit(model, digits, settings=Settings(6, 0.02, kl_weight=0.3))
+    return prune(model, sparsity=0.6)[0]
+
+
+def outputs_of(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
+    return reload(path, x)[0].outputs
+
+
+def test_layers_have_the_precision_that_they_are_to_have(trained: Any, images: np.ndarray, tmp_path: Path) -> None:
+    names = [layer.name for layer in trained.layers if hasattr(layer, "posteriors")]
+    asked = dict(zip(names, ("int3", "int8"), strict=True))
+    manifest = export(trained, tmp_path / "mixed", precision=asked)
+    assert manifest["precision"] == asked
+    assert {name: manifest["layers"][name]["precision"] for name in names} == asked
+    assert manifest["layers"][names[0]]["elbo_loss"] > 10 * manifest["layers"][names[1]]["elbo_loss"] > 0
+    one = export(trained, tmp_path / "one", precision={names[1]: "int8"})
+    assert [one["layers"][name]["precision"] for name in names] == ["float32", "int8"]
+    found = [outputs_of(tmp_path / name, images)["probabilities"] for name in ("mixed", "one")]
+    assert 0.01 < np.abs(found[0] - found[1]).max() < 0.9
+    assert check_export(tmp_path / "mixed")["payload_bytes"] < one["payload_bytes"] < one["bytes"]
+
+
+@pytest.mark.parametrize("predictive", ["mean", "sampled", "moments"])
+def test_answers_and_uncertainty_stay(trained: Any, digits: Splits, tmp_path: Path, predictive: Any) -> None:
+    test = digits.examples("test")
+    names = ("float32", "int8", "auto")
+    sizes = [export(trained, tmp_path / n, predictive=predictive, precision=n)["payload_bytes"] for n in names]  # type: ignore[arg-type]
+    assert sizes[1] < 0.45 * sizes[0]
+    assert sizes[2] < sizes[1]
+    outside = np.random.default_rng(0).uniform(0, 16, test.x.shape).astype(np.float32)
+    x = np.concatenate([test.x.astype(np.float32), outside])
+    whole, *few = (found.outputs for found in reload([tmp_path / name for name in names], x))
+    inside = {n: v[: len(test)] for n, v in whole.items()}
+    for outputs in few:
+        scores, base = of_outputs({n: v[: len(test)] for n, v in outputs.items()}, test.y), of_outputs(inside, test.y)
+        assert abs(scores["accuracy"] - base["accuracy"]) <= 0.01  # of 360 digits, three
+        assert abs(scores["ece"] - base["ece"]) <= 0.01
+        if predictive == "mean":
+            continue
+        unsure, was = outputs["epistemic"].astype(float), whole["epistemic"].astype(float)
+        assert rank_correlation(unsure[: len(test)], was[: len(test)]) >= 0.98
+        aurocs = [ood_auroc(u[: len(test)], u[len(test) :]) for u in (unsure, was)]
+        assert abs(aurocs[0] - aurocs[1]) <= 0.01
+
+
+def test_auto_is_the_fewest_bits_within_the_posterior(trained: Any) -> None:
+    plan = planned(trained, "auto", SAVED, "mean")
+    layers = {layer.name: layer for layer in trained.layers if layer.name in plan.storages}
+    for name, storage in plan.storages.items():
+        assert plan.losses[name] <= WITHIN
+        fewer = f"int{int(storage[3:]) - 1}"
+        assert fewer == "int1" or precision.loss_of(layers[name], fewer, False) > WITHIN  # type: ignore[arg-type]
+
+
+def test_a_narrow_posterior_takes_more_bits() -> None:
+    model = classifier(keras.Sequential([keras.Input((20,)), DenseFlipout(9, name="a"), DenseFlipout(9, name="b")]))
+    for layer, rho in zip(model.layers, (-2.0, -7.0), strict=True):
+        layer.kernel_posterior.rho_variable.assign(tf.fill(layer.kernel_posterior.shape, rho))
+    plan = planned(model, "auto", SAVED, "mean")
+    assert (plan.storages["a"], plan.storages["b"]) == ("int3", "float16")
+
+
+def test_more_bits_are_given_where_few_cost_too_much(
+    trained: Any, digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "WITHIN", 1e9)  # the posterior would allow anything
+    valid = digits.examples("valid")
+    blind = export(trained, tmp_path / "blind", precision="auto")
+    assert {layer["precision"] for layer in blind["layers"].values()} == {"int2"}
+    assert "precision_cost" not in blind
+    checked = export(trained, tmp_path / "checked", precision="auto", validation=valid)
+    cost = checked["precision_cost"]
+    assert is_little(cost)
+    assert min(layer["precision"] for layer in checked["layers"].values()) > "int2"
+    assert (cost["examples"], set(cost["float32"])) == (len(valid), {"accuracy", "nll", "ece", "brier", "entropy"})
+
+
+def test_what_it_costs_is_what_is_measured_anew(trained: Any, digits: Splits, tmp_path: Path) -> None:
+    valid = digits.examples("valid")
+    options: dict[str, Any] = {"predictive": "sampled", "samples": 20}
+    manifest = export(trained, tmp_path / "few", precision="int4", validation=(valid.x, valid.y), **options)
+    export(trained, tmp_path / "all", **options)
+    few, whole = (found.outputs for found in reload([tmp_path / "few", tmp_path / "all"], valid.x))
+    cost = manifest["precision_cost"]
+    for key, outputs in (("rounded", few), ("float32", whole)):
+        assert cost[key] == pytest.approx(of_outputs(outputs, valid.y), abs=1e-5)
+    differ = few["probabilities"].argmax(1) != whole["probabilities"].argmax(1)
+    assert cost["disagreement"] == pytest.approx(differ.mean())
+    assert cost["difference"] == pytest.approx(np.abs(few["probabilities"] - whole["probabilities"]).max(), abs=1e-5)
+    assert cost["rank_correlation"] == pytest.approx(rank_correlation(few["epistemic"], whole["epistemic"]), abs=1e-3)
+
+
+def test_without_targets_classes_are_compared(trained: Any, images: np.ndarray, tmp_path: Path) -> None:
+    cost = export(trained, tmp_path / "out", precision="int2", validation=images)["precision_cost"]
+    assert set(cost["float32"]) == {"entropy"}
+    assert cost["disagreement"] > 0
+
+
+def test_a_regression_keeps_its_bands(regression_run: Path, tmp_path: Path) -> None:
+    from tfp_bprune.storage import load_model
+
+    model = load_model(regression_run).model
+    x = np.random.default_rng(0).normal(size=(200, *model.input_shape[1:])).astype(np.float32)
+    cost = export(model, tmp_path / "out", predictive="moments", precision="int8", validation=x)["precision_cost"]
+    assert cost["difference"] < 0.02
+    assert cost["rank_correlation"] > 0.98
+
+
+def test_all_kinds_of_kernels_are_rounded_by_output() -> None:
+    """Also those that stay plain layers of Keras in other exports: attention, and an einsum."""
+    import tfp_bprune as bp
+
+    inputs = keras.Input((8, 6))
+    x = keras.layers.Conv1D(6, 3, padding="same", name="conv")(inputs)
+    x = keras.layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    x = keras.layers.EinsumDense("abc,cde->abde", (None, 2, 4), name="einsum")(x)
+    x = keras.layers.Reshape((8, 8, 1))(x)
+    x = keras.layers.DepthwiseConv2D(3, depth_multiplier=3, name="depthwise")(x)
+    x = keras.layers.Conv2DTranspose(4, 2, name="transposed")(x)
+    model = classifier(keras.Model(inputs, keras.layers.Dense(3, name="out")(keras.layers.Flatten()(x))))
+    bayesian = bp.bayesianize(model, layers="flipout")
+    names = planned(bayesian, "int8", SAVED, "mean").storages
+    x = tf.constant(np.random.default_rng(0).normal(size=(30, 8, 6)), tf.float32)
+    for predictive in ("mean", "sampled"):
+        lowerings = [Lowering(by_layer=dict.fromkeys(names, storage)) for storage in ("float32", "int8", "int4")]
+        made = [Predictor(bayesian, predictive, 2, lowering=lowering) for lowering in lowerings]
+        whole, eight, four = (predictor.predict(x)["probabilities"].numpy() for predictor in made)
+        assert 0 < np.abs(eight - whole).max() < min(0.02, np.abs(four - whole).max())
+        assert made[1].payload < 0.7 * made[0].payload  # most kernels here have few weights an output
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"precision": "int9"},
+        r"unknown precision 'int9' of layer '.*': expected one of 'auto', 'float32', 'float16', 'int8'",
+    ),
+    ({"precision": {"none": "int8"}}, r"precision names the layer 'none': expected of '"),
+    ({"precision": "int8", "float16": True}, r"float16 and precision 'int8' contradict each other"),
+    (
+        {"precision": "int8", "representative": np.zeros((3, 8, 8, 1))},
+        r"representative examples are for LiteRT and ONNX",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), REFUSED)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ExportError, match=said) as caught:
+        export(NETWORKS["mlp"](), tmp_path / "out", **options)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_auto_goes_by_a_posterior(tmp_path: Path) -> None:
+    model = classifier(keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="plain"), DenseFlipout(3)]))
+    assert planned(model, "auto", SAVED, "mean").storages["plain"] == "float32"
+    with pytest.raises(ExportError, match="layer 'plain' has no posterior for 'auto' to go by: name the precision"):
+        planned(model, {"plain": "auto"}, SAVED, "mean")
+    plain = classifier(keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)]))
+    with pytest.raises(ExportError, match=r"has no posterior for 'auto' to go by: expected 'int8'"):
+        export(plain, tmp_path / "out", precision="auto")
+    assert export(plain, tmp_path / "int8", precision="int8")["layers"]["dense"]["precision"] == "int8"
+
+
+def test_more_bits_end_with_float32() -> None:
+    model = settled(NETWORKS["mlp"]())
+    plan: Plan | None = planned(model, "auto", SAVED, "mean")
+    seen = []
+    while plan is not None:
+        seen.append(plan)
+        plan = wider(plan, model, "mean")
+    assert seen[-1].whole
+    assert all(sum(a.storages[n] != b.storages[n] for n in a.storages) == 1 for a, b in itertools.pairwise(seen))
+    assert wider(planned(model, "int4", SAVED, "mean"), model, "mean") is None
+
+
+def test_other_examples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"validation has 'inputs?.*' of shape \(3, 5\)"):
+        export(NETWORKS["mlp"](), tmp_path / "out", precision="int8", validation=np.zeros((3, 5)))

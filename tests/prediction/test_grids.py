@@ -1,0 +1,145 @@
+"""Weights in few bits: rounded within half a step, packed and read back to the bit, and what it costs as theory has it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tfp_bprune._keras import tf
+from tfp_bprune.prediction.coded import Coded
+from tfp_bprune.prediction.grids import Levels, Steps, elbo_loss, levels, steps
+from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, read, rounded
+from tfp_bprune.prediction.stored import Decoded, Packed
+from tfp_bprune.prediction.value import Value
+
+BITS = range(2, 9)
+
+
+@pytest.mark.parametrize("bits", [*BITS])
+@pytest.mark.parametrize("count", [0, 1, 7, 3000])
+def test_codes_come_back_whatever_form_is_smallest(bits: int, count: int) -> None:
+    rng = np.random.default_rng(count + bits)
+    spread = rng.integers(0, 2**bits, count).astype(np.uint8)
+    for numbers in (spread, np.minimum(spread, 1), np.zeros(count, np.uint8)):
+        coded = Coded(numbers, bits)
+        np.testing.assert_array_equal(coded.read(), numbers)
+        assert coded.nbytes <= -(-count * bits // 8)
+
+
+def test_numbers_that_repeat_take_less_than_their_bits() -> None:
+    rare = (np.random.default_rng(0).random(20_000) > 0.99).astype(np.uint8)
+    assert Coded(rare, 4).nbytes < 20_000 * 0.15 / 8  # 0.08 bits a number is their entropy
+
+
+@pytest.mark.parametrize("bits", [*BITS])
+def test_means_are_within_half_a_step_unless_they_are_beyond_the_grid(bits: int) -> None:
+    array = np.random.default_rng(bits).normal(size=(300, 7)) * np.logspace(-6, 3, 7)
+    array[::3] = 0
+    grid = steps(array.astype(np.float32), bits)
+    top = (2 ** (bits - 1) - 1) * grid.scale
+    inside = np.clip(array, -top, top)
+    assert (np.abs(grid.values - inside) <= 0.5001 * grid.scale).all()
+    assert (grid.values[::3] == 0).all()
+    assert grid.codes.max() < 2**bits
+
+
+def test_the_grid_is_the_best_of_those_tried() -> None:
+    """One weight far from all others: a grid that reaches it would round those to 0."""
+    array = np.random.default_rng(0).normal(size=(2000, 1)).astype(np.float32)
+    array[0] = 12
+    error = np.square(steps(array, 3).values - array).mean()
+    whole = 12 / 3 * np.rint(array / (12 / 3))
+    assert error < 0.5 * np.square(whole - array).mean()
+
+
+@pytest.mark.parametrize("bits", [*BITS])
+def test_scales_keep_the_variance_that_they_bring(bits: int) -> None:
+    scale = np.exp(np.random.default_rng(0).normal(-5, 1, (200, 30))).astype(np.float32)
+    scale[:, 3] = 0
+    grid = levels(scale, bits)
+    assert (grid.values[:, 3] == 0).all()
+    assert (grid.values[scale > 0] > 0).all()
+    np.testing.assert_allclose(np.square(grid.values).sum(), np.square(scale.astype(float)).sum(), rtol=2**-7)
+    assert elbo_loss(scale, scale, scale, grid.values) / np.count_nonzero(scale) < 1 / 24
+
+
+def test_nothing_left_is_rounded_to_nothing() -> None:
+    empty = np.zeros((4, 3), np.float32)
+    assert not steps(empty, 2).values.any()
+    assert not levels(empty, 2).values.any()
+    assert steps(np.zeros((0, 3), np.float32), 4).values.shape == (0, 3)
+
+
+def test_a_step_as_wide_as_the_posterior_costs_a_24th_of_a_nat() -> None:
+    """Uniform rounding: step^2 / 12 of variance over 2 s^2. Of n weights the mean has a standard error of 1/24 (4/5)^.5 / n^.5."""
+    rng, count, scale = np.random.default_rng(0), 200_000, 0.3
+    loc = rng.uniform(-50, 50, count)
+    loss = elbo_loss(loc, np.full(count, scale), scale * np.rint(loc / scale)) / count
+    assert abs(loss - 1 / 24) < 5.5 * np.sqrt(4 / 5) / 24 / np.sqrt(count)
+
+
+def test_the_loss_is_the_divergence_of_the_moved_posterior() -> None:
+    from scipy.integrate import quad
+    from scipy.stats import norm
+
+    loc, scale, new_loc, new_scale = 0.3, 0.2, 0.45, 0.26
+    moved, own = norm(new_loc, new_scale), norm(loc, scale)
+    expected, _ = quad(lambda w: moved.pdf(w) * (moved.logpdf(w) - own.logpdf(w)), -3, 4)
+    arrays = [np.array([[x]]) for x in (loc, scale, new_loc, new_scale)]
+    assert elbo_loss(*arrays) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_packed_grids_come_back(bits: int, by_row: bool) -> None:
+    rng = np.random.default_rng(bits)
+    loc = (rng.normal(size=(40, 30)) * (rng.random((40, 30)) > 0.6)).astype(np.float32)
+    means, scales = steps(loc, bits), levels(np.abs(loc), bits)
+    pattern = (means.values != 0) | (scales.values != 0)
+    turn = np.transpose if by_row else np.asarray
+    grids = [grid.with_codes(turn(grid.codes)) for grid in (means, scales)]
+    packed = Packed(turn(pattern), grids, "int8", by_row=by_row)
+    for which, grid in enumerate((means, scales)):
+        np.testing.assert_array_equal(turn(packed.matrix(which)), grid.values)
+        np.testing.assert_array_equal(packed.matrix(which, squared=True), tf.square(packed.matrix(which)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((3, 3, 5, 8), (3,)), ((3, 3, 8, 5), (2,)), ((2, 6, 3), (1, 2)), ((6, 8), (-1,))]
+)
+def test_arrays_are_held_with_a_scale_for_each_output(shape: tuple[int, ...], channels: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [size if axis in [c % len(shape) for c in channels] else 1 for axis, size in enumerate(shape)]
+    array = (rng.normal(size=shape) * np.exp(rng.normal(0, 3, sizes))).astype(np.float32)
+    lowering = Lowering(storage="int8")
+    kept = held(array, lowering, channels=channels)
+    assert isinstance(kept, Decoded)
+    np.testing.assert_array_equal(read(kept), rounded(array, "int8", channels))
+    others = tuple(axis for axis, size in enumerate(sizes) if size == 1)
+    error, peak = np.abs(read(kept) - array).max(others), np.abs(array).max(others)
+    assert (error <= peak / 127).all()
+    assert np.abs(rounded(array, "int8") - array).max(others).max() > (peak / 127).min() or channels == (-1,)
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("at_load", [True, False])
+@pytest.mark.parametrize("take", [True, False])
+def test_products_are_those_of_the_rounded_weights(form: str, at_load: bool, take: bool) -> None:
+    rng = np.random.default_rng(0)
+    left = rng.random((40, 30)) > 0.5
+    left[::2] &= not take  # half of the inputs are read by nothing
+    loc, scale = (
+        (rng.normal(size=left.shape) * left).astype(np.float32),
+        (rng.random(left.shape) * left).astype(np.float32),
+    )
+    kernel = DenseKernel(loc, scale, Lowering(form, "int4", at_load=at_load))  # type: ignore[arg-type]
+    value = kernel.laid(Value(tf.eye(40)))
+    for by, storage, array, power in ((kernel.by_mean, "int4", loc, 1), (kernel.by_variance, "int4", scale, 2)):
+        expected = rounded(array, storage, positive=power == 2) ** power  # type: ignore[arg-type]
+        found = Value(by(value, value.mean), columns=value.columns).as_rows().mean
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_classes_of_grids_are_what_they_say() -> None:
+    assert isinstance(steps(np.eye(3, dtype=np.float32), 4), Steps)
+    assert isinstance(levels(np.eye(3, dtype=np.float32), 4), Levels)

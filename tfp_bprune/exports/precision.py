@@ -1,0 +1,152 @@
+"""In how many bits an export holds the weights of each layer: as asked, or as few as the posterior allows.
+
+A layer takes the fewest bits whose rounding lies within the width of its posterior: the ELBO falls, as the posterior predicts
+it (`prediction.grids.elbo_loss`), by no more than 1/24 nat for each weight that is left, as much as a grid costs whose step
+is a weight's standard deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+import numpy as np
+
+from tfp_bprune.exports.forms import Form
+from tfp_bprune.graphs.convert import adopt, weighted_layers
+from tfp_bprune.layers import kernels_of
+from tfp_bprune.prediction.grids import WITHIN, bits_of, elbo_loss
+from tfp_bprune.prediction.kernels import rounded
+from tfp_bprune.prediction.lower import channels_of
+from tfp_bprune.types import ExportError, Precision, Predictive, Storage
+
+Asked = Precision | Mapping[str, Precision]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the weights of each layer are held.
+
+    Attributes:
+      storages: by the layer's name.
+      choices: of the layers for which it was left open, those that come into question, from few bits to many.
+      losses: of layers with distributions the nats of ELBO that the posterior predicts to be lost by rounding, for each
+        weight that is left.
+    """
+
+    storages: dict[str, Storage]
+    choices: dict[str, tuple[Storage, ...]] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is in float32."""
+        return set(self.storages.values()) <= {"float32"}
+
+    @property
+    def few(self) -> bool:
+        """Whether any layer's weights are whole numbers of a few bits."""
+        return any(bits_of(storage) for storage in self.storages.values())
+
+    @property
+    def uniform(self) -> Storage | None:
+        """The storage of all layers; None where they differ."""
+        found = set(self.storages.values())
+        return next(iter(found)) if len(found) == 1 else None
+
+
+def planned(model: Any, asked: Asked, form: Form, predictive: Predictive) -> Plan:
+    """What is asked for, or chosen, for each layer of `model`.
+
+    Raises:
+      ExportError: there is no such layer or precision, the form cannot hold it, or there is no posterior to go by.
+    """
+    layers = {layer.name: layer for layer in weighted_layers(adopt(model))}
+    by_layer = _by_layer(asked, list(layers))
+    for name, precision in by_layer.items():
+        _check(name, precision, form)
+    plan = Plan({name: "float32" if p == "auto" else p for name, p in by_layer.items()})
+    with_scales = predictive != "mean"
+    for name in (name for name, precision in by_layer.items() if precision == "auto"):
+        if _uncertain(layers[name]):
+            plan = _chosen(plan, name, layers[name], form, with_scales)
+        elif asked != "auto":
+            raise ExportError(
+                f"layer {name!r} has no posterior for 'auto' to go by: name the precision that it is to have"
+            )
+    if asked == "auto" and not plan.choices:
+        raise ExportError(
+            f"model {model.name!r} has no posterior for 'auto' to go by: expected 'int8' or another precision"
+        )
+    known = {
+        name: loss_of(layers[name], s, with_scales) for name, s in plan.storages.items() if _uncertain(layers[name])
+    }
+    return replace(plan, losses=known)
+
+
+def wider(plan: Plan, model: Any, predictive: Predictive) -> Plan | None:
+    """The plan with the next more bits where most is lost of what was left open; None where nothing more is to be had."""
+    left = {name: plan.losses[name] for name, choices in plan.choices.items() if plan.storages[name] != choices[-1]}
+    if not left:
+        return None
+    name = max(left, key=lambda one: left[one])
+    choices = plan.choices[name]
+    storage = choices[choices.index(plan.storages[name]) + 1]
+    layer = next(layer for layer in weighted_layers(adopt(model)) if layer.name == name)
+    loss = loss_of(layer, storage, predictive != "mean")
+    return replace(plan, storages=plan.storages | {name: storage}, losses=plan.losses | {name: loss})
+
+
+def loss_of(layer: Any, storage: Storage, with_scales: bool) -> float:
+    """Nats of ELBO for each weight that is left, which a layer with distributions is predicted to lose by rounding."""
+    nats, left = 0.0, 0
+    for name, weights in kernels_of(layer).items():
+        if weights.scale is None:
+            continue
+        channels = channels_of(layer, name, weights.loc.ndim)
+        loc = rounded(weights.loc, storage, channels)
+        scale = rounded(weights.scale, storage, (-1,), positive=True) if with_scales else None
+        nats += elbo_loss(weights.loc, weights.scale, loc, scale)
+        left += int(np.count_nonzero(weights.scale))
+    return nats / max(left, 1)
+
+
+def _chosen(plan: Plan, name: str, layer: Any, form: Form, with_scales: bool) -> Plan:
+    """The plan with the fewest bits for a layer that lie within its posterior's width."""
+    choices = tuple(sorted(form.precisions, key=lambda storage: bits_of(storage) or int(storage[5:])))
+    low, high = 0, len(choices) - 1
+    while low < high:  # more bits lose less
+        middle = (low + high) // 2
+        if loss_of(layer, choices[middle], with_scales) <= WITHIN:
+            high = middle
+        else:
+            low = middle + 1
+    return replace(plan, storages=plan.storages | {name: choices[low]}, choices=plan.choices | {name: choices[low:]})
+
+
+def _uncertain(layer: Any) -> bool:
+    return any(weights.scale is not None for weights in kernels_of(layer).values())
+
+
+def _by_layer(asked: Asked, layers: list[str]) -> dict[str, Precision]:
+    if isinstance(asked, str):
+        return dict.fromkeys(layers, asked)
+    unknown = [name for name in asked if name not in layers]
+    if unknown:
+        raise ExportError(f"precision names the layer {unknown[0]!r}: expected of {', '.join(map(repr, layers))}")
+    return {name: asked.get(name, "float32") for name in layers}
+
+
+def _check(layer: str, precision: Any, form: Form) -> None:
+    known = ("auto", *(storage for storage in get_args(Storage) if storage in form.precisions))
+    if precision in known and (precision != "auto" or form.by_layer):
+        return
+    if precision not in ("auto", *get_args(Storage)):
+        raise ExportError(
+            f"unknown precision {precision!r} of layer {layer!r}: expected one of {', '.join(map(repr, known))}"
+        )
+    raise ExportError(
+        f"{form.title} holds no weights in {precision!r}, which layer {layer!r} is to have: expected one of "
+        f"{', '.join(map(repr, form.precisions))}"
+    )

@@ -1,0 +1,156 @@
+"""Weights in few bits: what they are rounded to, and by how much that lowers the ELBO.
+
+Means go to a grid of equal steps with a scale for each output channel, symmetric, so that 0 stays 0. Scales of posteriors
+differ by factors and not by differences: each goes to one of a few levels, the root mean square of those that share it, so
+that the variance which weights bring to an output keeps its size.
+
+A posterior N(mu, s^2) at its optimum has the curvature of the loss for its precision: 1 / s^2 = d^2 L / d mu^2. So moving a
+mean by d lowers the ELBO by about d^2 / (2 s^2) nats, and a change of its scale by the factor r by (r^2 - 1) / 2 - log r:
+together KL(moved || posterior). A grid whose step is s adds s^2 / 12 to the variance and costs 1/24 nat a weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tfp_bprune._keras import tf
+from tfp_bprune.types import Storage
+
+WITHIN = 1 / 24  # nats a weight: a step as wide as the posterior
+# Bits of scales: fewer lose the order of examples by uncertainty, and more tell nothing, but take a longer table.
+_LEAST_OF_SCALES, _MOST_OF_SCALES = 4, 6
+_SHARING = 4  # a level is for so many numbers at least, on average
+_PARTS = np.linspace(1.0, 0.3, 15)  # of the largest weight of a channel, where the grid may end
+_ROUNDS, _FITTED = 12, 2**16
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Numbers [rows, columns] as whole ones of a few bits.
+
+    Attributes:
+      codes: uint8.
+      bits: of each code.
+    """
+
+    codes: np.ndarray
+    bits: int
+
+    @property
+    def values(self) -> np.ndarray:
+        """The numbers, as files give them back: float32, 0 where they were."""
+        raise NotImplementedError
+
+    def with_codes(self, codes: np.ndarray) -> Grid:
+        """The same grid for some of the numbers, or for all as they lie otherwise."""
+        return replace(self, codes=codes)
+
+
+@dataclass(frozen=True)
+class Steps(Grid):
+    """Multiples of the scale of their column: (code - zero) scale.
+
+    Attributes:
+      scale: [columns], exact in bfloat16.
+    """
+
+    scale: np.ndarray
+
+    @property
+    def zero(self) -> int:
+        """The code of 0."""
+        return 2 ** (self.bits - 1)
+
+    @property
+    def values(self) -> np.ndarray:
+        """As in `Grid`."""
+        return (self.codes.astype(np.float32) - self.zero) * self.scale
+
+
+@dataclass(frozen=True)
+class Levels(Grid):
+    """Numbers of a table, of which the first is 0.
+
+    Attributes:
+      levels: at most 2^bits, exact in bfloat16.
+    """
+
+    levels: np.ndarray
+
+    @property
+    def values(self) -> np.ndarray:
+        """As in `Grid`."""
+        return self.levels[self.codes]
+
+
+def bits_of(storage: Storage) -> int | None:
+    """The bits of a whole number; None for floats."""
+    return int(storage[3:]) if storage.startswith("int") else None
+
+
+def steps(array: np.ndarray, bits: int) -> Steps:
+    """The grid of `array` [rows, columns] with the least squared error, of those that end at a part of the largest weight."""
+    top, zero = 2 ** (bits - 1) - 1, 2 ** (bits - 1)
+    peak = np.abs(array).max(0, initial=0.0)
+    best = np.full(len(peak), np.inf)
+    codes, scale = np.full(array.shape, zero, np.uint8), np.ones(len(peak), np.float32)
+    for part in _PARTS:
+        tried = _as_bfloat16(np.where(peak > 0, peak * part / top, 1.0))
+        whole = np.clip(np.rint(array / tried), -top, top)
+        error = np.square(whole * tried - array).sum(0, dtype=np.float64)
+        better = error < best
+        best[better], scale[better] = error[better], tried[better]
+        codes[:, better] = (whole[:, better] + zero).astype(np.uint8)
+    return Steps(codes, bits, scale)
+
+
+def levels(array: np.ndarray, bits: int) -> Levels:
+    """Levels for numbers that are not negative, by Lloyd's rounds on their logarithms."""
+    bits = min(max(bits, _LEAST_OF_SCALES), _MOST_OF_SCALES)
+    left = array > 0
+    logs = np.log(array[left].astype(np.float64))
+    count = min(2**bits - 1, -(-len(logs) // _SHARING))
+    codes, table = np.zeros(array.shape, np.uint8), np.zeros(count + 1, np.float32)
+    if count:
+        found = np.searchsorted(_bounds(logs, count), logs) + 1
+        counts = np.maximum(np.bincount(found, minlength=count + 1), 1)
+        means = np.bincount(found, np.exp(2 * logs), count + 1) / counts
+        table[1:], codes[left] = _as_bfloat16(np.sqrt(means))[1:], found
+    return Levels(codes, bits, table)
+
+
+def _bounds(logs: np.ndarray, count: int) -> np.ndarray:
+    """Where one of `count` levels ends and the next begins."""
+    sample = np.sort(logs[:: max(1, len(logs) // _FITTED)])
+    centres = np.quantile(sample, (np.arange(count) + 0.5) / count)
+    for _ in range(_ROUNDS):
+        found = np.searchsorted((centres[1:] + centres[:-1]) / 2, sample)
+        counts = np.bincount(found, minlength=count)
+        centres = np.where(counts > 0, np.bincount(found, sample, count) / np.maximum(counts, 1), centres)
+        centres = np.sort(centres)
+    return (centres[1:] + centres[:-1]) / 2
+
+
+def elbo_loss(loc: np.ndarray, scale: np.ndarray, new_loc: np.ndarray, new_scale: np.ndarray | None = None) -> float:
+    """Nats by which the ELBO falls, as the posterior predicts it, where means and perhaps scales are others.
+
+    Args:
+      loc, scale: of the posterior; weights whose scale is 0 are gone.
+      new_loc, new_scale: in their place.
+    """
+    left = scale > 0
+    deviation = scale[left].astype(np.float64)
+    nats = np.square((new_loc[left] - loc[left]) / deviation) / 2
+    if new_scale is not None:
+        ratio = np.maximum(new_scale[left] / deviation, np.finfo(np.float32).tiny)
+        nats += (np.square(ratio) - 1) / 2 - np.log(ratio)
+    return float(nats.sum())
+
+
+def _as_bfloat16(numbers: np.ndarray) -> np.ndarray:
+    """Numbers that bfloat16 holds, so that files need two bytes for each."""
+    kind = tf.bfloat16.as_numpy_dtype
+    tiny = float(np.finfo(np.float32).tiny)
+    return np.maximum(numbers, tiny).astype(np.float32).astype(kind).astype(np.float32)
