@@ -71,6 +71,25 @@ def read_target(y: np.ndarray, task: Task | None, name: str, known: Target | Non
     return y, Target(kind, int(y.max()) + 1 if len(y) else 1, y.shape[1:])
 
 
+def targets_like(y: np.ndarray, task: Task, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Targets in the one form of their task, for answers of `shape`: probabilities [n, ..., classes], or means [n, ...].
+
+    Raises:
+      DataError: they do not suit such answers.
+    """
+    y = np.asarray(y)
+    if y.shape[:1] != shape[:1]:
+        raise DataError(f"{name} has {len(y) if y.ndim else 0} targets for {shape[0]} examples: expected one of each")
+    if task == "regression":
+        if y.size != np.prod(shape):
+            raise DataError(f"{name} has targets of shape {y.shape}: expected {shape}")
+        return y.reshape(shape)
+    known = Target(task, 2 if task == "binary" else shape[-1], shape[1:-1])
+    y = read_target(whole_numbers(y, "classification"), task, name, known)[0]
+    check_target(y, known, name)
+    return y
+
+
 def whole_numbers(y: np.ndarray, task: Task | None) -> np.ndarray:
     """Classes that are floats without a fraction, said to be classes, as integers."""
     if task == "classification" and y.dtype.kind == "f" and (np.isfinite(y) & (y == np.floor(y))).all():

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from tfp_bprune.data.splits import Split, Splits
-from tfp_bprune.data.targets import Target, check_target, read_target, whole_numbers
+from tfp_bprune.data.targets import targets_like
 from tfp_bprune.evaluation.intervals import Interval, Scored, intervals, of_classes, of_labels, of_numbers
 from tfp_bprune.evaluation.metrics import EXTRA, of_two
 from tfp_bprune.evaluation.predict import BATCH, answered, check_batch_size, gathered, prediction_of
@@ -198,25 +198,15 @@ def _by_output(prediction: Prediction, targets: Any) -> dict[str, np.ndarray]:
 
 
 def targets_for(prediction: Prediction, y: Any, name: str = "") -> np.ndarray:
-    """Targets as the task of the one output has them, checked against the shape of its answers.
+    """Targets as the task of the one output has them.
 
     Raises:
-      DataError: they do not suit it.
+      DataError: they do not suit its answers.
     """
-    head, what = prediction.head, f"evaluate, target {name!r}," if name else "evaluate"
-    main = prediction.probabilities if head.classifies else prediction.mean
+    head = prediction.head
     task: Task = "regression" if head.task == "gaussian" else head.task
-    y = np.asarray(y)
-    if len(y) != len(main):
-        raise DataError(f"{what} has {len(y)} targets for {len(main)} examples: expected one of each")
-    if not head.classifies:
-        if y.size != main.size:
-            raise DataError(f"{what} has targets of shape {y.shape}: expected {main.shape}")
-        return y.reshape(main.shape)
-    known = Target(task, 2 if task == "binary" else main.shape[-1], main.shape[1:-1])
-    y = read_target(whole_numbers(y, "classification"), task, what, known)[0]
-    check_target(y, known, what)
-    return y
+    shape = (prediction.probabilities if head.classifies else prediction.mean).shape
+    return targets_like(np.asarray(y), task, shape, f"evaluate, target {name!r}," if name else "evaluate")
 
 
 def _scored(said: Prediction, targets: np.ndarray, level: float) -> Scored:

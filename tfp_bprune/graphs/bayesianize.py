@@ -107,6 +107,12 @@ def _choose(model: Any, include: Sequence[str], exclude: Sequence[str], strict: 
         elif layer.trainable_weights and not isinstance(layer, (*_NEVER_BAYESIAN, Variational, Composed)):
             left.append(f"{layer.name} ({type(layer).__name__})")
     if not chosen:
+        present = [layer.name for layer in calls_of(model) if isinstance(layer, Variational | Composed)]
+        if present:
+            raise BpruneError(
+                f"model {model.name!r} is Bayesian already, by {', '.join(dict.fromkeys(present))}: train, prune or export it as it "
+                "is; bayesianize is for ordinary Keras models"
+            )
         names = ", ".join(kind.name for kind in kinds())
         raise BpruneError(
             f"model {model.name!r} has no layer to make Bayesian: expected one of {names} among {list(include)}"

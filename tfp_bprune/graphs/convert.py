@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfp_bprune._keras import keras, tfp
+from tfp_bprune.graphs.compact import compact as without_dead
 from tfp_bprune.graphs.copying import copy_activation, copy_activation_state, is_keras, is_raw
 from tfp_bprune.graphs.raw import adopted, copy_posterior, refuse_own_computation
 from tfp_bprune.graphs.rebuild import calls_of, check_graph, rebuild
@@ -17,8 +18,13 @@ from tfp_bprune.layers import LAYERS, Composed, Variational, kind_of, weights_of
 from tfp_bprune.types import BpruneError, Json
 
 
-def strip(model: Any) -> Any:
+def strip(model: Any, *, compact: bool = False) -> Any:
     """The posterior mean as an ordinary Keras model: pruned weights 0, all others equal to the last bit.
+
+    Args:
+      model: Bayesian or plain, pruned or not.
+      compact: without the units that pruning left dead, as exports are: a smaller model, whose outputs are equal to within
+        float32 rounding.
 
     Raises:
       BpruneError: the model is subclassed or not built, gives distributions instead of numbers (`DistributionLambda`), or
@@ -26,7 +32,8 @@ def strip(model: Any) -> Any:
     """
     model = adopt(model)
     refuse_distributions(model)
-    return rebuild(model, _plain_layer, _copy_mean)
+    ordinary = rebuild(model, _plain_layer, _copy_mean)
+    return without_dead(ordinary) if compact else ordinary
 
 
 def adopt(model: Any) -> Any:

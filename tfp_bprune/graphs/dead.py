@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.graphs.channels import ChannelLabels, width_of
-from tfp_bprune.graphs.convert import is_raw
+from tfp_bprune.graphs.copying import is_raw
 from tfp_bprune.graphs.graph import Step, graph_of
 from tfp_bprune.layers import Kind, kind_of, weights_of
 from tfp_bprune.layers.kind import along

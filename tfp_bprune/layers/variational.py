@@ -17,6 +17,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import divergence, noise
 from tfp_bprune.layers.distribution import POSTERIORS, Moment, Posterior, Terms
 from tfp_bprune.layers.kind import PER_WEIGHT, Kind, stem_of
+from tfp_bprune.layers.notice import say_what_is_drawn
 from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal
 from tfp_bprune.layers.prior import CentredPrior, Prior, prior_from
 from tfp_bprune.layers.tensorboard import show_masks
@@ -208,6 +209,7 @@ class Variational(_LayerPart):
 
     def _draw(self, moment: Moment, training: bool) -> Drawn:
         """One draw of all weights; its KL goes into the losses."""
+        say_what_is_drawn(training)
         step = noise.next_step(self.noise_step, self.name)
         kernels = {name: self._terms(name, moment, step, training) for name in self.kind.kernels}
         first, *others = [kernel.kl for kernel in kernels.values()]

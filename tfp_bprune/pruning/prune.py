@@ -13,6 +13,7 @@ from tfp_bprune.graphs.convert import adopt, weighted_layers
 from tfp_bprune.graphs.inputs import read_inputs
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
 from tfp_bprune.layers import variational_layers, weights_of
+from tfp_bprune.pruning.cost import cost_of
 from tfp_bprune.pruning.dead import remove_dead
 from tfp_bprune.pruning.report import Report
 from tfp_bprune.pruning.scores import CRITERIA
@@ -34,6 +35,7 @@ def prune(
     inputs: bool = False,
     counts: Counts = "weights",
     strict: bool = False,
+    validation_data: Any = None,
 ) -> tuple[Any, Report]:
     """Removes the weights of lowest score: mu = 0 and sigma = 0, in every draw, in memory and after reload.
 
@@ -60,6 +62,8 @@ def prune(
         of which a filter has one for each position. Criteria whose scores add up, as "evidence", then rank units by their score
         per multiplication, so that what costs much has to be worth much.
       strict: refuse a sparsity that cannot be reached, which else a warning and the report's `missed` say.
+      validation_data: (x, y), a split, all splits (of which the validation split is taken) or batches of (x, y), on which the
+        mean network is scored before and after: `report.scores`. A warning says where much was lost.
 
     Returns:
       The pruned model, not compiled, and a `Report`. `model` itself stays as it is.
@@ -73,14 +77,26 @@ def prune(
     model = adopt(model)
     scoring = Scoring(criterion, scope, granularity, aggregate, include_bias, inputs, counts)
     if sparsity is None and threshold is None:
-        return _without_what_is_better_gone(model, scoring)
+        pruned, report = _without_what_is_better_gone(model, scoring)
+        return pruned, _scored(model, pruned, report, validation_data)
     selection = choose_masks(model, scoring, sparsity, threshold)
     if selection.report.missed:
         if strict:
             raise PruneError(selection.report.missed)
         warnings.warn(selection.report.missed, stacklevel=2)
     pruned = with_masks(model, selection.masks)
-    return pruned, replace(selection.report, inputs=read_inputs(pruned))
+    report = replace(selection.report, inputs=read_inputs(pruned))
+    return pruned, _scored(model, pruned, report, validation_data)
+
+
+def _scored(model: Any, pruned: Any, report: Report, data: Any) -> Report:
+    """The report with what the pruning cost, on data if there are any."""
+    if data is None:
+        return report
+    cost = cost_of(model, pruned, data)
+    if cost.lost:
+        warnings.warn(cost.lost, stacklevel=3)
+    return replace(report, scores={"before": cost.before, "after": cost.after})
 
 
 def _without_what_is_better_gone(model: Any, scoring: Scoring) -> tuple[Any, Report]:

@@ -40,6 +40,7 @@ class Report:
       layers: counts by weight tensor.
       pinned: tensors of which no unit can go, with granularity "unit": they make outputs, or are read by a layer through
         which channels are not followed.
+      scores: of the mean network on the validation data that `prune` was given, "before" and "after", by name; else empty.
       inputs: what is still read of each input of the network, by name (`InputUse`); empty where that cannot be followed, as
         through nested models and shared layers.
     """
@@ -53,6 +54,7 @@ class Report:
     layers: list[LayerSparsity] = field(default_factory=list)
     pinned: list[str] = field(default_factory=list)
     inputs: dict[str, InputUse] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def prunable(self) -> int:
@@ -110,7 +112,8 @@ class Report:
             "prunable": self.prunable,
             "nonzeros": self.prunable - self.pruned,
         }
-        return asdict(self) | {
+        told = {name: value for name, value in asdict(self).items() if name != "scores" or value}
+        return told | {
             **counts,
             "layers": [asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers],
             "inputs": {name: use.to_json() for name, use in self.inputs.items()},

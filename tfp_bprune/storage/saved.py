@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tfp_bprune.data.info import Info
@@ -33,11 +34,13 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     Raises:
       RunError: there is no run, it has no finished epoch, or a file is missing, truncated or changed.
     """
+    _refuse_others(Path(path))
     run = Run.open(path)
     manifest = run.manifest
     if manifest.get("kind") not in ("run", "model"):
         raise RunError(
             f"{run.path} is an {manifest.get('kind')}: expected a run directory written by `tfp-bprune train` or `prune`"
+            + ("; `predict`, `evaluate` and `reload` run exports" if manifest.get("kind") == "export" else "")
         )
     name = manifest.get("checkpoint")
     if name is None:
@@ -53,6 +56,23 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     store.set_weights(model, arrays)
     note_heads(model, _stored_heads(model, config))
     return SavedModel(model, config, manifest)
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuses what holds a model in another form, and says what reads it.
+
+    Raises:
+      RunError: naming the form.
+    """
+    if path.is_file() and path.suffix in (".keras", ".h5", ".hdf5"):
+        raise RunError(
+            f"{path} is a file of Keras, and no run: tf_keras.models.load_model reads it, and `bayesianize` and `prune` take what "
+            "that gives; `fit(..., out=FOLDER)` and `save_model` write runs"
+        )
+    if path.is_dir() and (path / "saved_model.pb").is_file():
+        raise RunError(
+            f"{path} is a SavedModel, and no run: `predict` takes exports, tf.saved_model.load any SavedModel"
+        )
 
 
 def present_architecture(run: Run) -> Json | None:
