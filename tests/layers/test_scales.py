@@ -18,6 +18,7 @@ from tfp_bprune.layers import LAYERS, HorseshoePrior, NormalJeffreysPrior, Scale
 from tfp_bprune.layers.posterior import MaskedNormal, rho_of
 from tfp_bprune.layers.scales import Normal
 from tfp_bprune.pruning import scores_of, units_table
+from tfp_bprune.pruning.scores import CRITERIA
 from tfp_bprune.types import BpruneError, PruneError
 
 PRIORS = ("normal_jeffreys", "horseshoe")
@@ -328,3 +329,31 @@ def test_log_alpha_is_of_scales_and_units_end_by_it() -> None:
         assert bp.prune(model, granularity="unit")[1].requested == {"criterion": ending}
     with pytest.raises(PruneError, match="criterion 'log_alpha' wants weights with scales of groups"):
         scores_of(bp.bayesianize(dense_network()), criterion="log_alpha")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inputs_that_say_nothing_leave_and_the_others_stay_in_20_of_20_regressions(family: Any) -> None:
+    """y = x w + noise of deviation 1, x'x = n: the lower bound depends on the data by least squares b alone, and has no draw."""
+    seeds, inputs, relevant, outputs, n = 20, 10, 4, 8, 100
+    random = np.random.default_rng(0)
+    w = np.zeros((seeds, inputs, outputs))
+    w[:, :relevant] = random.normal(size=(seeds, relevant, outputs))
+    b = tf.constant((w + random.normal(size=w.shape) / np.sqrt(n)).reshape(-1, outputs), tf.float32)
+    q = posterior(family, b.shape, "input", spread=0.1, mask=np.ones(b.shape, bool))
+    q.weight.loc_variable.assign(b)
+    variables = [v for v in variables_of(q) if v.dtype == tf.float32]
+    optimizer = keras.optimizers.legacy.Adam(0.02)
+    optimizer._create_all_weights(variables)
+
+    @tf.function
+    def fit() -> None:
+        for _ in tf.range(1500):
+            with tf.GradientTape() as tape:
+                loss = q.kl() + 0.5 * n * tf.reduce_sum(tf.square(q.loc - b) + tf.square(q.scale))
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    fit()
+    worth = -q.log_alpha()[:, 0].reshape(seeds, inputs)
+    end = CRITERIA["log_alpha"].ends_at
+    assert (worth[:, :relevant] > end).all()
+    assert (worth[:, relevant:] < end).all()

@@ -338,7 +338,7 @@ def run(mlp: Any, digits: Splits, tmp_path: Path) -> Callable[..., Path]:
     def train_into(name: str, *callbacks: Any, resume: bool = False, model: Any = None) -> Path:
         schedule = polynomial(0.6, begin=0, end=2 * data.steps)
         pruning = bp.GradualPruning(schedule, granularity="unit", every=1)
-        network = model or mlp("deterministic", hidden=(16,), seed=1)
+        network = mlp("deterministic", hidden=(16,), seed=1) if model is None else model
         more: Any = {"callbacks": [bp.Shrink(), pruning, *callbacks], "resume": resume, "progress": False}
         fit(network, data, settings=Settings(epochs=3, learning_rate=0.01), out=tmp_path / name, **more)
         return tmp_path / name
@@ -346,13 +346,26 @@ def run(mlp: Any, digits: Splits, tmp_path: Path) -> Callable[..., Path]:
     return train_into
 
 
-def test_a_run_holds_what_the_network_is_and_resumes_to_the_same_bits(run: Any, mlp: Any, tmp_path: Path) -> None:
-    whole, model = run("whole"), mlp("deterministic", hidden=(16,), seed=1)
+@pytest.mark.parametrize("prior", [None, pytest.param("ard", marks=pytest.mark.slow), "horseshoe"])
+def test_a_run_holds_what_the_network_is_and_resumes_to_the_same_bits(
+    run: Any, mlp: Any, prior: Any, tmp_path: Path
+) -> None:
+    """Of plain layers, of a prior over groups, and of posteriors that own the scales of groups."""
+
+    def network(hidden: int = 16) -> Any:
+        return (
+            mlp("local", hidden=(hidden,), seed=1, prior=prior)
+            if prior
+            else mlp("deterministic", hidden=(hidden,), seed=1)
+        )
+
+    model = network()
+    whole = run("whole", model=network())
     with pytest.raises(InterruptedError):
         run("parts", Interrupt(1, 2), model=model)
     small = load_model(tmp_path / "parts").model
     assert units(small) == units(model) != {"dense_1": 16, "logits": 10}
-    run("parts", resume=True)
+    run("parts", resume=True, model=network())
     assert_bit_identical(whole, tmp_path / "parts", times=False)
     row = Run.open(whole).read_rows()[-1]
     assert row["units/dense_1"] == units(load_model(whole).model)["dense_1"] < units(small)["dense_1"]
@@ -361,7 +374,7 @@ def test_a_run_holds_what_the_network_is_and_resumes_to_the_same_bits(run: Any, 
     for a, b in zip(load_model(tmp_path / "again").model.get_weights(), small.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(RunError, match="another architecture"):
-        run("whole", resume=True, model=mlp("deterministic", hidden=(15,), seed=1))
+        run("whole", resume=True, model=network(15))
 
 
 def test_keras_stores_a_model_that_shrank(half: Any, tmp_path: Path) -> None:
