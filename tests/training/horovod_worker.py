@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 
+import tfp_bprune as bp
 from tests.training.horovod_gradients import compare
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.cli.main import main
 from tfp_bprune.data.splits import load
 from tfp_bprune.files.runs import Run
+from tfp_bprune.graphs.shrink import units
 from tfp_bprune.layers import noise, variational_layers
 from tfp_bprune.networks import build
 from tfp_bprune.training import Horovod, Settings, fit
@@ -71,12 +73,12 @@ def die_after(run: Path) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def trained(workers: Any, out: Path, **options: Any) -> Json:
+def trained(workers: Any, out: Path, prior: str | None = None, **options: Any) -> Json:
     """What this rank sees after a training of four epochs."""
     import horovod.tensorflow as hvd
 
     data = load("digits", batch_size=100)
-    model = build("mlp", data.info, layers="flipout", options={"hidden": (16,)})
+    model = build("mlp", data.info, layers="flipout", options={"hidden": (16,)}, prior=prior)
     settings = Settings(epochs=4, learning_rate=0.01)
     fit(model, data, settings=settings, out=out, distributor=workers, progress=False, **options)
     different = 0
@@ -86,8 +88,14 @@ def trained(workers: Any, out: Path, **options: Any) -> Json:
         different += not (everyone == everyone[:1]).all()
     draw = next(variational_layers(model)).kernel_posterior.sample(noise.seed_pair(1, 0, "layer"))
     draws = hvd.allgather(draw[None]).numpy()
-    result = {"rank": workers.rank, "workers": workers.size, "different": different}
+    result = {"rank": workers.rank, "workers": workers.size, "different": different, "units": units(model)}
     return result | {"equal_draws": float(np.mean(draws[0] == draws[1]))}
+
+
+def shrunk(workers: Any, out: Path) -> Json:
+    """The same of a network whose units leave after the first epoch and the second."""
+    pruning = bp.GradualPruning(0.6, granularity="unit", over=(0.1, 0.5), every=1)
+    return trained(workers, out, prior="ard", callbacks=[pruning, bp.Shrink()])
 
 
 def commanded(*words: object) -> Json:
@@ -100,6 +108,7 @@ def commanded(*words: object) -> Json:
 def first(workers: Any, folder: Path) -> Json:
     """Gradients; a training that nothing interrupts; one that ends early; the command."""
     found = {"gradients": compare(workers), "whole": trained(workers, folder / "whole")}
+    found["shrunk"] = shrunk(workers, folder / "shrunk")
     with contextlib.suppress(InterruptedError):
         trained(workers, folder / "interrupted", callbacks=[Interrupt()])
     return found | {"command": commanded(*TRAIN, folder / "command")}

@@ -20,6 +20,7 @@ import pytest
 from tests.training.horovod_worker import LONG
 from tfp_bprune.cli.main import main
 from tfp_bprune.files.runs import Run
+from tfp_bprune.graphs.shrink import units
 from tfp_bprune.storage import load_model
 
 if importlib.util.find_spec("horovod") is None:
@@ -113,6 +114,19 @@ def test_workers_agree_on_weights_and_differ_in_noise_also_after_a_resume(starts
         for rank, found in enumerate(said[what] for said in starts.said(start)):
             assert (found["rank"], found["workers"], found["different"]) == (rank, 2, 0)
             assert found["equal_draws"] < 0.01
+
+
+def test_a_network_shrinks_alike_on_all_workers(starts: Starts) -> None:
+    first, second = (said["shrunk"] for said in starts.said(1))
+    assert first["different"] == second["different"] == 0
+    assert first["equal_draws"] < 0.01
+    assert first["units"] == second["units"]
+    run = starts.after(1, "shrunk")
+    rows = [{key: row[key] for key in row if key.startswith("units/")} for row in run.read_rows()]
+    assert len(rows) == 4
+    [hidden] = {key for key in rows[0] if not key.endswith("logits")}
+    assert rows[0][hidden] == 16 > rows[-1][hidden]
+    assert units(load_model(run.path).model) == first["units"]
 
 
 def assert_same_bits(one: Run, other: Run) -> None:
