@@ -52,6 +52,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _traceback() -> Iterator[None]:
+    """An error that commands did not foresee is raised, and not said in one line."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TFP_BPRUNE_TRACEBACK", "1")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _forked() -> Iterator[None]:
     """Exports are loaded again in forks of a process that has TensorFlow: `real_process` has each begin for itself."""
     patch = pytest.MonkeyPatch()

@@ -57,6 +57,25 @@ def test_wrong_words(refused: Refused, words: list[str], message: str) -> None:
     assert "--help" in line
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(KeyError("x"), "KeyError: 'x'"), (ValueError(), "ValueError;"), (TypeError("a\nb"), "TypeError: a;")],
+)
+def test_what_nobody_foresaw_is_one_line_too(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("tfp_bprune.files.runs.Run.open", fails)
+    with pytest.raises(type(error)):  # as the tests have it
+        main(["inspect", str(tmp_path)])
+    monkeypatch.delenv("TFP_BPRUNE_TRACEBACK")
+    line = refused("inspect", tmp_path)
+    assert said in line
+    assert "TFP_BPRUNE_TRACEBACK=1" in line
+
+
 @pytest.mark.parametrize("command", ["prune", "sweep"])
 @pytest.mark.parametrize("sparsity", ["1.5", "-0.1", "1", "nan"])
 def test_bad_sparsity(refused: Refused, tiny_run: Path, tmp_path: Path, command: str, sparsity: str) -> None:

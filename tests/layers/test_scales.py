@@ -184,6 +184,7 @@ def test_draws_have_the_marginal_mean_and_variance(family: Any) -> None:
     left = q.mask.numpy()
     assert (samples[:, ~left] == 0).all()
     assert_moments(samples[:, left], [m[left] for m in raw], q.loc.numpy()[left], np.square(q.scale.numpy()[left]))
+    np.testing.assert_allclose(np.square(q.prior_deviation()), scale_moments(q.prior, q.prior_variables)[1], rtol=1e-3)
     np.testing.assert_allclose(
         np.exp(q.log_alpha()), scale_moments(q.prior, q.prior_variables)[1] / scale_moments(q.prior, q.prior_variables)[0] ** 2 - 1, rtol=1e-2
     )  # fmt: skip

@@ -63,7 +63,12 @@ def normals(shape: Any, prior: Prior, variables: Any = None) -> MaskedNormal:
 
 
 @pytest.mark.parametrize(
-    ("ours", "derived"), [(NormalPrior(0.5, 0.1), PlainNormal(0.5, 0.1)), (ScaleMixturePrior(), Plain())]
+    ("ours", "derived"),
+    [
+        (NormalPrior(0.5, 0.1), PlainNormal(0.5, 0.1)),
+        (ScaleMixturePrior(), Plain()),
+        (ScaleMixturePrior(0.3, 0.6, 0.4), Plain(0.3, 0.6, 0.4)),
+    ],
 )
 @pytest.mark.parametrize("centred", [False, True])
 def test_pulls_by_default_are_those_written_by_hand(ours: Any, derived: Any, centred: bool) -> None:
@@ -88,10 +93,10 @@ def test_a_prior_that_learns_gets_the_gradient_that_tensorflow_derives(
     q, seed = normals(shape, prior, {"log_s": log_s}), noise.seed_pair(1, "stream")
     sources, epsilon = [q.loc_variable, q.rho_variable, log_s], noise.normal(list(shape), seed)
     with tf.GradientTape(persistent=True) as tape:
-        ours = q.terms(moment, lambda stream: seed, every).kl
+        ours = 2.5 * q.terms(moment, lambda stream: seed, every).kl
         whole = Normals(q.loc, tf.where(q.mask, q.scale, 1.0), q.log_scale, q.mask)
         each = prior.kl(whole, q.loc + q.scale * epsilon, {"log_s": log_s})
-        plain = tf.reduce_sum(tf.where(q.mask, each, 0.0))
+        plain = 2.5 * tf.reduce_sum(tf.where(q.mask, each, 0.0))
     np.testing.assert_allclose(ours, plain, rtol=1e-5)
     for one, other in zip(tape.gradient(ours, sources), tape.gradient(plain, sources), strict=True):
         assert np.abs(one).max() > 0

@@ -223,6 +223,8 @@ def test_a_search_ends_within_the_budget_of_its_task(name: str, tmp_path: Path) 
     paths = 2 * (1 if name in ("logit", "mean", "deviation") else VITAL)
     assert paths <= sum(found.layers.counts.values()) < sum(found.rankings["score"].left.values())
     assert found.front
+    again = search(model, data, str(tmp_path), settings=Settings(budget, trials=40, order="score"))
+    assert (again.speed["evaluated"], again.rows) == (0, found.rows)
 
 
 @pytest.mark.parametrize("name", ["softmax", "logit", "labels", "mean", "deviation"])

@@ -388,3 +388,9 @@ def test_keras_stores_a_model_that_shrank(half: Any, tmp_path: Path) -> None:
         again.weights + optimizer_variables(again), model.weights + optimizer_variables(model), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_convolution_is_multiplied_at_each_of_its_positions() -> None:
+    layers: list[Any] = [keras.layers.Conv2D(4, 3, name="a"), keras.layers.Flatten(), keras.layers.Dense(2, name="b")]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    assert multiplications(model) == 6 * 6 * 3 * 3 * 3 * 4 + 6 * 6 * 4 * 2

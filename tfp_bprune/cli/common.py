@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from tfp_bprune.cli.choices import CRITERIA, add_choice
-from tfp_bprune.files.reading import printable
+from tfp_bprune.files.reading import check, printable
 from tfp_bprune.files.runs import finite, write_json
+from tfp_bprune.files.schemas import LOADED
 from tfp_bprune.files.words import renewed
 from tfp_bprune.types import Aggregate, BpruneError, Counts, Granularity, Json, Precision, Scope
 
@@ -164,6 +165,7 @@ def data_of(config: Json, data_dir: Path | None) -> Splits:
     request, data = config.get("request") or {}, config.get("data") or {}
     if "dataset" not in request:
         raise BpruneError("the run does not say how its data is loaded: expected one written by `tfp-bprune train`")
+    check({"request": request, "data": data}, "what the run says of its data", LOADED)
     splits = load(
         request["dataset"],
         data_dir or request.get("data_dir"),
@@ -171,7 +173,7 @@ def data_of(config: Json, data_dir: Path | None) -> Splits:
         validation_fraction=request["validation_fraction"],
         seed=data["seed"],
     )
-    if splits.info.fingerprint != data["fingerprint"]:
+    if splits.info.fingerprint != data.get("fingerprint"):
         raise BpruneError(
             f"dataset {request['dataset']!r} is not what the run was trained on (fingerprints differ): give its folder with --data-dir"
         )
@@ -198,7 +200,7 @@ def facts_of(config: Json) -> Json:
 
     How the weights are inferred is `inference` there, since `layers` of an export or a search holds the counts by layer.
     """
-    request, data = renewed(config.get("request", {})), config.get("data", {})
+    request, data = renewed(config.get("request") or {}), config.get("data") or {}
     known = {
         "network": request.get("model"),
         "inference": request.get("layers"),

@@ -24,6 +24,7 @@ _DESCRIPTION = (
 )
 _WRONG = 2
 _TENSORFLOW = "tensorflow.python.framework.errors_impl"
+_TRACEBACK = "TFP_BPRUNE_TRACEBACK"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _said(error: BaseException) -> str | None:
-    """What there is to say of an expected error; None of another one."""
+    """What there is to say of an error; None of what is to be seen whole."""
     if isinstance(error, BpruneError | ImportError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -62,7 +63,12 @@ def _said(error: BaseException) -> str | None:
         return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
     if type(error).__module__ == _TENSORFLOW:
         return f"TensorFlow failed: {(str(error).splitlines() or [''])[0]}"
-    return None
+    if not isinstance(error, Exception) or os.environ.get(_TRACEBACK):
+        return None
+    # A fault of the program, or of a file that passed all checks.
+    said = next((line for line in str(error).splitlines() if line.strip()), "")
+    kind = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return f"failed in a way that was not foreseen, {kind}; set {_TRACEBACK}=1 to see where, and report it"
 
 
 def _give_up_output() -> None:

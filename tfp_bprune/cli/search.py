@@ -156,6 +156,7 @@ def _export(arguments: Any, out: Path) -> int:
     """One point of the front as a SavedModel."""
     from tfp_bprune.exports import export
     from tfp_bprune.exports.writing import check_new
+    from tfp_bprune.files.schemas import SEARCHED_SCHEMA
     from tfp_bprune.searching.find import SETTINGS_FILE
     from tfp_bprune.searching.results import network_at, point_of
     from tfp_bprune.searching.samples import fingerprint_of
@@ -164,7 +165,7 @@ def _export(arguments: Any, out: Path) -> int:
 
     check_new(arguments.to)
     row, saved = point_of(out, arguments.export), load_model(arguments.run)
-    settings = read_sealed(out / SETTINGS_FILE)
+    settings = read_sealed(out / SETTINGS_FILE, SEARCHED_SCHEMA)
     if settings.get("network") != fingerprint_of(saved.model):
         raise RunError(f"{out} holds a search of another network than {arguments.run}: name the run that was searched")
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}

@@ -260,7 +260,7 @@ def _check_pruning(out: Path, request: Json) -> None:
     from tfp_bprune.files.runs import Run
 
     run = Run(out)
-    begun = run.config["request"] if run.exists else request
+    begun = (run.config.get("request") or {}) if run.exists else request
     for name, before in _PRUNING_BEFORE.items():
         started, asked = begun.get(name, before), request.get(name, before)
         if started != asked:

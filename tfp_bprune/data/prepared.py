@@ -15,6 +15,7 @@ from tfp_bprune.files.reading import read_json
 from tfp_bprune.types import DataError, RunError
 
 _OURS_TO_IMPORT = re.compile(r"tensorflow_datasets\.core\.features\.[a-z0-9_.]+\.[A-Za-z0-9]+")
+_NAME = re.compile(r"\w+(/[\w.=,+-]+)*(:[\d*]+(\.[\d*]+)*(/[\w.=,+-]+)*)?")
 _KEY = "pythonClassName"
 _READ_AT_ONCE = 1000
 
@@ -43,8 +44,9 @@ def _prepared_builder(name: str, data_dir: Path) -> Any:
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
-    if re.fullmatch(r"\w+", folder := re.split("[:/]", name)[0]):
-        check_prepared(data_dir / folder)
+    if not _NAME.fullmatch(name):  # of another form it could name a repository of elsewhere, or a folder
+        raise DataError(f"dataset {name!r} is none of NAME, NAME/CONFIG and NAME:VERSION: {_expected()}")
+    check_prepared(data_dir / re.split("[:/]", name)[0])
     try:
         builder = tfds.builder(name, data_dir=str(data_dir))
     except tfds.core.registered.DatasetNotFoundError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tfp_bprune._keras import tf
 from tfp_bprune.exports.converting import EXTRA, failure, hushed, refusal, require
 from tfp_bprune.exports.forms import Form, register_form
+from tfp_bprune.exports.others import check_litert
 from tfp_bprune.exports.sparsify import sparsify
 from tfp_bprune.files.runs import write_atomically
 from tfp_bprune.prediction.predict import Predictor
@@ -67,5 +68,6 @@ LITERT = register_form(
         title="LiteRT",
         extra=EXTRA,
         float16=True,
+        check=check_litert,
     )
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from tfp_bprune.exports.converting import EXTRA, failure, hushed, refusal, require
 from tfp_bprune.exports.forms import Form, register_form
+from tfp_bprune.exports.others import check_onnx, nodes_of
 from tfp_bprune.files.runs import write_atomically
 from tfp_bprune.prediction.predict import Predictor
 
@@ -44,22 +44,13 @@ def _converted(predictor: Predictor) -> Any:
             function, input_signature=function.input_signature, opset=OPSET, custom_op_handlers=handlers
         )
         # tf2onnx leaves in place what it does not know.
-        unknown = [node.op_type for node in _nodes(model.graph) if not onnx.defs.has(node.op_type, node.domain)]
+        unknown = [node.op_type for node in nodes_of(model.graph) if not onnx.defs.has(node.op_type, node.domain)]
         if not unknown:
             onnx.checker.check_model(model, full_check=True)
             return model
     except Exception as error:
         raise failure("tf2onnx", error, predictor.predictive) from error
     raise refusal("ONNX", unknown, predictor.predictive)
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    """All nodes, those in the bodies of loops and branches too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
 
 
 def _xlogy(context: Any, node: Any, name: str, arguments: Any) -> None:
@@ -82,5 +73,6 @@ ONNX = register_form(
         Path(__file__).parent / "loaders" / "onnx.py",
         title="ONNX",
         extra=EXTRA,
+        check=check_onnx,
     )
 )

@@ -21,6 +21,7 @@ from tfp_bprune.types import RunError
 
 MOST_JSON = 2**25  # bytes of a JSON file; a stored architecture of a thousand layers takes a hundredth
 MOST_BYTES = 2**36  # of any file
+_LARGE = 2**28  # from here on it is asked whether there is so much memory
 _DEEPEST, _DIGITS, _LONGEST_NAME, _LONGEST_WORDS = 200, 20, 1000, 200
 _LINK = "it is or lies behind a symbolic link, which is not followed"
 
@@ -105,10 +106,22 @@ def read_below(folder: Path, name: str, most: int = MOST_BYTES, first: int | Non
         wanted = size if first is None else min(first, size)
         if wanted > most:
             raise OSError(errno.EFBIG, f"it has {wanted} bytes, expected {most} at most")
+        if wanted > _LARGE and wanted > _free():
+            raise OSError(errno.ENOMEM, f"its {wanted} bytes do not fit into memory")
         try:
             return file.read(wanted)
         except MemoryError as error:
             raise OSError(errno.ENOMEM, f"its {wanted} bytes do not fit into memory") from error
+
+
+def _free() -> float:
+    """Bytes of memory that the kernel would give; a file of holes takes no disk, but as much memory as it says it has."""
+    try:
+        with open("/proc/meminfo") as file:
+            [free] = [int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:")]
+    except (OSError, ValueError):
+        return math.inf
+    return free
 
 
 def check_inside(folder: Path, name: str) -> Path:

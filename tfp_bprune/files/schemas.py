@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from tfp_bprune.types import Order, Precision, Predictive
+from tfp_bprune.types import Granularity, Order, OutputTask, Precision, Predictive
 
 Schema = dict[str, Any]
 
@@ -44,6 +44,8 @@ def listing(item: Schema, most: int = 10**6) -> Schema:
 
 
 _PRECISION: Schema = {"enum": list(get_args(Precision))}
+_BITS = (8, 16, 32, 64)
+_TYPES = [*(f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in _BITS), "bfloat16", "bool", "string"]
 _LAYER = record(
     ("prunable", "nonzeros", "sparsity"),
     prunable=COUNT, nonzeros=COUNT, sparsity=PART, form=TEXT, shape=SHAPE, stored=COUNT, break_even=mapping(NUMBER),
@@ -54,8 +56,16 @@ _REQUEST = record(
     dataset=TEXT, model=optional(TEXT), data_dir=optional(TEXT), sparsity=optional(PART),
     validation_fraction={"type": "number", "minimum": 0, "exclusiveMaximum": 1},
 )  # fmt: skip
+_HEAD = record(("task",), task={"enum": list(get_args(OutputTask))}, logits={"type": "boolean"})
 _DATA = record(
     name=TEXT, task=TEXT, fingerprint=TEXT, batch_size=COUNT | {"minimum": 1}, seed=COUNT, train_size=COUNT,
+)  # fmt: skip
+
+# What the data of a run are loaded again by.
+LOADED: Schema = record(
+    ("request", "data"),
+    request=_REQUEST | {"required": ["dataset", "validation_fraction"]},
+    data=_DATA | {"required": ["batch_size", "seed"]},
 )  # fmt: skip
 
 MANIFEST_SCHEMA: Schema = record(
@@ -68,7 +78,7 @@ MANIFEST_SCHEMA: Schema = record(
     precision={"anyOf": [_PRECISION, mapping(_PRECISION)]}, difference=NUMBER, precision_cost=record(examples=COUNT),
     network=optional(TEXT), inference=optional(TEXT), dataset=optional(TEXT),
     predictive={"enum": list(get_args(Predictive))}, export_format=TEXT, input_shape=INPUT_SHAPE,
-    inputs=mapping(record(("shape", "dtype"), shape=INPUT_SHAPE, dtype=TEXT)), outputs=mapping({"type": "object"}),
+    inputs=mapping(record(("shape", "dtype"), shape=INPUT_SHAPE, dtype={"enum": _TYPES})), outputs=mapping({"type": "object"}),
     parameters=COUNT, prunable=COUNT, nonzeros=COUNT, sparsity=PART, layers=mapping(_LAYER),
     samples=COUNT, draw_seed=COUNT, error_rate=PART, float16={"type": "boolean"},
     costs=mapping(NUMBER), scores=_SCORES, before=_SCORES, latency_ms=mapping(POSITIVE), threads=COUNT,
@@ -82,7 +92,7 @@ EXPORT_SCHEMA: Schema = record(
 
 CONFIG_SCHEMA: Schema = record(
     request=optional(_REQUEST), data=optional(_DATA), settings={"type": "object"}, architecture={"type": "object"},
-    heads=mapping({"type": "object"}),
+    heads=mapping(_HEAD),
 )  # fmt: skip
 
 ARCHITECTURE_SCHEMA: Schema = {"type": "object"}
@@ -90,10 +100,14 @@ ARCHITECTURE_SCHEMA: Schema = {"type": "object"}
 ROW_SCHEMA: Schema = record(epoch=COUNT) | {"additionalProperties": optional(NUMBER)}
 
 TRIAL_SCHEMA: Schema = record(
-    ("trial", "phase", "ranking", "counts", "excess", "nonzeros", "bytes", "latency", "accuracy", "accuracy_drop"),
+    ("trial", "phase", "ranking", "counts", "excess", "nonzeros", "bytes", "latency"),
     trial=COUNT, phase=TEXT, ranking={"enum": list(get_args(Order))}, counts=mapping(COUNT), nonzeros=NUMBER,
     accuracy=PART, nll=optional(NUMBER), ece=optional(NUMBER), accuracy_drop=NUMBER, excess=NUMBER,
-    bytes=NUMBER, latency=NUMBER, sha256=DIGEST,
+    rmse=NUMBER, rmse_increase=NUMBER, bytes=NUMBER, latency=NUMBER, sha256=DIGEST,
+) | {"anyOf": [{"required": ["accuracy", "accuracy_drop", "nll"]}, {"required": ["rmse", "rmse_increase"]}]}  # fmt: skip
+
+SEARCHED_SCHEMA: Schema = record(
+    network=DIGEST, criterion=optional(TEXT), granularity={"enum": list(get_args(Granularity))}, sha256=DIGEST,
 )  # fmt: skip
 
 COST: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}  # microseconds

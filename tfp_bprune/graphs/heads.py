@@ -132,6 +132,17 @@ def noted_heads(model: Any) -> dict[str, Head] | None:
     return dict(heads) if heads is not None else _heads_of_loss(model)
 
 
+def check_widths(model: Any, heads: Mapping[str, Head]) -> None:
+    """Refuses meanings, by name, that outputs of so many numbers cannot have.
+
+    Raises:
+      BpruneError: naming the output.
+    """
+    for name, tensor in zip(output_names(model), model.outputs, strict=True):
+        if name in heads:
+            _check_width(model, name, tensor, heads[name].task)
+
+
 def end_of(tensor: Any) -> End:
     """What the last layers that change anything make of an output: followed through identities and nested models."""
     layer, node_index, tensor_index = tensor._keras_history
@@ -203,33 +214,41 @@ def _checked(model: Any, name: str, tensor: Any, task: OutputTask, from_logits: 
     Raises:
       BpruneError: the output cannot be of that task, or whether it is logits is not certain.
     """
-    end, width = end_of(tensor), tensor.shape[-1]
-
-    def refused(expected: str) -> BpruneError:
-        return BpruneError(
-            f"output {name!r} of model {model.name!r} has {width} numbers and ends in {_described(end)}: for the task {task!r} "
-            f"expected {expected}"
-        )
-
+    _check_width(model, name, tensor, task)
     if task in ("regression", "gaussian"):
-        if task == "gaussian" and width is not None and width % 2:
-            raise refused("as many standard deviations as means, 'regression' has means alone")
         return Head(task)
-    if task == "classification" and width == 1:
-        raise refused("an output for each class; one probability is 'binary'")
-    if task == "binary" and width != 1:
-        raise refused("one output; several are 'classification' or 'multilabel'")
+    end = end_of(tensor)
     fits: End = "softmax" if task == "classification" else "sigmoid"
     if end in ("softmax", "sigmoid", "gaussian") and end != fits:
-        raise refused(f"a {fits} or logits")
+        raise _contradicted(model, name, tensor, task, f"a {fits} or logits")
     if from_logits is None and end == "other":
         raise BpruneError(
             f"whether output {name!r} of model {model.name!r} is logits or probabilities is not certain, for it ends in "
             f"{_described(end)}: say from_logits=True or False"
         )
     if from_logits and end == fits:
-        raise refused(f"probabilities, which a {fits} makes, not logits: leave out from_logits")
+        expected = f"probabilities, which a {fits} makes, not logits: leave out from_logits"
+        raise _contradicted(model, name, tensor, task, expected)
     return Head(task, end == "linear" if from_logits is None else from_logits)
+
+
+def _check_width(model: Any, name: str, tensor: Any, task: OutputTask) -> None:
+    width, wrong = tensor.shape[-1], None
+    if task == "gaussian" and width is not None and width % 2:
+        wrong = "as many standard deviations as means, 'regression' has means alone"
+    if task == "classification" and width == 1:
+        wrong = "an output for each class; one probability is 'binary'"
+    if task == "binary" and width != 1:
+        wrong = "one output; several are 'classification' or 'multilabel'"
+    if wrong is not None:
+        raise _contradicted(model, name, tensor, task, wrong)
+
+
+def _contradicted(model: Any, name: str, tensor: Any, task: OutputTask, expected: str) -> BpruneError:
+    return BpruneError(
+        f"output {name!r} of model {model.name!r} has {tensor.shape[-1]} numbers and ends in {_described(end_of(tensor))}: "
+        f"for the task {task!r} expected {expected}"
+    )
 
 
 def _described(end: End) -> str:

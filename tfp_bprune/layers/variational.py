@@ -123,7 +123,7 @@ class Variational(_LayerPart):
     def _family(self, given: str | None) -> str:
         """The name of the family of the posteriors, which some priors say."""
         wanted = self.prior.family
-        found = given or wanted or MaskedNormal.kind
+        found = (wanted or MaskedNormal.kind) if given is None else given
         if POSTERIORS.named(found) and found != (wanted or found):
             raise BpruneError(
                 f"layer {self.name!r}: prior {self.prior.kind!r} is of the posterior {wanted!r}, got {found!r}: leave posterior out"

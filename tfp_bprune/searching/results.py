@@ -20,7 +20,7 @@ from tfp_bprune.files.schemas import COUNT, listing, record
 from tfp_bprune.files.writing import beside, put_in_place
 from tfp_bprune.graphs.convert import adopt
 from tfp_bprune.pruning.prune import with_masks
-from tfp_bprune.pruning.scoring import default_criterion
+from tfp_bprune.pruning.scoring import Scoring, default_criterion
 from tfp_bprune.searching.claim import Claim
 from tfp_bprune.searching.find import TRIALS_FILE, Found, Settings, settings_for
 from tfp_bprune.searching.samples import others_parted
@@ -157,8 +157,8 @@ def network_at(model: Any, out: Path, row: Json, settings: Json) -> Any:
       RunError: the trial or the order that it goes by is damaged.
     """
     model = adopt(model)
-    criterion = settings.get("criterion") or default_criterion(model)
-    ranking = ranked(model, criterion, settings.get("granularity", "weight"))
+    scoring = Scoring(settings.get("criterion"), granularity=settings.get("granularity", "weight")).of(model)
+    ranking = ranked(model, scoring.by, scoring.granularity)
     if row["ranking"] != "score":
         shapes = {name: scores.shape for name, scores in ranking.scores.items()}
         ranking = ranking.with_scores(read_scores(out / SCORES_FILE, shapes))

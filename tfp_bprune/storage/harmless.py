@@ -32,7 +32,9 @@ _BY_NAME = {
     "tf_keras.src.layers.core.tf_op_layer": {"TFOpLambda", "SlicingOpLambda"},
 }
 _RUN_CODE = {"Lambda", "AbstractRNNCell", "DenseFeatures"}
-_MOST_INPUTS = 2**27  # numbers in one example
+_MOST_NUMBERS = 2**27  # of one example, as the network takes it and between its layers
+_MOST = 20_000  # layers, initializers and the like, and calls; a layer of Keras has about five, and takes milliseconds
+_MOST_PASSES = 50  # until each call has its inputs; Keras writes layers in such an order that one does
 _SLACK = 2**24  # bytes of variables that no file holds, such as generators of noise
 
 _SIZE = optional({"type": "integer", "minimum": 1, "maximum": 2**31})
@@ -136,9 +138,9 @@ def _check_shape(shape: Any, name: str) -> None:
         return
     fits = isinstance(sides, list) and len(sides) <= 16
     fits = fits and all(side is None or (type(side) is int and side >= -1) for side in sides)
-    if not fits or math.prod(side for side in sides if side and side > 0) > _MOST_INPUTS:
+    if not fits or math.prod(side for side in sides if side and side > 0) > _MOST_NUMBERS:
         raise RunError(
-            f"{_WHERE} gives {name} the shape {str(shape)[:99]}: expected sizes of {_MOST_INPUTS} numbers at most"
+            f"{_WHERE} gives {name} the shape {str(shape)[:99]}: expected sizes of {_MOST_NUMBERS} numbers at most"
         )
 
 
@@ -159,18 +161,50 @@ def _check_model(node: Json) -> None:
             raise RunError(f"{_WHERE} has two layers {name!r}: expected a name for each")
         made[name] = int(_begins_called(layer))
         waiting += [(name, list(_references(call))) for call in nodes]
-    while waiting:
+    for _ in range(_MOST_PASSES):
         left = []
         for name, needed in waiting:
             if all(made.get(other, 0) > number for other, number in needed):
                 made[name] += 1
             else:
                 left.append((name, needed))
+        if not left:
+            return
         if len(left) == len(waiting):
-            raise RunError(
-                f"{_WHERE} has no order: layer {left[0][0]!r} waits for one that is not there or waits for it"
-            )
+            break
         waiting = left
+    raise RunError(f"{_WHERE} has no order: layer {waiting[0][0]!r} waits for one that is not there or waits for it")
+
+
+def check_count(config: Any) -> None:
+    """Refuses a description of more layers, and calls of them, than Keras makes in a moment.
+
+    Raises:
+      RunError: saying how many.
+    """
+    count, waiting = 0, [config]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            calls = node.get("inbound_nodes")
+            count += ("class_name" in node) + (len(calls) if isinstance(calls, list) else 0)
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    if count > _MOST:
+        raise RunError(f"{_WHERE} has {count} layers, arguments of them and calls: expected {_MOST} at most")
+
+
+def check_made(model: Any) -> None:
+    """Refuses a network that makes more numbers of an example than any that is of use.
+
+    Raises:
+      RunError: naming the layer.
+    """
+    for layer in model._flatten_layers(include_self=False):
+        for tensor in tf.nest.flatten([node.outputs for node in layer._inbound_nodes]):
+            if math.prod(side or 1 for side in tensor.shape[1:]) > _MOST_NUMBERS:
+                raise RunError(
+                    f"{_WHERE}: layer {layer.name!r} makes {tuple(tensor.shape)}: expected {_MOST_NUMBERS} numbers at most"
+                )
 
 
 def _name_in(layer: Json) -> Any:

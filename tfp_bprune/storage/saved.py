@@ -12,7 +12,7 @@ from tfp_bprune.data.info import Info
 from tfp_bprune.files.reading import parse
 from tfp_bprune.files.runs import CONFIG, WEIGHTS, Run, finite, tensors_to_bytes
 from tfp_bprune.files.schemas import ARCHITECTURE_SCHEMA
-from tfp_bprune.graphs.heads import Head, heads_for, note_heads, noted_heads
+from tfp_bprune.graphs.heads import Head, check_widths, heads_for, note_heads, noted_heads
 from tfp_bprune.storage import compress, store
 from tfp_bprune.types import Json, RunError
 
@@ -50,11 +50,14 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     config = run.config
     if "architecture" not in config:
         raise RunError(f"{run.path / CONFIG} has no `architecture`: expected what `tfp-bprune train` or `prune` wrote")
-    config |= {"architecture": present_architecture(run) or config["architecture"]}
+    now = present_architecture(run)
+    config |= {"architecture": config["architecture"] if now is None else now}
     arrays = compress.decode(run.read_tensors(name))
     model = store.from_architecture(config["architecture"], sum(array.nbytes for array in arrays.values()))
     store.set_weights(model, arrays)
-    note_heads(model, _stored_heads(model, config))
+    heads = _stored_heads(model, config)
+    check_widths(model, heads or {})
+    note_heads(model, heads)
     return SavedModel(model, config, manifest)
 
 

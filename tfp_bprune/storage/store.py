@@ -13,7 +13,7 @@ from tfp_bprune.graphs.install import graph_layers, install
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
 from tfp_bprune.layers import LAYERS, variational_layers
 from tfp_bprune.layers.rules.rule import ruled
-from tfp_bprune.storage.harmless import bounded, check_known
+from tfp_bprune.storage.harmless import bounded, check_count, check_known, check_made
 from tfp_bprune.types import Json, RunError
 
 _OF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
@@ -54,6 +54,7 @@ def architecture(model: Any) -> Json:
         cause = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise RunError(f"model {model.name!r} cannot be stored as JSON: {cause}") from error
     check_harmless(config)
+    check_count(config)
     if any(layer.__class__.__name__ in _OF_FUNCTIONS for layer in model._flatten_layers(include_self=False)):
         from_architecture(config)  # Keras loses arguments of some, such as the constant of x != 1
     return config
@@ -68,6 +69,7 @@ def from_architecture(config: Json, most: int | None = None) -> Any:
     Raises:
       RunError: the description is damaged, or names something that could run code.
     """
+    check_count(config)
     check_harmless(config)
     check_known(config)
     try:
@@ -83,18 +85,22 @@ def from_architecture(config: Json, most: int | None = None) -> Any:
         raise RunError(
             f"the stored architecture cannot be rebuilt: it is a {config.get('class_name')}, expected a model"
         )
+    check_made(model)
     return model
 
 
-def become(model: Any, config: Json | None) -> None:
+def become(model: Any, config: Json | None, most: int | None = None) -> None:
     """Makes `model` the network that an `architecture` describes, with fresh weights, where it is another; None is its own.
+
+    Args:
+      most: as in `from_architecture`.
 
     Raises:
       RunError: as in `from_architecture`, or the description has other layers than the model.
     """
     if config is None or config == architecture(model):
         return
-    other = from_architecture(config)
+    other = from_architecture(config, most)
     if sorted(layer.name for layer in graph_layers(other)) != sorted(layer.name for layer in graph_layers(model)):
         raise RunError(f"the stored architecture has other layers than model {model.name!r}: it is of another network")
     install(model, other)

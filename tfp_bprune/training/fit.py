@@ -354,7 +354,7 @@ def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) ->
         architecture = present_architecture(run)
         _check_rows(run, rows)
     if arrays is not None:
-        store.become(model, architecture)
+        store.become(model, architecture, sum(array.nbytes for array in arrays.values()))
         store.set_weights(model, {name: array for name, array in arrays.items() if not name.startswith(PREFIX)})
         restore(model, arrays)
         # The learning rate follows the part of the training that is done, also where other workers took other steps.

@@ -258,9 +258,10 @@ def _begun(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:
             tuner = _tuner(kt, method, trials, epochs, shared)
             take_up(tuner.oracle)
             return tuner
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        said = next(iter(str(error).splitlines()), "")
         raise RunError(
-            f"{shared['directory']} holds trials that are not as Keras Tuner wrote them ({type(error).__name__}: {error}): "
+            f"{shared['directory']} holds trials that are not as Keras Tuner wrote them ({type(error).__name__}: {said}): "
             "delete the folder to search anew"
         ) from error
 
