@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from tfp_bprune.training.fit import Settings as Settings
     from tfp_bprune.training.fit import compile_model as compile_model
     from tfp_bprune.training.fit import fit as fit
+    from tfp_bprune.training.loggers import MLflowLogger as MLflowLogger
+    from tfp_bprune.training.loggers import TensorBoardLogger as TensorBoardLogger
+    from tfp_bprune.training.loggers import log_export as log_export
     from tfp_bprune.training.metrics import BrierScore as BrierScore
     from tfp_bprune.training.metrics import ExpectedCalibrationError as ExpectedCalibrationError
     from tfp_bprune.training.metrics import NegativeLogLikelihood as NegativeLogLikelihood
@@ -99,6 +102,7 @@ _ROOMS = {
         "fit",
         "recalibrate",
     ),
+    "training.loggers": ("MLflowLogger", "TensorBoardLogger", "log_export"),
     "training.metrics": ("BrierScore", "ExpectedCalibrationError", "NegativeLogLikelihood"),
     "trials": (),
     "tuning": ("hyper_model", "tune"),

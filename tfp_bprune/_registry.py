@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from tfp_bprune.types import BpruneError
+from tfp_bprune.types import BpruneError, suggestion
 
 Thing = TypeVar("Thing")
 _ALL: list[Registry[Any]] = []
@@ -69,7 +69,8 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
           BpruneError: there is none.
         """
         if name not in self._things:
-            raise BpruneError(f"unknown {self.what} {name!r}: expected one of {', '.join(self)}")
+            near = suggestion(name, self)
+            raise BpruneError(f"unknown {self.what} {name!r}{near}: expected one of {', '.join(self)}")
         return self[name]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 Task = Literal["classification", "binary", "multilabel", "regression"]  # of data
@@ -31,6 +33,8 @@ Target = Literal["nonzeros", "bytes", "latency"]
 Order = Literal["refined", "score"]
 TuningMethod = Literal["random", "hyperband", "bayesian"]
 Objective = Literal["val_nll", "val_loss", "val_accuracy", "val_mse"]
+Logger = Literal["tensorboard", "mlflow"]
+Shell = Literal["bash", "zsh", "tcsh"]
 Json = dict[str, Any]
 
 
@@ -68,3 +72,22 @@ class ExportError(BpruneError):
 
 class TrainingError(BpruneError):
     """Training cannot start, or had to stop: a non-finite loss, an unknown number of training examples."""
+
+
+def suggestion(word: object, known: Iterable[object]) -> str:
+    """What an error adds to a word that is nearly one of those known; nothing for others.
+
+    >>> suggestion("trian", ["train", "tune"])
+    "; did you mean 'train'?"
+    """
+    near = difflib.get_close_matches(str(word), [str(one) for one in known], 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def if_percent(value: float) -> str:
+    """What an error about a fraction adds to a number that was meant as a percentage; nothing for others.
+
+    >>> if_percent(90), if_percent(-1)
+    (': use 0.9 for 90 %', '')
+    """
+    return f": use {value / 100:.6g} for {value:.6g} %" if 1 < value < 100 else ""

@@ -12,7 +12,7 @@ import pytest
 import tfp_bprune as bp
 from tests.extension.form import NPZ
 from tfp_bprune.cli.choices import CRITERIA, FORMATS
-from tfp_bprune.cli.main import _parser
+from tfp_bprune.cli.main import parser_of_all
 from tfp_bprune.data.splits import load
 from tfp_bprune.exports.forms import FORMS
 from tfp_bprune.graphs.bayesianize import bayesianize
@@ -26,12 +26,13 @@ from tfp_bprune.training import recalibrate
 from tfp_bprune.training.distribute import detect
 from tfp_bprune.training.schedules import kl_schedule, scale_for
 from tfp_bprune.tuning.tuner import hyper_model, tune
-from tfp_bprune.types import BpruneError, HeldOut
+from tfp_bprune.types import BpruneError, HeldOut, Logger, Shell
 
 PYTHON: dict[str, tuple[Any, str]] = {  # the Python argument that each of the command line is handed to
     "granularity": (prune, "granularity"),
     "aggregate": (prune, "aggregate"),
     "scope": (prune, "scope"),
+    "counts": (prune, "counts"),
     "prune recalibrate": (recalibrate, "predictive"),
     "search target": (find.Settings, "target"),
     "search order": (find.Settings, "order"),
@@ -55,6 +56,8 @@ NAMES: dict[str, Any] = {
     "train prior": ("scale_mixture", "normal", "ard", "normal_jeffreys", "horseshoe"),
     "train prior_groups": ("input", "output", "both"),
     "split": typing.get_args(HeldOut),
+    "logger": typing.get_args(Logger),
+    "completion shell": typing.get_args(Shell),
     "study study": STUDIES,
     "study budget": BUDGETS,
 }
@@ -62,7 +65,7 @@ NAMES: dict[str, Any] = {
 
 def actions() -> Iterator[tuple[str, argparse.Action]]:
     """All arguments of all commands that take only some words."""
-    [commands] = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    [commands] = [action for action in parser_of_all()._actions if isinstance(action, argparse._SubParsersAction)]
     for command, parser in commands.choices.items():
         for action in parser._actions:
             if action.choices is not None:

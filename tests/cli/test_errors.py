@@ -12,32 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.cli.conftest import Refused
 from tfp_bprune.cli.main import COMMANDS, main
 from tfp_bprune.exports import export
 from tfp_bprune.storage import save_model
-
-Refused = Callable[..., str]
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must be refused and returns its one line."""
-
-    def run(*words: object) -> str:
-        capsys.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as ended:
-            code = ended.code  # type: ignore[assignment]
-        said = capsys.readouterr()
-        assert code == 2
-        assert said.out == ""
-        assert said.err.endswith("\n")
-        assert said.err.count("\n") == 1, said.err
-        assert said.err.startswith("tfp-bprune")
-        return said.err
-
-    return run
 
 
 @pytest.mark.parametrize(

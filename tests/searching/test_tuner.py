@@ -13,7 +13,7 @@ import pytest
 from tfp_bprune._keras import keras
 from tfp_bprune.cli import tune as command
 from tfp_bprune.cli.common import Parser
-from tfp_bprune.cli.main import _parser
+from tfp_bprune.cli.main import parser_of_all
 from tfp_bprune.cli.train import _prior
 from tfp_bprune.data.splits import Splits, from_arrays, load
 from tfp_bprune.files.runs import unsealed
@@ -109,9 +109,9 @@ def test_what_cannot_be_tuned_is_refused_before_the_first_trial(
 def test_every_prior_is_tuned_and_the_command_trains_with_what_was_found(digits: Splits, prior: Any) -> None:
     values = keras_tuner().HyperParameters()
     model = hyper_model("mlp", digits, hidden=(4,), prior=prior).build(values)
-    arguments = _parser().parse_args(["tune", "--prior", prior, "--out", "tuned"])
+    arguments = parser_of_all().parse_args(["tune", "--prior", prior, "--out", "tuned"])
     words = command._command(arguments, values.values).split()
-    asked = vars(_parser().parse_args(words[1:]))
+    asked = vars(parser_of_all().parse_args(words[1:]))
     found = model.get_layer("dense_1").prior.get_config()
     assert found["kind"] == prior
     for name, value in _prior(asked).items():

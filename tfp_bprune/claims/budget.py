@@ -19,7 +19,7 @@ from tfp_bprune.evaluation.metrics import bin_of, expected_calibration_error
 from tfp_bprune.evaluation.uncertainty import ood_auroc
 from tfp_bprune.graphs.heads import Head
 from tfp_bprune.trials.trial import Answers, Numbers
-from tfp_bprune.types import BpruneError, Json
+from tfp_bprune.types import BpruneError, Json, if_percent
 
 _DRAWS = 4000
 _RMSE_INCREASE = 0.05
@@ -129,11 +129,15 @@ class Budget:
                 f"max_accuracy_drop must be in [0, 1), got {self.max_accuracy_drop}: 0.005 is half a point"
             )
         if self.max_ece_increase is not None and not 0 <= self.max_ece_increase < 1:
-            raise BpruneError(f"max_ece_increase must be in [0, 1), got {self.max_ece_increase}")
+            raise BpruneError(
+                f"max_ece_increase must be in [0, 1), got {self.max_ece_increase}{if_percent(self.max_ece_increase)}"
+            )
         if self.min_ood_auroc is not None and not 0.5 <= self.min_ood_auroc <= 1:
-            raise BpruneError(f"min_ood_auroc must be in [0.5, 1], got {self.min_ood_auroc}")
+            raise BpruneError(
+                f"min_ood_auroc must be in [0.5, 1], got {self.min_ood_auroc}{if_percent(self.min_ood_auroc)}"
+            )
         if not 0.5 <= self.level < 1:
-            raise BpruneError(f"level must be in [0.5, 1), got {self.level}")
+            raise BpruneError(f"level must be in [0.5, 1), got {self.level}{if_percent(self.level)}")
 
     def of(self, head: Head, several: bool) -> Budget:
         """The conditions that a network of such an output has, and no others.

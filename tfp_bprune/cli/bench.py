@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfp_bprune.cli.common import Parser, add_data, add_json, add_trust, data_if_there, emit, say
+from tfp_bprune.cli.common import Parser, add_held_out, add_json, add_trust, data_if_there, emit, say
 from tfp_bprune.types import BpruneError, Json
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HELP = "time and score exports side by side"
 EXAMPLE = """example:
-  tfp-bprune bench runs/demo/exports/0-mean runs/demo/exports/0.95-mean --batch 1 32 256 --figure bench.png
+  tfp-bprune bench runs/demo/exports-unit/0-mean runs/demo/exports-unit/0.9-mean --batch 1 32 256 --figure bench.png
 """
 
 
@@ -27,19 +27,15 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "exports", type=Path, nargs="+", metavar="EXPORT", help="folders written by `tfp-bprune export`"
     )
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32, 256], metavar="N", help="batch sizes")
+    parser.add_argument("--rounds", type=int, default=50, help="number of rounds; every export is timed once a round")
+    parser.add_argument("--threads", type=int, help="threads of each runtime (default: one for each core)")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="write a picture of the latencies")
     parser.add_argument(
-        "--batch", type=int, nargs="+", default=[1, 32, 256], metavar="N", help="batch sizes (default: 1 32 256)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=50, help="rounds in which every export has its turn (default: 50)"
-    )
-    parser.add_argument("--threads", type=int, help="of each runtime (default: one a core)")
-    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="a picture of the latencies")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of random inputs, where the exports' test split is not there"
+        "--seed", type=int, default=0, help="seed of the random inputs that are used if the test split is not available"
     )
     add_trust(parser)
-    add_data(parser)
+    add_held_out(parser)
     add_json(parser)
 
 
@@ -52,7 +48,7 @@ def run(arguments: Any) -> int:
 
     _check(arguments)
     manifests = [check_export(path) for path in arguments.exports]
-    split = _test_split(manifests, arguments.data_dir)
+    split = _test_split(manifests, arguments)
     x = _random(manifests[0]["input_shape"], arguments) if split is None else split.x
     threads = arguments.threads or len(os.sched_getaffinity(0))
     measured = reload(
@@ -91,7 +87,7 @@ def _check(arguments: Any) -> None:
         raise BpruneError(f"--figure writes a PNG: expected a name that ends in .png, got {arguments.figure}")
 
 
-def _test_split(manifests: list[Json], data_dir: Path | None) -> Split | None:
+def _test_split(manifests: list[Json], arguments: Any) -> Split | None:
     """The test split that all exports were made for; None where there is none at hand."""
     without = "inputs are random, nothing is scored"
     prints = {(manifest.get("data") or {}).get("fingerprint") for manifest in manifests}
@@ -99,7 +95,7 @@ def _test_split(manifests: list[Json], data_dir: Path | None) -> Split | None:
         raise BpruneError(
             f"the exports were trained on {len(prints)} different datasets: expected one, bench them apart"
         )
-    splits = data_if_there(manifests[0], data_dir, without)
+    splits = data_if_there(manifests[0], arguments, without)
     return None if splits is None else splits.examples("test")
 
 

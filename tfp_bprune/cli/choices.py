@@ -35,7 +35,6 @@ FORMATS = Named(Format, ("tfp_bprune.exports.forms", "FORMS"))
 
 
 def add_choice(parser: Parser, flag: str, kind: Any, default: str | None = None, help: str = "") -> None:
-    """An argument whose values are those of `kind`, a `Literal` or a `Named`; `help` says the default too."""
+    """An argument whose values are those of `kind`, a `Literal` or a `Named`."""
     values = kind if isinstance(kind, Named) else get_args(kind)
-    shown = f" (default: {default})" if default is not None and "default:" not in help else ""
-    parser.add_argument(flag, default=default, choices=values, help=f"{help}{shown}".strip() or None)
+    parser.add_argument(flag, default=default, choices=values, help=help)

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfp_bprune.cli.choices import add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, add_trust, data_of, emit, say
+from tfp_bprune.cli.common import Parser, add_held_out, add_json, add_trust, data_of, emit, say
 from tfp_bprune.types import HeldOut, Json, Predictive, RunError
+
+if TYPE_CHECKING:
+    from tfp_bprune.data.splits import Splits
 
 HELP = "score a run or an export on held-out data"
 EXAMPLE = """example:
-  tfp-bprune evaluate served/mnist --json -
-  tfp-bprune evaluate runs/mnist --split valid
+  tfp-bprune evaluate runs/demo --split valid
+  tfp-bprune evaluate runs/demo --predictive sampled --samples 100
+  tfp-bprune evaluate runs/demo/exports-unit/0.9-mean --json -
 """
 
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("path", type=Path, metavar="PATH", help="a run directory or an export")
-    add_choice(parser, "--split", HeldOut, "test", "what to score on")
-    add_choice(parser, "--predictive", Predictive, "mean", "for a run")
-    parser.add_argument("--samples", type=int, default=30, help="draws, when sampled (default: 30)")
+    add_choice(parser, "--split", HeldOut, "test", "split to score on")
+    add_choice(
+        parser,
+        "--predictive",
+        Predictive,
+        "mean",
+        "for a run: the posterior mean, the mean of draws, or means and variances in one pass",
+    )
+    parser.add_argument("--samples", type=int, default=30, help="number of draws, for --predictive sampled")
     add_trust(parser)
-    add_data(parser)
+    add_held_out(parser)
     add_json(parser)
 
 
@@ -47,6 +57,7 @@ def _evaluate_run(arguments: Any) -> Json:
     from tfp_bprune.storage import load_model
 
     saved = load_model(arguments.path)
+    splits = data_of(saved.config, arguments)  # before anything that takes time
     facts = {"data": saved.config.get("data"), "request": saved.config.get("request")}
     with scratch() as folder:
         export(
@@ -56,18 +67,18 @@ def _evaluate_run(arguments: Any) -> Json:
             samples=arguments.samples,
             facts=facts,
         )
-        return _evaluate_export(arguments, folder / "export", trust=True)
+        return _evaluate_export(arguments, folder / "export", trust=True, splits=splits)
 
 
-def _evaluate_export(arguments: Any, path: Path, trust: bool) -> Json:
+def _evaluate_export(arguments: Any, path: Path, trust: bool, splits: Splits | None = None) -> Json:
     from tfp_bprune.evaluation import reload
     from tfp_bprune.evaluation.fresh import check_export, scores_of
     from tfp_bprune.evaluation.metrics import as_served
 
     manifest = check_export(path)
-    if not manifest.get("request"):
+    if not manifest.get("data"):
         raise RunError(f"{path} does not say what it was trained on: expected an export written by `tfp-bprune export`")
-    split = as_served(data_of(manifest, arguments.data_dir).examples(arguments.split), manifest)
+    split = as_served((splits or data_of(manifest, arguments)).examples(arguments.split), manifest)
     scores = scores_of(reload([path], split.x, trust=trust)[0].outputs, split.y, path)
     about = {
         "path": str(arguments.path),

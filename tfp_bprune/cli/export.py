@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tfp_bprune.cli.choices import FORMATS, add_choice
 from tfp_bprune.cli.common import (
     Parser,
-    add_data,
+    add_held_out,
     add_json,
     add_precision,
     data_if_there,
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 _REPRESENTATIVE = 500
 HELP = "write a run as a SavedModel that needs TensorFlow alone, or as an ONNX or LiteRT file"
 EXAMPLE = """example:
-  tfp-bprune export runs/mnist-95 --out served/mnist
-  tfp-bprune export runs/mnist-95 --predictive moments --out served/mnist-moments
-  tfp-bprune export runs/mnist-95 --predictive sampled --samples 100 --error-rate 0.01 --out served/mnist-sampled
-  tfp-bprune export runs/mnist-95 --calibrate --costs here.json --out served/mnist-here
-  tfp-bprune export runs/mnist-95 --format litert --precision int8 --out served/mnist-litert
-  tfp-bprune export runs/mnist-95 --precision auto --out served/mnist-small
+  tfp-bprune export runs/demo --out served/demo
+  tfp-bprune export runs/demo --predictive moments --out served/demo-moments
+  tfp-bprune export runs/demo --predictive sampled --samples 100 --error-rate 0.01 --out served/demo-sampled
+  tfp-bprune export runs/demo --calibrate --costs served/costs.json --out served/demo-here
+  tfp-bprune export runs/demo --precision auto --out served/demo-small
+  tfp-bprune export runs/demo --format litert --precision int8 --out served/demo-litert      # needs the extra `formats`
 """
 
 
@@ -42,45 +42,48 @@ def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("--out", type=Path, required=True, metavar="EXPORT", help="a folder that does not exist yet")
-    passes = "the posterior mean, the mean over draws, or means and variances in one pass"
+    passes = "the posterior mean, the mean of draws, or means and variances in one pass"
     add_choice(parser, "--predictive", Predictive, "mean", passes)
-    parser.add_argument("--samples", type=int, default=30, help="draws, when sampled (default: 30)")
+    parser.add_argument("--samples", type=int, default=30, help="number of draws, for --predictive sampled")
     parser.add_argument(
         "--error-rate",
         type=float,
         metavar="P",
-        help="of sampled classification: no further draws for an example whose class is settled but for this probability",
+        help="for sampled classification: stop sampling once the predicted class is statistically certain; P bounds the chance "
+        "that all draws would predict another class",
     )
-    add_choice(parser, "--format", FORMATS, "savedmodel", "what to write; onnx and litert need the extra `formats`")
+    add_choice(parser, "--format", FORMATS, "savedmodel", "file format; onnx and litert need the extra `formats`")
     parser.add_argument("--float16", action="store_true", help="the same as --precision float16 (savedmodel, litert)")
     add_precision(parser)
     parser.add_argument(
         "--all-int8",
         action="store_true",
-        help="settle the ranges of activations by training examples, and compute in whole numbers throughout (litert, onnx)",
+        help="calibrate the ranges of activations on training examples, and compute in integers throughout (litert, onnx)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     _add_kernels(parser)
     parser.add_argument(
         "--no-score",
         action="store_true",
-        help="leave out of the manifest what the export scores on the run's validation split, and how fast it is",
+        help="do not measure scores on the validation split nor latency for the manifest",
     )
-    add_data(parser)
+    add_held_out(parser)
     add_json(parser)
 
 
 def _add_kernels(parser: Parser) -> None:
-    faster = "how dense layers are multiplied; auto takes the faster form at each batch size"
+    faster = "products of dense layers; auto takes the faster kind at each batch size"
     add_choice(parser, "--kernels", Kernels, "auto", faster)
     parser.add_argument(
-        "--calibrate", action="store_true", help="measure on this machine what is faster, for auto; some seconds"
+        "--calibrate",
+        action="store_true",
+        help="for --kernels auto: time dense and sparse products on this machine; takes some seconds",
     )
     parser.add_argument(
         "--costs",
         type=Path,
         metavar="FILE",
-        help="measured before: read from FILE; with --calibrate, written there (default: those of a server)",
+        help="timings of products to choose by; with --calibrate FILE is written (default: timings of a server)",
     )
 
 
@@ -94,7 +97,7 @@ def run(arguments: Any) -> int:
     check_new(arguments.out)  # before anything that takes time
     saved = load_model(arguments.run)
     # Before the export too: a folder without the data is an error of the user, and nothing should be left behind then.
-    split = None if arguments.no_score else _validation(saved.config, arguments.data_dir)
+    split = None if arguments.no_score else _validation(saved.config, arguments)
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
     if "before" in saved.manifest:
         facts["before"] = saved.manifest["before"]
@@ -122,8 +125,9 @@ def run(arguments: Any) -> int:
 
 def _check(arguments: Any) -> None:
     """Refuses what contradicts itself: data that nothing is scored on, costs that nothing is chosen by."""
-    if arguments.no_score and arguments.data_dir is not None:
-        raise ExportError("--data-dir is the data to score on, got --no-score too: leave one of them out")
+    for flag, given in (("--data-dir", arguments.data_dir), ("--data", arguments.data)):
+        if arguments.no_score and given is not None:
+            raise ExportError(f"{flag} is the data to score on, got --no-score too: leave one of them out")
     if not (arguments.calibrate or arguments.costs):
         return
     given = "--calibrate" if arguments.calibrate else "--costs"
@@ -135,9 +139,9 @@ def _check(arguments: Any) -> None:
         )
 
 
-def _validation(config: Json, data_dir: Path | None) -> Split | None:
+def _validation(config: Json, arguments: Any) -> Split | None:
     """The validation split of the run's data; None, and a note, where there is none at hand."""
-    splits = data_if_there(config, data_dir, "the export is not scored")
+    splits = data_if_there(config, arguments, "the export is not scored")
     if splits is None:
         return None
     split = splits.examples("valid")
@@ -164,7 +168,7 @@ def _representative(config: Json, arguments: Any) -> Any:
     """Examples of the training split, by which ranges of activations are settled; None where nobody asked for it."""
     if not arguments.all_int8:
         return None
-    split = data_of(config, arguments.data_dir).examples("train")
+    split = data_of(config, arguments).examples("train")
     return split.rows(slice(0, _REPRESENTATIVE)).x
 
 

@@ -18,10 +18,14 @@ from tfp_bprune.types import BpruneError
 if TYPE_CHECKING:
     from tfp_bprune.cli.common import Parser
 
-COMMANDS = ("demo", "train", "tune", "prune", "sweep", "search", "export", "evaluate", "bench", "inspect", "study")
+COMMANDS = (
+    "demo", "train", "tune", "prune", "sweep", "search", "export", "evaluate", "predict", "bench", "inspect", "report",
+    "study", "completion",
+)  # fmt: skip
 _DESCRIPTION = (
-    "Bayesian Keras networks: train, prune by signal-to-noise ratio, export small models that say how sure they are."
+    "Bayesian Keras networks: train, prune by signal-to-noise ratio, export small models that report their uncertainty."
 )
+_QUIET = "print nothing but errors and the JSON that --json - asks for"
 _WRONG = 2
 _TENSORFLOW = "tensorflow.python.framework.errors_impl"
 _TRACEBACK = "TFP_BPRUNE_TRACEBACK"
@@ -37,9 +41,11 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = None
     with Signals(ends=words is None) as signals:
         try:
-            arguments = _parser().parse_args(words)
+            from tfp_bprune._progress import quietly
+
+            arguments = parser_of_all().parse_args(words)
             signals.about(arguments)
-            with own_temporaries():
+            with own_temporaries(), quietly(arguments.quiet):
                 code = _module(arguments.command).run(arguments)
             sys.stdout.flush()  # which a full disk may refuse
             return code
@@ -100,7 +106,8 @@ class _Import(argparse.Action):
             parser.error(f"{option_string} {values}: {error}")
 
 
-def _parser() -> Parser:
+def parser_of_all() -> Parser:
+    """The parser of the program, with all commands."""
     from tfp_bprune.cli.common import Parser
 
     parser = Parser(prog=PROGRAM, description=_DESCRIPTION, epilog="Each command has its own --help with an example.")
@@ -111,12 +118,14 @@ def _parser() -> Parser:
         help="import a Python module first, for the datasets and whatever else it registers",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {metadata.version('tfp-bprune')}")
+    parser.add_argument("-q", "--quiet", action="store_true", help=_QUIET)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = _module(name)
-        module.add_arguments(
-            commands.add_parser(name, help=module.HELP, description=module.HELP, epilog=module.EXAMPLE)
-        )
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP, epilog=module.EXAMPLE)
+        module.add_arguments(command)
+        # Before the command or after it: what is not given here must not undo what was given there.
+        command.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help=_QUIET)
     return parser
 
 

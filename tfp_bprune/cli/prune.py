@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune.cli.choices import add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, add_pruning, data_of, emit, pruning_of, say
+from tfp_bprune.cli.common import Parser, add_held_out, add_json, add_pruning, data_of, emit, pruning_of, say
 from tfp_bprune.types import Calibrated, Json
 
 HELP = "remove weights of low signal-to-noise ratio"
 EXAMPLE = """example:
-  tfp-bprune prune runs/mnist --sparsity 0.95 --out runs/mnist-95
-  tfp-bprune prune runs/mnist --out runs/mnist-small      # what the evidence says is better gone
+  tfp-bprune prune runs/demo --sparsity 0.9 --out runs/demo-90
+  tfp-bprune prune runs/demo --granularity unit --out runs/demo-small      # removes what the evidence finds superfluous
+  tfp-bprune prune runs/demo --sparsity 0.5 --granularity unit --inputs --out runs/demo-units
 """
 
 
@@ -22,15 +23,17 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--sparsity",
         type=float,
-        help="fraction of the weights to remove, in [0, 1) (default: as far as the evidence says)",
+        help="fraction of the weights to remove, in [0, 1) (default: as many as the evidence says)",
     )
-    parser.add_argument("--threshold", type=float, help="or remove weights that score below this")
-    parser.add_argument("--include-bias", action="store_true", help="Bayesian biases are prunable too")
-    measured = "measure batch normalization anew on training data, for the mean or for draws"
+    parser.add_argument("--threshold", type=float, help="instead of --sparsity: remove weights with a score below it")
+    parser.add_argument("--include-bias", action="store_true", help="also remove Bayesian biases")
+    measured = "recompute the statistics of batch normalization on training data, for the mean or for draws"
     add_choice(parser, "--recalibrate", Calibrated, help=measured)
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the pruned run, a new or empty folder")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="RUN", help="folder for the pruned run, new or empty"
+    )
     add_pruning(parser)
-    add_data(parser)
+    add_held_out(parser)
     add_json(parser)
 
 
@@ -51,7 +54,7 @@ def run(arguments: Any) -> int:
         **pruning_of(arguments),
     )
     if arguments.recalibrate:
-        train = data_of(saved.config, arguments.data_dir).examples("train")
+        train = data_of(saved.config, arguments).examples("train")
         pruned = recalibrate(pruned, train.batches(100), predictive=arguments.recalibrate)
     config: Json = {key: saved.config[key] for key in ("request", "data", "settings") if key in saved.config}
     save_model(

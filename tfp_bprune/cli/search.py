@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfp_bprune.cli.choices import CRITERIA, add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, data_of, emit, facts_of, say
+from tfp_bprune.cli.common import Parser, add_held_out, add_json, data_of, emit, facts_of, say
 from tfp_bprune.types import BpruneError, Granularity, Json, Order, RunError, Target
 
 if TYPE_CHECKING:
@@ -15,12 +15,11 @@ if TYPE_CHECKING:
 
 HELP = "find the smallest or fastest network within a budget"
 EXAMPLE = """example:
-  tfp-bprune search runs/mnist --max-accuracy-drop 0.005
+  tfp-bprune search runs/demo --max-accuracy-drop 0.05 --trials 30
+  tfp-bprune search runs/demo --sensitivity                       # prunes one layer at a time
+  tfp-bprune search runs/demo --export 1 --to served/demo-1       # a point of the Pareto front, by its number
   tfp-bprune search runs/mnist --max-ece-increase 0.02 --min-ood-auroc 0.9 --ood fashion_mnist --target bytes
-  tfp-bprune search runs/diabetes --max-rmse-increase 0.02
   tfp-bprune search runs/mnist --granularity unit --target latency
-  tfp-bprune search runs/mnist --export 3 --to served/mnist-3      # a point of the Pareto front, by its number
-  tfp-bprune search runs/mnist --sensitivity                       # what pruning one layer at a time does
 """
 
 
@@ -28,25 +27,40 @@ def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     _add_budget(parser)
-    add_choice(parser, "--target", Target, "nonzeros", "what to make small")
-    parser.add_argument("--trials", type=int, default=100, help="networks evaluated at most (default: 100)")
-    by = "in which the weights of a layer go: by score, or by score refined on training examples"
+    add_choice(parser, "--target", Target, "nonzeros", "what to minimize")
+    parser.add_argument("--trials", type=int, default=100, help="maximum number of networks to evaluate, at least 20")
+    by = "order in which the weights of a layer are removed: by score, or by score refined on training examples"
     add_choice(parser, "--order", Order, "refined", by)
-    add_choice(parser, "--criterion", CRITERIA, help="the score (default: snr; magnitude without distributions)")
-    whole = "remove single weights, or whole neurons and filters; of these, latency is that of timed exports"
+    add_choice(
+        parser,
+        "--criterion",
+        CRITERIA,
+        help="score that weights are ranked by (default: snr; magnitude for a network without distributions)",
+    )
+    whole = "remove single weights, or whole neurons and filters; for these --target latency times exports"
     add_choice(parser, "--granularity", Granularity, "weight", whole)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the optimization and the refinement")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="trials and results; a search there goes on (default: RUN/search)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for trials and results; rerun the command to resume (default: RUN/search)",
     )
     parser.add_argument(
-        "--sensitivity", action="store_true", help="only prune one layer at a time; a table and a heat map"
+        "--sensitivity",
+        action="store_true",
+        help="instead of a search, prune one layer at a time: a table and a heat map",
     )
     parser.add_argument(
-        "--export", type=int, metavar="N", help="only export point N of the Pareto front of a finished search"
+        "--export",
+        type=int,
+        metavar="N",
+        help="instead of a search, export point N of the Pareto front of a finished one",
     )
-    parser.add_argument("--to", type=Path, metavar="EXPORT", help="of --export: a folder that does not exist yet")
-    add_data(parser)
+    parser.add_argument(
+        "--to", type=Path, metavar="EXPORT", help="for --export: folder of the export, which must not exist"
+    )
+    add_held_out(parser)
     add_json(parser)
 
 
@@ -56,20 +70,27 @@ def _add_budget(parser: Parser) -> None:
         type=_drop,
         default=0.005,
         metavar="D",
-        help="as a fraction: 0.005 is half a point; none for no condition on accuracy (default: 0.005)",
+        help="accuracy that may be lost, as a fraction: 0.005 is half a point; none sets no limit",
     )
     parser.add_argument(
         "--max-rmse-increase",
         type=float,
         metavar="R",
-        help="of a regression: growth of the root mean squared error, 0.05 is 5 %% (default: 0.05)",
+        help="for a regression: allowed growth of the root mean squared error, 0.05 is 5 %% (default: 0.05)",
     )
-    parser.add_argument("--max-ece-increase", type=float, metavar="D", help="growth of the expected calibration error")
     parser.add_argument(
-        "--min-ood-auroc", type=float, metavar="A", help="how well predictive entropy tells the examples of --ood"
+        "--max-ece-increase", type=float, metavar="D", help="allowed growth of the expected calibration error"
     )
-    parser.add_argument("--ood", metavar="DATASET", help="another dataset of the same shape; its test split is used")
-    parser.add_argument("--level", type=float, default=0.95, help="confidence of what is promised (default: 0.95)")
+    parser.add_argument(
+        "--min-ood-auroc",
+        type=float,
+        metavar="A",
+        help="least AUROC of detecting the examples of --ood by predictive entropy",
+    )
+    parser.add_argument(
+        "--ood", metavar="DATASET", help="another dataset with examples of the same shape, whose test split is used"
+    )
+    parser.add_argument("--level", type=float, default=0.95, help="confidence level of the guarantee")
 
 
 def _drop(word: str) -> float | None:
@@ -113,7 +134,7 @@ def _search(arguments: Any, out: Path) -> int:
 
     settings = settings_of(arguments)
     saved = load_model(arguments.run)
-    data, strange = data_of(saved.config, arguments.data_dir), _strange(arguments, saved.config)
+    data, strange = data_of(saved.config, arguments), _strange(arguments, saved.config)
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
     with Run(out).locked(), Bar("search", settings.trials) as bar:
         found = search(
@@ -186,7 +207,7 @@ def _sensitivity(arguments: Any, out: Path) -> int:
 
     saved = load_model(arguments.run)
     with Run(out).locked():
-        data = data_of(saved.config, arguments.data_dir)
+        data = data_of(saved.config, arguments)
         rows = analyse(saved.model, data, out, arguments.criterion, arguments.granularity)
         result = {**facts_of(saved.config), "rows": rows}
         write_json(out / "sensitivity.json", result, seal=True)

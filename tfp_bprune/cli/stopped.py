@@ -138,8 +138,8 @@ _THEN: dict[str, Callable[[Any], str]] = {
     "export": lambda arguments: _whole(arguments.out),
     "sweep": lambda _: _AGAIN,
     "search": lambda arguments: (
-        _whole(arguments.to) if arguments.to else "the same command goes on from the last trial"
+        _whole(arguments.to) if arguments.to else "rerun the command to resume after the last trial"
     ),
-    "tune": lambda _: "the same command goes on from the last trial",
-    "study": lambda _: "the same command goes on from the last finished network",
+    "tune": lambda _: "rerun the command to resume after the last trial",
+    "study": lambda _: "rerun the command to resume after the last finished network",
 }

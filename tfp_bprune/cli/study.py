@@ -8,7 +8,7 @@ from typing import Any
 from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
 from tfp_bprune.studies import BUDGETS, STUDIES
 
-HELP = "run a published study again: networks trained, pruned, measured; table, text and pictures"
+HELP = "repeat a published study: trains, prunes and measures networks; writes text, a table and pictures"
 EXAMPLE = f"""studies:
 {chr(10).join(f"  {name:12} {text}" for name, text in STUDIES.items())}
 
@@ -16,25 +16,33 @@ example:
   tfp-bprune study compression --budget quick --out runs/quick
   tfp-bprune study compression --dataset mnist --seeds 3 --data-dir DIR --jobs 2 --out docs/studies --networks runs/networks
 
-A study that was ended goes on where it was: the same command again repeats no finished network.
+Rerun the command to resume a study that was stopped: finished networks are not trained again.
 """
 
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("study", choices=list(STUDIES), metavar="NAME", help=", ".join(STUDIES))
-    parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="(default: the study's own)")
-    parser.add_argument("--seeds", type=int, default=0, help="how many, from 0 on (default: the study's own number)")
-    parser.add_argument("--budget", choices=list(BUDGETS), default="full", help="quick takes a minute (default: full)")
-    parser.add_argument("--epochs", type=int, help="instead of the study's own number")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="networks at once; 0: all in this process (default: 1, with all cores)"
+        "--dataset", nargs="+", default=[], metavar="NAME", help="datasets (default: those of the study)"
+    )
+    parser.add_argument("--seeds", type=int, help="number of seeds, counted from 0 (default: that of the study)")
+    parser.add_argument("--budget", choices=list(BUDGETS), default="full", help="quick takes about a minute")
+    parser.add_argument("--epochs", type=int, help="epochs of each training (default: those of the study)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="networks to train at once, each in a process of its own; 0 trains in this process",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where NAME.md, NAME.json and pictures go"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for NAME.md, NAME.json and pictures"
     )
     parser.add_argument(
-        "--networks", type=Path, metavar="DIR", help="store of networks, which studies share (default: OUT/networks)"
+        "--networks",
+        type=Path,
+        metavar="DIR",
+        help="folder of trained networks, which studies share (default: OUT/networks)",
     )
     add_data(parser)
     add_json(parser)
@@ -49,7 +57,7 @@ def run(arguments: Any) -> int:
             arguments.study,
             arguments.out,
             tuple(dict.fromkeys(arguments.dataset)),
-            arguments.seeds,
+            arguments.seeds or 0,
             arguments.budget,
             arguments.epochs,
             arguments.jobs,

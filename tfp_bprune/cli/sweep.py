@@ -9,7 +9,7 @@ from typing import Any
 from tfp_bprune.cli.choices import add_choice
 from tfp_bprune.cli.common import (
     Parser,
-    add_data,
+    add_held_out,
     add_json,
     add_precision,
     add_pruning,
@@ -25,8 +25,9 @@ from tfp_bprune.types import HeldOut, Json
 
 HELP = "prune, export and measure a run at several sparsities"
 EXAMPLE = """example:
-  tfp-bprune sweep runs/mnist --sparsity 0 0.5 0.75 0.9 0.95 0.98
-  tfp-bprune sweep runs/mnist --json - > sweep.json
+  tfp-bprune sweep runs/demo --sparsity 0 0.9 0.95
+  tfp-bprune sweep runs/demo --sparsity 0.5 --granularity unit --scope layer
+  tfp-bprune sweep runs/demo --json - > sweep.json
 """
 _DEFAULT = [0.0, 0.5, 0.75, 0.9, 0.95, 0.98]
 
@@ -37,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
         "run",
         type=Path,
         metavar="RUN",
-        help="a run directory; sweep.json, sweep.png and exports/ go into it (sweep-unit.json for units)",
+        help="a run directory; sweep.json, sweep.png and exports/ are written into it (sweep-unit.json for units)",
     )
     parser.add_argument(
         "--sparsity",
@@ -45,18 +46,18 @@ def add_arguments(parser: Parser) -> None:
         nargs="+",
         default=_DEFAULT,
         metavar="S",
-        help="fractions to remove (default: 0 0.5 0.75 0.9 0.95 0.98)",
+        help="fractions of the weights to remove",
     )
-    parser.add_argument("--samples", type=int, default=30, help="draws of the sampled prediction (default: 30)")
-    add_choice(parser, "--split", HeldOut, "test", "what to score on")
+    parser.add_argument("--samples", type=int, default=30, help="number of draws of the sampled prediction")
+    add_choice(parser, "--split", HeldOut, "test", "split to score on")
     parser.add_argument(
         "--recalibrate",
         action="store_true",
-        help="measure batch normalization anew on training data before each export",
+        help="recompute the statistics of batch normalization on training data before each export",
     )
     add_precision(parser)
     add_pruning(parser)
-    add_data(parser)
+    add_held_out(parser)
     add_json(parser)
 
 
@@ -90,7 +91,7 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
     from tfp_bprune.storage import load_model
 
     saved = load_model(path)
-    data = data_of(saved.config, arguments.data_dir)
+    data = data_of(saved.config, arguments)
     split, name = data.examples(arguments.split), name_of(arguments)
     facts = facts_of(saved.config)
     place = check_inside(path, name.replace("sweep", "exports"))

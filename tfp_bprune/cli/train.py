@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfp_bprune.cli.choices import CRITERIA, add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_logger, emit, say
 from tfp_bprune.types import (
     Augmentation,
     BpruneError,
@@ -17,6 +18,7 @@ from tfp_bprune.types import (
     Json,
     KLWeighting,
     Layers,
+    Logger,
     PriorName,
     RunError,
     Scaling,
@@ -25,13 +27,14 @@ from tfp_bprune.types import (
 
 HELP = "train a network into a run directory"
 EXAMPLE = """example:
-  tfp-bprune train --dataset mnist --data-dir ~/tensorflow_datasets --hidden 500 500 --epochs 20 --out runs/mnist
-  tfp-bprune train ... --sparsity 0.98 --out runs/small # prunes while it trains
-  tfp-bprune train ... --sparsity 0.9 --granularity unit --shrink --out runs/small # and gets smaller and faster
-  tfp-bprune train ... --prior ard --sparsity 0.9 --granularity unit --criterion evidence --counts multiplications --inputs \
-    --pruned-over 0.1 0.5 --kl-weight 0.1 --shrink --out runs/small
-  tfp-bprune train ... --out runs/mnist --resume      # after it was killed: ends in the same bits
-  horovodrun -np 2 -H localhost:2 tfp-bprune train ...
+  tfp-bprune train --dataset digits --hidden 64 64 --out runs/digits
+  tfp-bprune train --dataset digits --hidden 64 64 --sparsity 0.9 --out runs/digits-90     # prunes during training
+  tfp-bprune train --dataset digits --hidden 64 64 --prior ard --shrink --out runs/small   # removes whole units
+  tfp-bprune train --dataset digits --hidden 64 64 --out runs/digits --resume              # continues after a kill
+  tfp-bprune train --dataset mnist --data-dir DIR --hidden 500 500 --out runs/mnist
+  tfp-bprune train --dataset digits --hidden 64 64 --prior ard --kl-weight 0.1 --sparsity 0.9 --granularity unit \\
+    --criterion evidence --counts multiplications --inputs --pruned-over 0.1 0.5 --shrink --out runs/smaller
+  horovodrun -np 2 -H localhost:2 tfp-bprune train --dataset digits --out runs/two-workers
 """
 
 
@@ -48,78 +51,83 @@ def add_arguments(parser: Parser) -> None:
     _add_distributions(parser)
     _add_examples(parser)
     _add_workers(parser)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory, new or empty")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or start it")
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights, noise, and the order of examples")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for the run, new or empty")
+    add_logger(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out; start it if there is none")
 
 
 def _add_network(parser: Parser) -> None:
     add_data(parser)
     add_json(parser)
     parser.add_argument(
-        "--dataset", help="digits, diabetes, or a prepared TensorFlow Datasets name (default: digits, or diabetes)"
+        "--dataset",
+        metavar="NAME",
+        help="digits, diabetes, or a prepared dataset of TensorFlow Datasets (default: digits; diabetes for a regression)",
     )
-    add_choice(parser, "--task", Task, help="chooses the default dataset; checked against a given one")
+    add_choice(parser, "--task", Task, help="what the targets are (default: the task of the dataset)")
     parser.add_argument(
-        "--model", default="mlp", help="mlp, lenet300, lenet5, convnet, vgg16 or resnet18 (default: mlp)"
+        "--model", default="mlp", metavar="NAME", help="mlp, lenet300, lenet5, convnet, vgg16 or resnet18"
     )
     parser.add_argument(
-        "--width", type=float, help="factor on the channels of the networks other than mlp (default: 1)"
+        "--width", type=float, help="factor on the number of channels, for networks other than mlp (default: 1)"
     )
     parser.add_argument(
-        "--hidden", type=int, nargs="+", metavar="UNITS", help="widths of an mlp's hidden layers (default: 500 500)"
+        "--hidden", type=int, nargs="+", metavar="UNITS", help="units of each hidden layer of an mlp (default: 500 500)"
     )
     parser.add_argument(
         "--sizes",
         type=int,
         nargs="+",
         metavar="UNITS",
-        help="units of each layer of lenet300, lenet5 or vgg16, instead of --width",
+        help="units of each layer of lenet300, lenet5 or vgg16, instead of --width (default: those published)",
     )
-    add_choice(parser, "--layers", Layers, "flipout", "how weights are inferred; the last two have no distributions")
+    add_choice(
+        parser, "--layers", Layers, "flipout", "estimator of the gradient; deterministic and dropout have plain weights"
+    )
 
 
 def _add_training(parser: Parser) -> None:
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=100, help="of one worker (default: 100)")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the training split")
+    parser.add_argument("--batch-size", type=int, default=100, help="examples in a training step of one worker")
     parser.add_argument(
-        "--learning-rate", type=float, default=1e-3, help="Adam's at the start; a cosine takes it to 0 (default: 0.001)"
+        "--learning-rate", type=float, default=1e-3, help="of Adam at the start; it falls to 0 along a cosine"
     )
-    rises = "weight of the KL over time (default: warmup to 1/M a batch over the first 40 %% of the epochs)"
+    rises = "schedule of the KL weight; warmup rises to 1/M per batch during the first 40 %% of the epochs"
     add_choice(parser, "--kl", KLWeighting, "warmup", rises)
     parser.add_argument(
         "--kl-weight",
         type=float,
         default=1.0,
-        help="a further factor on the KL; below 1 a cold posterior, not the evidence lower bound (default: 1)",
+        help="factor on the KL; 1 is the evidence lower bound, less is a cold posterior",
     )
     parser.add_argument(
         "--sparsity",
         type=float,
-        help="part of the weights to remove little by little while training, in [0, 1) (default: none)",
+        help="fraction of the weights to remove gradually during training, in [0, 1)",
     )
-    add_choice(parser, "--granularity", Granularity, "weight", "with --sparsity: single weights, or whole units")
-    by = "with --sparsity: what to rank by (default: snr, or magnitude for a network without distributions)"
+    add_choice(parser, "--granularity", Granularity, "weight", "with --sparsity: remove single weights, or whole units")
+    by = "with --sparsity: score that weights are ranked by (default: snr; magnitude for a network without distributions)"
     add_choice(parser, "--criterion", CRITERIA, help=by)
-    add_choice(parser, "--counts", Counts, "weights", "with --granularity unit, what the sparsity is a part of")
+    add_choice(parser, "--counts", Counts, "weights", "with --granularity unit: what the sparsity is a fraction of")
     parser.add_argument(
-        "--inputs", action="store_true", help="with --granularity unit, inputs that are no units can go too"
+        "--inputs", action="store_true", help="with --granularity unit: also remove inputs of layers that are no units"
     )
     parser.add_argument(
         "--pruned-over",
         type=float,
         nargs=2,
         metavar=("BEGIN", "END"),
-        help="parts of the training between which --sparsity is reached (default: 0.19 0.75); units want an early end, after which "
-        "what is left is trained on",
+        help="fractions of the training between which --sparsity is reached (default: 0.19 0.75); for units choose an early end, so "
+        "that what is left is trained for longer",
     )
     parser.add_argument(
         "--shrink",
         nargs="?",
         const="gone",
         metavar="CRITERION",
-        help="take units that are gone out of the network while it trains; with a criterion that has an end of its own, as "
-        "evidence has, also those that are better gone by it",
+        help="between epochs take removed units out of the network, which makes training faster; CRITERION, such as evidence, "
+        "also removes the units that it finds superfluous",
     )
 
 
@@ -129,54 +137,58 @@ def _add_distributions(parser: Parser) -> None:
         "--prior",
         PriorName,
         "scale_mixture",
-        "ard, normal_jeffreys and horseshoe make units leave, whose weights share a scale",
+        "of the weights; ard, normal_jeffreys and horseshoe give the weights of a unit one scale and remove whole units",
     )
     add_choice(
         parser,
         "--prior-groups",
         Groups,
         None,
-        "whose weights share a scale, with a prior over groups: those of each (default: both)",
+        "with such a prior, the weights that share a scale: those of each input, of each output, or both (default: both)",
     )
-    parser.add_argument("--prior-pi", type=float, help="probability of the wide part of the mixture (default: 0.5)")
+    parser.add_argument("--prior-pi", type=float, help="weight of the wide component of the mixture (default: 0.5)")
     parser.add_argument(
         "--prior-scales",
         type=float,
         nargs="+",
         metavar="SCALE",
-        help="two for the mixture (default: 1 and exp(-6)), one for the normal",
+        help="standard deviations: two of the mixture (default: 1 and exp(-6)), one of the normal (default: 1)",
     )
+    parser.add_argument("--rho-init", type=float, default=-5.0, help="initial rho; sigma = softplus(rho)")
+    parser.add_argument("--bayesian-bias", action="store_true", help="give biases a distribution too")
+    parser.add_argument("--dropout-rate", type=float, default=0.5, help="with --layers dropout")
     parser.add_argument(
-        "--rho-init", type=float, default=-5.0, help="start of rho; sigma = softplus(rho) (default: -5)"
+        "--noise", type=float, help="fixed standard deviation of the noise of a regression (default: learned)"
     )
-    parser.add_argument("--bayesian-bias", action="store_true", help="biases get a distribution too")
-    parser.add_argument("--dropout-rate", type=float, default=0.5, help="with --layers dropout (default: 0.5)")
-    parser.add_argument("--noise", type=float, help="fixed noise standard deviation of a regression (default: learned)")
 
 
 def _add_examples(parser: Parser) -> None:
     parser.add_argument(
-        "--validation-fraction", type=float, default=0.1, help="part of the training split (default: 0.1)"
+        "--validation-fraction",
+        type=float,
+        default=0.1,
+        metavar="PART",
+        help="fraction of the training split to hold out",
     )
-    add_choice(parser, "--augmentation", Augmentation, "none", "move training images at random, and mirror them")
+    add_choice(parser, "--augmentation", Augmentation, "none", "shift training images at random, and mirror them")
 
 
 def _add_workers(parser: Parser) -> None:
-    with_workers = "of the learning rate with the number of workers (default: root, its square root)"
+    with_workers = "how the learning rate grows with the number of workers"
     add_choice(parser, "--scaling", Scaling, "root", with_workers)
     parser.add_argument(
         "--scaling-warmup",
         type=int,
         default=5,
         metavar="EPOCHS",
-        help="over which that factor rises from 1 (default: 5)",
+        help="epochs over which the learning rate rises to the scaled one",
     )
-    add_choice(parser, "--compression", Compression, "none", "of the gradients that workers send each other")
+    add_choice(parser, "--compression", Compression, "none", "of the gradients that workers exchange")
 
 
 def run(arguments: Any) -> int:
     """Runs the command."""
-    result = train(request_of(arguments), arguments.out, arguments.resume)
+    result = train(request_of(arguments), arguments.out, arguments.resume, loggers=arguments.logger or ())
     if result and not emit(result, arguments.json):
         last = result["history"][-1]
         shown = ", ".join(f"{key} {last[key]:.4f}" for key in ("val_nll", "val_accuracy", "val_mse") if key in last)
@@ -197,13 +209,15 @@ def _shrunk(rows: list[Json]) -> str:
 
 def request_of(arguments: Any) -> Json:
     """What was asked for, as it goes into the run's config."""
-    skipped = ("command", "out", "resume", "json", "data_dir")
+    skipped = ("command", "out", "resume", "json", "data_dir", "quiet", "logger")
     request = {key: value for key, value in vars(arguments).items() if key not in skipped}
     request["dataset"] = request["dataset"] or ("diabetes" if request["task"] == "regression" else "digits")
     return request | {"data_dir": str(arguments.data_dir.absolute()) if arguments.data_dir else None}
 
 
-def train(request: Json, out: Path, resume: bool = False, progress: bool = True) -> Json:
+def train(
+    request: Json, out: Path, resume: bool = False, progress: bool = True, loggers: Sequence[Logger] = ()
+) -> Json:
     """Trains what `request` describes and returns the history; an empty object on all workers but the first."""
     from tfp_bprune.data.splits import load
     from tfp_bprune.files.runs import Run
@@ -230,6 +244,8 @@ def train(request: Json, out: Path, resume: bool = False, progress: bool = True)
         **_layer_options(request),
     )
     more: Json = {"distributor": distributor, "callbacks": _callbacks(request), "progress": progress}
+    if distributor.rank == 0:
+        more["callbacks"] += _loggers(loggers, request, out)
     rows = fit(model, data, settings=settings, out=out, resume=resume, request=request, **more)
     if distributor.rank != 0:
         return {}
@@ -253,6 +269,17 @@ def _callbacks(request: Json) -> list[Any]:
     if by is not None:
         found.append(Shrink(criterion=None if by == "gone" else by))
     return found
+
+
+def _loggers(names: Sequence[Logger], request: Json, out: Path) -> list[Any]:
+    from tfp_bprune.training.loggers import MLflowLogger, TensorBoardLogger
+
+    settings = {name: value for name, value in request.items() if value is not None and name != "data_dir"}
+    makers: dict[str, Callable[[], Any]] = {
+        "tensorboard": lambda: TensorBoardLogger(out / "tensorboard", settings=settings),
+        "mlflow": lambda: MLflowLogger(settings=settings, name=out.name),
+    }
+    return [makers[name]() for name in dict.fromkeys(names)]
 
 
 def _check_pruning(out: Path, request: Json) -> None:

@@ -5,35 +5,61 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tfp_bprune._progress import Bar
 from tfp_bprune.cli.choices import add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, emit, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_logger, emit, say
 from tfp_bprune.types import Estimator, Json, Objective, PriorName, TuningMethod
 
 HELP = "search priors and other hyperparameters of the training with Keras Tuner"
 EXAMPLE = """example:
+  tfp-bprune tune --dataset digits --hidden 32 --trials 4 --epochs 4 --out tuned/digits
   tfp-bprune tune --dataset mnist --hidden 500 500 --method hyperband --epochs 9 --out tuned/mnist
 """
 
 
 def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
-    parser.add_argument("--dataset", default="digits", help="as for train (default: digits)")
-    parser.add_argument("--model", default="mlp", help="as for train (default: mlp)")
+    parser.add_argument("--dataset", default="digits", help="as for train")
+    parser.add_argument("--model", default="mlp", help="as for train")
     parser.add_argument(
-        "--hidden", type=int, nargs="+", default=[500, 500], metavar="UNITS", help="of an mlp at width 1"
+        "--hidden",
+        type=int,
+        nargs="+",
+        default=[500, 500],
+        metavar="UNITS",
+        help="units of each hidden layer of an mlp; the search multiplies them by a width",
     )
-    add_choice(parser, "--layers", Estimator, "flipout", "how weights are inferred")
-    add_choice(parser, "--prior", PriorName, "scale_mixture", "whose settings are searched")
-    add_choice(parser, "--method", TuningMethod, "bayesian", "of Keras Tuner")
-    parser.add_argument("--trials", type=int, default=20, help="at most; hyperband decides itself (default: 20)")
-    parser.add_argument("--epochs", type=int, default=20, help="of a trial, with hyperband at most (default: 20)")
-    add_choice(parser, "--objective", Objective, "val_nll", "val_mse is of a regression, val_accuracy of all else")
-    parser.add_argument("--batch-size", type=int, default=100)
-    parser.add_argument("--validation-fraction", type=float, default=0.1)
-    parser.add_argument("--seed", type=int, default=0)
+    add_choice(parser, "--layers", Estimator, "flipout", "estimator of the gradient")
+    add_choice(parser, "--prior", PriorName, "scale_mixture", "prior whose settings are searched")
+    add_choice(parser, "--method", TuningMethod, "bayesian", "search method of Keras Tuner")
+    parser.add_argument("--trials", type=int, default=20, help="maximum number of trials; hyperband chooses its own")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="trials and result; a search there goes on"
+        "--epochs", type=int, default=20, help="epochs of a trial; with hyperband the most that a trial gets"
     )
+    add_choice(
+        parser,
+        "--objective",
+        Objective,
+        "val_nll",
+        "score to optimize; val_mse for a regression, val_accuracy for all other tasks",
+    )
+    parser.add_argument("--batch-size", type=int, default=100, help="examples in a training step")
+    parser.add_argument(
+        "--validation-fraction",
+        type=float,
+        default=0.1,
+        metavar="PART",
+        help="fraction of the training split to hold out",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the search, the data and every network")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for trials and the result; rerun the command to resume",
+    )
+    add_logger(parser)
     add_data(parser)
     add_json(parser)
 
@@ -53,12 +79,13 @@ def run(arguments: Any) -> int:
         seed=arguments.seed,
     )
     check_no_links(arguments.out)
-    with Run(arguments.out).locked():
+    total = None if arguments.method == "hyperband" else arguments.trials
+    with Run(arguments.out).locked(), Bar("tune", total) as bar:
         result = tune(
             arguments.model, data, arguments.out, method=arguments.method, trials=arguments.trials, epochs=arguments.epochs,
             objective=arguments.objective, layers=arguments.layers, hidden=tuple(arguments.hidden), seed=arguments.seed,
             prior=arguments.prior,
-            on_trial=_progress(arguments.objective),
+            on_trial=_told(arguments, bar),
         )  # fmt: skip
     if not emit(result, arguments.json):
         best = f"{result['objective']} {result['score']:.4f} in the best of its epochs"
@@ -69,16 +96,19 @@ def run(arguments: Any) -> int:
     return 0
 
 
-def _progress(objective: str) -> Any:
-    """A line on standard error for each trial that ends, on a terminal."""
-    from rich.console import Console
+def _told(arguments: Any, bar: Bar) -> Any:
+    """Shows each trial that ends, and hands it to the loggers."""
+    from tfp_bprune.tuning.loggers import trial_logger
 
-    console = Console(stderr=True, highlight=False, markup=False)
+    loggers = [trial_logger(name, arguments.out, arguments.objective) for name in arguments.logger or ()]
+    ended: list[Any] = []
 
     def on_trial(row: Json) -> None:
-        if console.is_terminal:
-            score = "failed" if row["score"] is None else f"{objective} {row['score']:.4f}"
-            console.print(f"trial {row['trial']}: {score}")
+        ended.append(row)
+        score = "failed" if row["score"] is None else f"{arguments.objective} {row['score']:.4f}"
+        bar.to(len(ended), f"trial {row['trial']}: {score}")
+        for log in loggers:
+            log(row)
 
     return on_trial
 

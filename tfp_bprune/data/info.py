@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune.data.arrays import Arrays, as_arrays, by_name, count, leaves, mapped, shapes
 from tfp_bprune.data.targets import SaidTask, Target, check_target, read_target, whole_numbers
-from tfp_bprune.types import DataError, Json, Task
+from tfp_bprune.files.reading import check
+from tfp_bprune.files.schemas import INFO_SCHEMA
+from tfp_bprune.types import DataError, Json, RunError, Task
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,6 +64,33 @@ class Info:
         """As plain data, without what only data of a newer kind has."""
         newer = {"positions": (), "inputs": None, "outputs": None}
         return {key: value for key, value in asdict(self).items() if key not in newer or value != newer[key]}
+
+    @classmethod
+    def from_json(cls, data: Json) -> Info:
+        """What `to_json` wrote; entries that it does not know are left out.
+
+        Raises:
+          DataError: it is something else.
+        """
+        names = {one.name for one in fields(cls)} & set(data)
+        try:
+            check(data, "the description of the data", INFO_SCHEMA)
+            known = {name: _tuples(data[name]) for name in names - {"outputs"}}
+            outputs = {key: Target(**{k: _tuples(v) for k, v in one.items()}) for key, one in _outputs(data)}
+            return cls(**known, outputs=outputs or None)
+        except (RunError, TypeError) as error:
+            raise DataError(f"{error}: expected a run or an export of data that it knows") from error
+
+
+def _outputs(data: Json) -> Any:
+    return (data.get("outputs") or {}).items()
+
+
+def _tuples(value: Any) -> Any:
+    """As before it was JSON: tuples, also within a dictionary."""
+    if isinstance(value, dict):
+        return {key: _tuples(one) for key, one in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def info_of(x: Any, y: Any, *, name: str = "arrays", task: SaidTask = None) -> Info:

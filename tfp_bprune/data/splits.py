@@ -21,7 +21,7 @@ from tfp_bprune.data.datasets import DATASETS, pair_of, registered
 from tfp_bprune.data.info import Info, described_arrays, read_arrays
 from tfp_bprune.data.prepared import prepared
 from tfp_bprune.data.targets import SaidTask, Target
-from tfp_bprune.types import Augmentation, DataError, Json
+from tfp_bprune.types import Augmentation, DataError, Json, if_percent
 
 _EVALUATION_BATCH = 1000
 
@@ -79,7 +79,13 @@ class Splits:
         return f"Splits({self.info!r}; {sizes}; batches of {self.batch_size})"
 
     def examples(self, name: str) -> Split:
-        """The arrays of the split `name`: "train", "valid" or "test"."""
+        """The arrays of the split `name`: "train", "valid" or "test".
+
+        Raises:
+          DataError: there is no such split, as in a file that holds examples to score on and no others.
+        """
+        if name not in self.parts:
+            raise DataError(f"{self.info.name} has no split {name!r} here: expected one of {', '.join(self.parts)}")
         return self.parts[name]
 
     @property
@@ -259,7 +265,9 @@ def from_arrays(
         train_x, train_y = read_arrays(train_x, train_y, info, task)
     test_x, test_y = read_arrays(test_x, test_y, info, task)
     if not 0 <= validation_fraction < 1:
-        raise DataError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
+        raise DataError(
+            f"validation_fraction must be in [0, 1), got {validation_fraction}{if_percent(validation_fraction)}"
+        )
     check_augmentation(augmentation, info.input_shape)
     if augmentation != "none" and info.inputs is not None:
         raise DataError(

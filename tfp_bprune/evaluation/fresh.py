@@ -16,6 +16,7 @@ import numpy as np
 
 from tfp_bprune.data.arrays import Arrays, mapped
 from tfp_bprune.evaluation.metrics import of_outputs
+from tfp_bprune.exports.card import CARD
 from tfp_bprune.exports.converting import require
 from tfp_bprune.exports.forms import form_of
 from tfp_bprune.files.aside import scratch
@@ -156,7 +157,7 @@ def check_export(path: str | os.PathLike[str]) -> Json:
     check(manifest, run.path / MANIFEST, EXPORT_SCHEMA)
     form = form_of(manifest)
     for name in manifest["files"]:
-        if not re.fullmatch(form.files, name):
+        if name != CARD and not re.fullmatch(form.files, name):
             raise ExportError(f"{run.path} holds {name!r}, which no export in the format {form.name} has")
     missing = [name for name in form.needed if name not in manifest["files"]]
     if missing:
@@ -173,7 +174,7 @@ def served_by(path: Path, manifest: Json, private: Path | None) -> Json:
         run = Run.open(path)
         for name in manifest["files"]:
             write_below(private, name, content := run.read(name))
-            if form.check is not None:
+            if form.check is not None and name != CARD:
                 form.check(name, content, path)
     return {"loader": str(form.load.resolve()), "runtime": form.runtime, "path": str((private or path) / form.file)}
 

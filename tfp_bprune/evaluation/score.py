@@ -9,6 +9,7 @@ from tfp_bprune.data.splits import Split
 from tfp_bprune.evaluation.fresh import check_export, reload
 from tfp_bprune.evaluation.metrics import as_served, of_outputs
 from tfp_bprune.evaluation.sweep import BATCHES, machine
+from tfp_bprune.exports.card import CARD, card_of
 from tfp_bprune.files.runs import Run
 from tfp_bprune.types import Json
 
@@ -35,5 +36,6 @@ def record_scores(path: str | os.PathLike[str], split: Split, batches: Sequence[
     scores = {"split": split.name, "examples": len(split), **of_outputs(found.outputs, split.y)}
     latency = {batch: times["median"] for batch, times in found.latency_ms.items()}
     run = Run.open(path)
-    run.commit({}, scores=scores, latency_ms=latency, machine=machine(), threads=threads)
+    measured: Json = {"scores": scores, "latency_ms": latency, "machine": machine(), "threads": threads}
+    run.commit({CARD: card_of(run.manifest | measured)}, **measured)
     return run.manifest

@@ -5,6 +5,7 @@ PATH/
   1/               the SavedModel, in a numbered version folder, with requests that warm up TensorFlow Serving,
   model.onnx       or the ONNX file,
   model.tflite     or the LiteRT file, or what another `Form` writes
+  README.md        a model card
   manifest.json    what it is, and size and SHA-256 of every file
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import tf
+from tfp_bprune.exports.card import CARD, card_of
 from tfp_bprune.exports.forms import Form, form_named, names
 from tfp_bprune.exports.making import Making
 from tfp_bprune.exports.manifest import describe, signature_of
@@ -80,7 +82,8 @@ def export(
         rounds to 8 bits as they come.
       representative: examples of the training data, an array or several by input, by which the ranges of activations are
         settled beforehand: LiteRT and ONNX Runtime then compute in whole numbers throughout.
-      error_rate: of "sampled": an example gets no further draws once its class is settled.
+      error_rate: of "sampled": stops sampling an example once its predicted class is statistically certain; the chance that
+        infinitely many draws would predict another class is at most this.
       task: what the outputs mean, for all or by the output's name: "classification", "binary", "multilabel", "regression",
         or "gaussian", means and then standard deviations. By default what `fit` or the loss said, or what is certain from
         the model: a softmax, sigmoid or `GaussianOutput` at its end.
@@ -135,8 +138,10 @@ def export(
         making.write(place, lambda plan: wider(plan, model, predictive))
         said = {"precision": asked if isinstance(asked, str) else dict(asked)}
         about = _about(model, making, predictive, lowering) | said | about
+        about |= {"bytes": bytes_of(place), "bytes_gzip": bytes_of(place, compressed=True)}
+        (folder / CARD).write_bytes(card_of(about))
         run = Run(folder)
-        run.record(bytes=bytes_of(place), bytes_gzip=bytes_of(place, compressed=True), **about)
+        run.record(**about)
         finish(folder)
         return run.manifest
 

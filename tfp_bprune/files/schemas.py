@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from tfp_bprune.types import Granularity, Order, OutputTask, Precision, Predictive
+from tfp_bprune.types import Granularity, Order, OutputTask, Precision, Predictive, Task
 
 Schema = dict[str, Any]
 
@@ -66,6 +66,16 @@ LOADED: Schema = record(
     ("request", "data"),
     request=_REQUEST | {"required": ["dataset", "validation_fraction"]},
     data=_DATA | {"required": ["batch_size", "seed"]},
+)  # fmt: skip
+_OF_FEATURES: Schema = {"anyOf": [NUMBER, listing(NUMBER, 10**7)]}
+_TARGET = record(
+    ("task", "classes"), task={"enum": list(get_args(Task))}, classes=SIDE, positions=SHAPE, loc=NUMBER, scale=NUMBER
+)
+INFO_SCHEMA: Schema = record(
+    ("name", "task", "input_shape", "classes", "fingerprint"),
+    name=TEXT, task={"enum": list(get_args(Task))}, input_shape=SHAPE, classes=SIDE, fingerprint=TEXT,
+    scale=_OF_FEATURES, offset=_OF_FEATURES, target_loc=NUMBER, target_scale=NUMBER, positions=SHAPE,
+    inputs=optional(mapping(SHAPE)), outputs=optional(mapping(_TARGET)),
 )  # fmt: skip
 
 MANIFEST_SCHEMA: Schema = record(

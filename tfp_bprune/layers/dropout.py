@@ -7,7 +7,7 @@ from typing import Any
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import noise
 from tfp_bprune.layers.rules import Factors, rule_for
-from tfp_bprune.types import BpruneError, Json
+from tfp_bprune.types import BpruneError, Json, if_percent
 
 
 @keras.saving.register_keras_serializable("tfp_bprune")
@@ -21,7 +21,7 @@ class StatelessDropout(keras.layers.Layer):
     def __init__(self, rate: float, seed: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
-            raise BpruneError(f"StatelessDropout: rate must be in [0, 1), got {rate}")
+            raise BpruneError(f"StatelessDropout: rate must be in [0, 1), got {rate}{if_percent(rate)}")
         self.rate, self.seed = float(rate), int(seed)
 
     def build(self, input_shape: Any) -> None:

@@ -14,7 +14,7 @@ from tfp_bprune.networks.lenet import convnet, lenet5, lenet300
 from tfp_bprune.networks.mlp import mlp
 from tfp_bprune.networks.resnet import resnet18
 from tfp_bprune.networks.vgg import vgg16
-from tfp_bprune.types import BpruneError, Layers
+from tfp_bprune.types import BpruneError, Layers, suggestion
 
 NETWORKS: dict[str, Callable[..., Any]] = {
     "mlp": mlp,
@@ -55,7 +55,9 @@ def build(
       BpruneError: unknown name, layers or option, or data of several inputs or outputs.
     """
     if name not in NETWORKS:
-        raise BpruneError(f"unknown network {name!r}: expected one of {', '.join(NETWORKS)}")
+        raise BpruneError(
+            f"unknown network {name!r}{suggestion(name, NETWORKS)}: expected one of {', '.join(NETWORKS)}"
+        )
     if info.inputs is not None or info.outputs is not None or info.positions:
         raise BpruneError(
             f"network {name!r} has one input and one answer an example: {info.name} has others, make a Keras model of your own "

@@ -24,7 +24,7 @@ from tfp_bprune.prediction.lower import LoweredDense, lowered, variables_of
 from tfp_bprune.prediction.precision import in_float32, policy_of
 from tfp_bprune.prediction.program import Program
 from tfp_bprune.prediction.stored import Decoded
-from tfp_bprune.types import ExportError, Json, Predictive
+from tfp_bprune.types import ExportError, Json, Predictive, if_percent
 
 __all__ = ["DEFAULT_SAMPLES", "PREDICTIVES", "Predictor", "entropy"]
 
@@ -214,4 +214,4 @@ def _check_error_rate(error_rate: float | None, predictive: Predictive, heads: M
             "leave it out"
         )
     if not 0 < error_rate < 1:
-        raise ExportError(f"error_rate must be in (0, 1), got {error_rate}")
+        raise ExportError(f"error_rate must be in (0, 1), got {error_rate}{if_percent(error_rate)}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfp_bprune.types import PruneError, Scope
+from tfp_bprune.types import PruneError, Scope, if_percent
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -58,7 +58,7 @@ def check_sparsity(sparsity: float) -> None:
       PruneError: it is not in [0, 1).
     """
     if not 0 <= sparsity < 1:
-        raise PruneError(f"sparsity must be in [0, 1), got {sparsity}")
+        raise PruneError(f"sparsity must be in [0, 1), got {sparsity}{if_percent(sparsity)}")
 
 
 def check_threshold(threshold: float, least: float = 0.0) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from tfp_bprune.types import Json
 
 Column = tuple[str, Callable[[Json], Any]]
+_UNBOUNDED = 10_000  # characters
 
 
 def _number(key: str, digits: int) -> Callable[[Json], str]:
@@ -92,6 +94,36 @@ def columns_for(rows: list[Json]) -> list[Column]:
         found = [key for key in rows[0] if key.endswith(("_accuracy", "_rmse")) and not key.startswith("sampled_")]
         columns = [CLASSIFICATION[0], *((key.replace("_", " "), _number(key, 4)) for key in found), *CLASSIFICATION[6:]]
     return [(title, cell) for title, cell in columns if any(cell(row) for row in rows)]
+
+
+def fitting(part: Any, console: Console) -> list[Any]:
+    """What is printed, in as many parts as it takes: of a table wider than the console blocks of columns, each with the first."""
+    unbounded = console.options.update(
+        max_width=_UNBOUNDED
+    )  # else a table is said to be as wide as the console at most
+
+    def fits(table: Table) -> bool:
+        return console.measure(table, options=unbounded).minimum <= console.width
+
+    if not isinstance(part, Table) or fits(part):
+        return [part]
+    first, *others = part.columns
+    blocks: list[list[Any]] = [[first]]
+    for column in others:
+        wider = [*blocks[-1], column]
+        if len(blocks[-1]) > 1 and not fits(_of_columns(wider)):
+            blocks.append([first])
+        blocks[-1].append(column)
+    return [_of_columns(block) for block in blocks]
+
+
+def _of_columns(columns: Sequence[Any]) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column.header, justify=column.justify)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*cells)
+    return table
 
 
 def sweep_table(result: Json) -> Table:

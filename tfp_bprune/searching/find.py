@@ -121,7 +121,7 @@ def search(
     """Finds the smallest or fastest network within a budget, without retraining.
 
     A third of the validation split is searched on. The rest is used once, to prove; the test split once, to report. A
-    killed search that is called again with the same arguments goes on from its last trial.
+    search that was stopped resumes after its last trial when it is called again with the same arguments.
 
     Args:
       model: what `prune` takes, with one output: classes, binary or more, several labels, or a regression.

@@ -1,7 +1,7 @@
 """`recalibrate`: batch normalization's statistics and a regression's noise measured anew, for the weights as they now are.
 
 While a Bayesian network trains, batch normalization sees activations made by drawn weights, and its moving averages
-describe those. They are off for any other weights: for the posterior mean, whose activations vary less, and after
+describe those. They are inaccurate for any other weights: for the posterior mean, whose activations vary less, and after
 pruning. What is measured anew is what the network will be used with: its mean, or its draws. The noise of a
 `GaussianOutput` was that of the network before pruning; after it the residuals are larger.
 """

@@ -35,6 +35,7 @@ from tfp_bprune.types import (
     RunError,
     TrainingError,
     TuningMethod,
+    suggestion,
 )
 
 METHODS = get_args(TuningMethod)
@@ -119,7 +120,9 @@ def _check_network(network: str, data: Splits, layers: str, epochs: int, hidden:
     if min(hidden, default=1) < 1:
         raise BpruneError(f"hidden widths must be at least 1, got {' '.join(map(str, hidden))}")
     if network not in NETWORKS:
-        raise BpruneError(f"unknown network {network!r}: expected one of {', '.join(NETWORKS)}")
+        raise BpruneError(
+            f"unknown network {network!r}{suggestion(network, NETWORKS)}: expected one of {', '.join(NETWORKS)}"
+        )
 
 
 def _check_objective(objective: str, data: Splits) -> None:
@@ -183,7 +186,7 @@ def tune(
     prior: PriorName = "scale_mixture",
     on_trial: Callable[[Json], None] = lambda row: None,
 ) -> Json:
-    """Searches hyperparameters by validation scores; called again with the same `out` it goes on where it was killed.
+    """Searches hyperparameters by validation scores; call it again with the same `out` to resume a search that was stopped.
 
     Args:
       network, layers, hidden, seed, prior: as in `hyper_model`.

@@ -1,0 +1,244 @@
+"""Examples out of files of users: .npy, .npz, .csv, a .png or a folder of them; numbers alone, and nothing is guessed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune.data.arrays import Arrays
+from tfp_bprune.data.info import Info, read_arrays
+from tfp_bprune.data.splits import Split, Splits, from_arrays
+from tfp_bprune.files.reading import MOST_BYTES, read_below
+from tfp_bprune.types import DataError, Json
+
+TARGETS = ("y", "target", "label", "class")  # a column of a table with one of these names is no feature
+_KINDS = "a .npy, .npz or .csv file, a .png, or a folder of .png"
+_FEWEST = "x and y, or x_train, y_train, x_test and y_test"
+
+
+def read_splits(path: Path, known: Json) -> Splits:
+    """Data for a network that was trained on arrays.
+
+    Args:
+      path: .npz with `x` and `y`, or a .csv with a column of targets: examples to score on, which become the split "test", and
+        there is no other; or .npz with `x_train`, `y_train`, `x_test` and `y_test`: all that it was trained on.
+      known: what a run's or export's `data` says.
+
+    Raises:
+      DataError: the file does not hold that, or other examples than the run was trained on.
+    """
+    info = Info.from_json(known)
+    if info.inputs is not None or info.outputs is not None:
+        raise DataError(
+            f"{info.name} has several inputs or outputs, {path} can hold one of each: use Python, `bp.reload`"
+        )
+    arrays = _table(path, info) if path.suffix == ".csv" else _read_npz(path)
+    if {"x", "y"} <= set(arrays):
+        x, y = read_arrays(_shaped(arrays["x"], info.input_shape, path), arrays["y"], replace(info, name=str(path)))
+        return Splits({"test": Split("test", x, y)}, info, known.get("batch_size", 100), known.get("seed", 0))
+    if not {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}: expected the arrays {_FEWEST}")
+    return _all_splits(path, arrays, info, known)
+
+
+def _all_splits(path: Path, arrays: dict[str, np.ndarray], info: Info, known: Json) -> Splits:
+    n, kept = len(arrays["x_train"]), known.get("train_size", 0)
+    if not 0 < kept <= n:
+        raise DataError(
+            f"{path} holds {n} training examples: expected those that the run was trained on, {kept} or more"
+        )
+    train, test = ((arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test"))
+    how: Json = {
+        "batch_size": known.get("batch_size", 100),
+        "seed": known.get("seed", 0),
+        "validation_fraction": (n - kept) / n,
+    }
+    splits = from_arrays(train, test, info=info, **how)
+    if splits.info.fingerprint != known["fingerprint"]:
+        raise DataError(f"{path} does not hold what the run was trained on (fingerprints differ): give the same arrays")
+    return splits
+
+
+def read_examples(path: Path, inputs: Json) -> tuple[Arrays, list[str]]:
+    """Examples without targets, and a name for each: its number, or its file.
+
+    Args:
+      path: .npy [n, ...]; .npz with an array for each input, or `x` where there is one; .csv, a row an example; a .png or a folder
+        of them, in the order of their names.
+      inputs: `shape` of one example and `dtype`, by name, as in an export's manifest.
+
+    Raises:
+      DataError: there is no such file, or it does not hold such examples.
+    """
+    shapes = {name: tuple(about["shape"]) for name, about in inputs.items()}
+    if path.suffix == ".npz":
+        found = _read_npz(path)
+        given = {name: found.get(name, found.get("x") if len(shapes) == 1 else None) for name in shapes}
+        missing = [name for name, one in given.items() if one is None]
+        if missing:
+            raise DataError(f"{path} holds {', '.join(found) or 'nothing'}: expected an array {missing[0]!r}")
+        x: Arrays = {name: _shaped(one, shapes[name], path) for name, one in given.items() if one is not None}
+        x = x if len(x) > 1 else next(iter(x.values()))
+        return x, [str(i) for i in range(len(found[next(iter(found))]))]
+    if len(shapes) > 1:
+        raise DataError(
+            f"the export has the inputs {', '.join(map(repr, shapes))}: expected a .npz with an array for each"
+        )
+    [shape] = shapes.values()
+    if path.is_dir() or path.suffix == ".png":
+        return _images(path, shape)
+    if path.suffix not in (".npy", ".csv"):
+        raise DataError(f"{path} is of a kind that is not read: expected {_KINDS}")
+    array = _features(path, shape) if path.suffix == ".csv" else _load(path, _content(path))
+    x = _shaped(array, shape, path)
+    return x, [str(i) for i in range(len(x))]
+
+
+def _shaped(x: np.ndarray, shape: Sequence[int | None], path: Path) -> np.ndarray:
+    """Examples [n, ...] of `shape`; rows with as many numbers as it has are put into it."""
+    fits = x.ndim == len(shape) + 1 and all(one in (None, size) for one, size in zip(shape, x.shape[1:], strict=True))
+    if fits and len(x):
+        return x
+    whole = None not in shape and x.ndim > 1 and len(x) > 0
+    if whole and math.prod(x.shape[1:]) == math.prod(size or 1 for size in shape) and x.ndim != len(shape) + 1:
+        return x.reshape(len(x), *shape)
+    raise DataError(
+        f"{path} has examples of shape {tuple(x.shape)}: expected (n, {', '.join(map(str, shape))}), n at least 1"
+    )
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file that the user named; where that is a link, of what it leads to."""
+    place = path.resolve()
+    try:
+        return read_below(place.parent, place.name)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): expected {_KINDS}") from error
+
+
+def _load(path: Path, content: bytes) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as an array ({_first(error)}): write it with np.save") from error
+    return _numbers(array, path)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix != ".npz":
+        raise DataError(f"{path} is of a kind that is not read: expected a .npz with the arrays {_FEWEST}, or a .csv")
+    try:
+        with zipfile.ZipFile(io.BytesIO(_content(path))) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+                raise DataError(f"{path} unpacks to more than {MOST_BYTES} bytes: expected a smaller file")
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            return {name.removesuffix(".npy"): _load(path, archive.read(name)) for name in names}
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        raise DataError(f"{path} cannot be read as arrays ({_first(error)}): write it with np.savez") from error
+
+
+def _numbers(array: Any, path: Path) -> np.ndarray:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufbU" or array.ndim == 0:
+        raise DataError(f"{path} does not hold an array of numbers: expected one with an example a row")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{path} holds numbers that are NaN or infinite: drop or replace them")
+    return array
+
+
+def _table(path: Path, info: Info) -> dict[str, np.ndarray]:
+    """`x` and `y` of a table: the column with a name of `TARGETS`, or the last, is the target."""
+    header, numbers = _read_csv(path)
+    features = math.prod(info.input_shape)
+    if numbers.shape[1] != features + 1:
+        raise DataError(f"{path} has {numbers.shape[1]} columns: expected {features} features and a target")
+    column = next((i for i, name in enumerate(header) if name.lower() in TARGETS), features)
+    y = numbers[:, column]
+    whole = info.task != "regression" and np.array_equal(y, np.round(y))
+    return {"x": np.delete(numbers, column, 1).astype(np.float32), "y": y.astype(np.int64 if whole else np.float32)}
+
+
+def _features(path: Path, shape: Sequence[int | None]) -> np.ndarray:
+    """The features of a table; a column with a name of `TARGETS` is left out."""
+    header, numbers = _read_csv(path)
+    columns = [i for i, name in enumerate(header) if name.lower() in TARGETS]
+    if columns and None not in shape and numbers.shape[1] == math.prod(size or 1 for size in shape) + 1:
+        numbers = np.delete(numbers, columns[0], 1)
+    return numbers.astype(np.float32)
+
+
+def _read_csv(path: Path) -> tuple[list[str], np.ndarray]:
+    """The names of the columns, if the first row holds nothing but words, and the numbers [rows, columns]."""
+    try:
+        rows = [row for row in csv.reader(io.StringIO(_content(path).decode("utf-8-sig"))) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a table ({_first(error)}): expected UTF-8 with commas") from error
+    header = [cell.strip() for cell in rows[0]] if rows and not any(map(_parses, rows[0])) else []
+    rows = rows[1:] if header else rows
+    if not rows:
+        raise DataError(f"{path} has no rows of numbers: expected one for each example")
+    for number, row in enumerate(rows, 2 if header else 1):
+        wrong = next((cell for cell in row if not _is_number(cell)), None)
+        if wrong is not None or len(row) != len(rows[0]):
+            said = f"{len(row)} cells" if wrong is None else f"{wrong[:40]!r}"
+            raise DataError(f"{path}, row {number}, has {said}: expected {len(rows[0])} finite numbers")
+    return header, np.array([[float(cell) for cell in row] for row in rows])
+
+
+def _is_number(cell: str) -> bool:
+    return _parses(cell) and math.isfinite(float(cell))
+
+
+def _parses(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _images(path: Path, shape: Sequence[int | None]) -> tuple[np.ndarray, list[str]]:
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise DataError(
+            f"the export takes examples of shape {tuple(shape)}, no images: expected a .npy, .npz or .csv file"
+        )
+    files = sorted(one for one in path.iterdir() if one.suffix.lower() == ".png") if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path} holds no .png: expected {_KINDS}")
+    folder = path.resolve() if path.is_dir() else None
+    return np.stack([_image(one, folder, shape) for one in files]), [one.name for one in files]
+
+
+def _image(path: Path, folder: Path | None, shape: Sequence[int | None]) -> np.ndarray:
+    """The pixels of a PNG, from 0 to 255; its size is looked at before anything is unpacked."""
+    from PIL import Image
+
+    try:
+        content = _content(path) if folder is None else read_below(folder, path.name)
+        image = Image.open(io.BytesIO(content), formats=("PNG",))
+        kind, wanted = image.mode, "RGB" if shape[-1] == 3 else "L"
+        height, width = shape[:2]
+        if height not in (None, image.height) or width not in (None, image.width) or kind not in _KNOWN[wanted]:
+            raise DataError(
+                f"{path} is {image.height} x {image.width}, {kind}: expected {height} x {width}, {wanted} "
+                f"({'colours' if wanted == 'RGB' else 'grey'}, 8 bits)"
+            )
+        return np.asarray(image.convert(wanted)).reshape(image.height, image.width, -1)
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image ({_first(error)}): expected a PNG") from error
+
+
+_KNOWN = {"RGB": ("RGB", "P"), "L": ("L", "1")}
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
