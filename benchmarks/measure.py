@@ -18,7 +18,7 @@ from tfp_bprune.data.splits import Info
 from tfp_bprune.evaluation.sweep import machine
 from tfp_bprune.files.runs import write_atomically, write_json
 from tfp_bprune.layers import set_train_size
-from tfp_bprune.reports.pictures import png
+from tfp_bprune.plot.style import png
 from tfp_bprune.reports.tables import markdown_table
 
 Step = Callable[[], Any]

@@ -29,6 +29,7 @@ ROOMS = (
     "claims",
     "searching",
     "tuning",
+    "plot",
     "reports",
     "studies",
     "cli",

@@ -86,6 +86,7 @@ _ROOMS = {
         "register_prior",
     ),
     "networks": ("build",),
+    "plot": (),
     "prediction": (),
     "pruning": ("GradualPruning", "Shrink", "prune"),
     "pruning.scores": ("criterion",),

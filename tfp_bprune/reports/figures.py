@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tfp_bprune.reports.pictures import BLUE, GREY, ORANGE, picture, style_of
+from tfp_bprune.plot.style import BLUE, GREY, ORANGE, picture, style_of
+from tfp_bprune.plot.sweep import histogram, sweep
 from tfp_bprune.types import Json
 
 _HALF_A_LINE = 62  # characters in the legend
@@ -19,8 +20,8 @@ def sweep_figure(result: Json, title: str) -> bytes:
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        _quality(left, result["rows"])
-        _histogram(right, result["scores"], result["rows"])
+        sweep(result, axes=left)
+        histogram(result, axes=right)
 
     return picture(11, 4.2, title, draw)
 
@@ -102,53 +103,3 @@ def _titled(row: Json) -> str:
     scores = [("accuracy", "accuracy"), ("rmse", "RMSE"), ("nll", "NLL"), ("ece", "ECE")]
     shown = [f"{title} {row[key]:.4f}" for key, title in scores if row.get(key) is not None]
     return ", ".join([f"{row['label']} ({row['format']})", *shown])
-
-
-def _quality(axes: Any, rows: list[Json]) -> None:
-    first, label = _first(rows[0])
-    x = np.arange(len(rows))  # evenly spaced: what matters happens between 90 and 99 %
-    axes.plot(x, [row[first] for row in rows], "o-", color=BLUE, label=f"{label}, mean")
-    if f"sampled_{first}" in rows[0]:
-        axes.plot(x, [row[f"sampled_{first}"] for row in rows], "s:", color=BLUE, alpha=0.6, label=f"{label}, sampled")
-    axes.set_xticks(x, [f"{100 * row['requested']:g}" for row in rows])
-    axes.set(xlabel="weights removed (%)", ylabel=label)
-    other = axes.twinx()
-    other.grid(False)
-    if "nll" in rows[0]:
-        other.plot(x, [row["nll"] for row in rows], "o-", color=ORANGE, label="NLL, mean")
-    if "sampled_nll" in rows[0]:
-        other.plot(x, [row["sampled_nll"] for row in rows], "s:", color=ORANGE, alpha=0.6, label="NLL, sampled")
-    other.set_ylabel("NLL (nats per example)")
-    other.spines["right"].set_visible(True)
-    handles = [*axes.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    axes.legend(handles, [handle.get_label() for handle in handles], loc="center left", frameon=False, fontsize=8)
-
-
-def _first(row: Json) -> tuple[str, str]:
-    """The score that a row is judged by, of several outputs that of the first."""
-    for key, label in (("rmse", "RMSE"), ("accuracy", "accuracy")):
-        if key in row:
-            return key, label
-    key = next(key for key in row if key.endswith(("_rmse", "_accuracy")))
-    return key, key.replace("_", " ")
-
-
-def _histogram(axes: Any, scores: Json, rows: list[Json]) -> None:
-    edges, counts = np.asarray(scores["edges_db"]), np.asarray(scores["counts"])
-    axes.stairs(counts, edges, fill=True, color=GREY, alpha=0.6)
-    top = counts.max()
-    for i, (cut, row) in enumerate(zip(scores["cuts_db"], rows, strict=True)):
-        if cut is None or not row["requested"] or not edges[0] <= cut <= edges[-1]:
-            continue
-        axes.axvline(cut, color=ORANGE, linewidth=1)
-        axes.annotate(
-            f"{100 * row['requested']:g} %",
-            (cut, top * (1.0 - 0.06 * i)),
-            xytext=(3, 0),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    known = {"snr": "signal-to-noise ratio |mu| / sigma (dB)", "magnitude": "magnitude |w| (dB)"}
-    name = known.get(scores["criterion"], f"{scores['criterion']} of a weight (nats)")
-    axes.set(xlabel=name, ylabel="weights", title="what is cut: everything left of a line")
-    axes.title.set_fontsize(10)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.table import Table
 
-from tfp_bprune.reports.pictures import picture
+from tfp_bprune.plot.style import picture
 from tfp_bprune.reports.tables import human_bytes
 from tfp_bprune.types import Json
 

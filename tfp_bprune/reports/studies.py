@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from tfp_bprune.reports.pictures import picture, style_of
+from tfp_bprune.plot.style import picture, plain_numbers, style_of
 from tfp_bprune.types import Json
 
 
@@ -137,7 +137,7 @@ def panels_figure(
             axes.set(title=label, xlabel=x_label, yscale="log" if key in logarithmic else "linear")
             axes.title.set_fontsize(10)
             if key in logarithmic:
-                _plain_numbers(axes.yaxis)
+                plain_numbers(axes.yaxis)
             handles, labels = axes.get_legend_handles_labels()
             named |= dict(zip(labels, handles, strict=True))
         for axes in places[len(panels) :]:
@@ -145,14 +145,6 @@ def panels_figure(
         _legend_below(figure, named, most=5 if width > 10 else 3)
 
     return picture(width, 3.3 * lines + 0.6, title, draw)
-
-
-def _plain_numbers(axis: Any) -> None:
-    """Numbers of a logarithmic axis without exponents."""
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5) if high < 30 * low else (1, 3)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend_below(figure: Figure, named: Mapping[str, Any], most: int = 5) -> None:
@@ -207,7 +199,7 @@ def lines_figure(
             axes.set(title=name, xlabel=x_label, yscale="log", xlim=(0, x[-1]))
             axes.title.set_fontsize(10)
         places[0].set_ylabel(y_label)
-        _plain_numbers(places[0].yaxis)
+        plain_numbers(places[0].yaxis)
         handles, labels = places[0].get_legend_handles_labels()
         _legend_below(figure, dict(zip(labels, handles, strict=True)))
 
@@ -229,7 +221,7 @@ def scatter_figure(series: Mapping[str, Sequence[tuple[float, float]]], labels: 
         axes.set(xlabel=labels[0], ylabel=labels[1], xscale="log", yscale="log")
         axes.margins(0.15)
         for axis in (axes.xaxis, axes.yaxis):
-            _plain_numbers(axis)
+            plain_numbers(axis)
         handles, names = axes.get_legend_handles_labels()
         _legend_below(figure, dict(zip(names, handles, strict=True)), most=2)
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfp_bprune.reports.pictures import BLUE, ORANGE, picture
+from tfp_bprune.plot.style import picture
+from tfp_bprune.plot.units import LEAST, column
 from tfp_bprune.types import Json
 
 _MOST = 6  # layers beside each other
-_LEAST = 1e-3  # of what is shown on an axis of logarithms, of its largest value
 
 
 def units_figure(rows: Sequence[Json], title: str) -> bytes:
@@ -29,9 +29,9 @@ def units_figure(rows: Sequence[Json], title: str) -> bytes:
     def draw(figure: Figure) -> None:
         all_axes = figure.subplots(len(measures), len(shown), sharey="row", squeeze=False)
         for row_of_axes, (key, label) in zip(all_axes, measures.items(), strict=True):
-            least = _LEAST * max((row[key] for row in rows if np.isfinite(row[key])), default=1.0)
+            least = LEAST * max((row[key] for row in rows if np.isfinite(row[key])), default=1.0)
             for axes, name in zip(row_of_axes, shown, strict=True):
-                _column(axes, [row for row in rows if row["layer"] == name], key, least or _LEAST)
+                column(axes, [row for row in rows if row["layer"] == name], key, least or LEAST)
             row_of_axes[0].set_ylabel(label)
         for axes, name in zip(all_axes[0], shown, strict=True):
             axes.set_title(name.removesuffix("/kernel"), fontsize=9)
@@ -41,19 +41,6 @@ def units_figure(rows: Sequence[Json], title: str) -> bytes:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
     return picture(max(5.0, 2.4 * len(shown)), 1 + 2.2 * len(measures), title, draw)
-
-
-def _column(axes: Any, rows: list[Json], key: str, least: float) -> None:
-    """One measure of one layer's units, from the largest to the smallest; what is less than `least` stands there."""
-    order = sorted(rows, key=lambda row: -row[key])
-    values = np.array([row[key] for row in order])
-    finite = values[np.isfinite(values)]
-    values = np.clip(values, least, finite.max(initial=least))
-    wanted = np.array([row["evidence"] >= 0 for row in order])
-    for which, colour, label in ((wanted, BLUE, "evidence for the unit"), (~wanted, ORANGE, "better gone")):
-        if which.any():
-            axes.plot(np.flatnonzero(which), values[which], ".", color=colour, markersize=4, label=label)
-    axes.set_yscale("log")
 
 
 def _legend(all_axes: Any) -> tuple[list[Any], list[str]]:

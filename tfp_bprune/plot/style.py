@@ -8,8 +8,10 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 BLUE, ORANGE, GREY = "#1f5f99", "#d9772b", "#8a8f94"
+WRONG = "#c0392b"  # of answers
 # Okabe and Ito's colours, told apart by the colour-blind too; with the markers 56 looks.
 DISTINCT = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#8a8f94")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
@@ -33,6 +35,24 @@ def picture(
         figure.suptitle(title, fontsize=title_size)
         draw(figure)
         return png(figure)
+
+
+def axes_or_new(axes: Any, width: float = 5.5, height: float = 3.6) -> Any:
+    """The axes given, or those of a new figure of pyplot, of so many inches, in the package's style."""
+    if axes is not None:
+        return axes
+    from matplotlib import pyplot as plt
+
+    with mpl.rc_context(_STYLE):
+        return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def plain_numbers(axis: Any) -> None:
+    """Numbers of a logarithmic axis without exponents."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5) if high < 30 * low else (1, 3)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def png(figure: Figure) -> bytes:

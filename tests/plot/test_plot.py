@@ -1,0 +1,150 @@
+"""Pictures hold what was measured, on the axes that were given."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import tfp_bprune as bp
+from tfp_bprune.data.splits import Splits
+from tfp_bprune.evaluation.evaluate import Evaluation
+from tfp_bprune.evaluation.prediction import Prediction
+from tfp_bprune.graphs.heads import Head
+
+mpl.use("Agg")
+P = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+Y = np.array([0, 1, 1, 0])
+
+
+def new() -> Any:
+    return Figure().subplots()
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_model: Any, digits: Splits) -> Evaluation:
+    return bp.evaluate(tiny_model, digits, predictive="moments")
+
+
+def test_reliability_is_accuracy_by_confidence() -> None:
+    axes = new()
+    assert bp.plot.reliability(P, Y, bins=2, axes=axes) is axes
+    [line] = axes.containers
+    np.testing.assert_allclose(line[0].get_xydata(), [[0.75, 0.75]])
+    assert "ECE 0.000" in axes.get_legend().get_texts()[0].get_text()
+    bp.plot.reliability(P, np.eye(2)[Y], axes=axes, label="again")
+    assert len(axes.patches) == 1
+
+
+def test_risk_is_of_the_surest_first() -> None:
+    axes = bp.plot.risk_coverage(P, Y, by="confidence", axes=new())
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[25, 0], [50, 50], [75, 100 / 3], [100, 25]])
+    assert all("%" in label for label in (axes.get_xlabel(), axes.get_ylabel()))
+    with pytest.raises(bp.BpruneError, match="nothing is said of 'epistemic': expected one of 'entropy', 'confidence'"):
+        bp.plot.risk_coverage(P, Y, by="epistemic", axes=new())
+    with pytest.raises(bp.BpruneError, match="compares answers with the truth: expected an Evaluation, or y"):
+        bp.plot.risk_coverage(P, axes=new())
+    with pytest.raises(bp.BpruneError, match="expected one class for each"):
+        bp.plot.risk_coverage(P, Y[:2], axes=new())
+
+
+def test_answers_of_evaluations_predictions_and_one_output(scored: Evaluation) -> None:
+    for said, y in ((scored, None), (scored.prediction, scored.targets)):
+        axes = bp.plot.risk_coverage(said, y, by="epistemic", axes=new())
+        assert len(axes.lines[0].get_xdata()) == len(scored.prediction)
+    binary = Prediction({"probabilities": P[:, 1:], "entropy": P[:, 0]}, {"out": Head("binary")}, "mean")
+    by_one, by_two = (bp.plot.reliability(said, Y, axes=new()).containers[0] for said in (binary, P))
+    np.testing.assert_allclose(by_one[0].get_xydata(), by_two[0].get_xydata())
+
+
+def test_uncertainty_by_class_marks_wrong_answers(scored: Evaluation) -> None:
+    axes = bp.plot.by_class(scored, by="aleatoric", axes=new(), class_names=[f"digit {i}" for i in range(10)])
+    wrong = scored.prediction.labels != scored.targets
+    [points] = [line for line in axes.lines if line.get_label() == "wrong answer"]
+    assert len(points.get_xdata()) == wrong.sum()
+    assert axes.get_ylabel() == "aleatoric (nats)"
+    with pytest.raises(bp.BpruneError, match="2 class names for 10 classes"):
+        bp.plot.by_class(scored, class_names=["a", "b"], axes=new())
+
+
+def test_examples_are_the_surest_and_the_least_sure(scored: Evaluation, digits: Splits) -> None:
+    x, panels = digits.examples("test").x, Figure().subplots(2, 3)
+    assert bp.plot.examples(x, scored, count=3, axes=panels) is panels
+    order = np.argsort(scored.prediction.epistemic, kind="stable")
+    for panel, i in zip(panels.flat, [*order[:3], *order[-3:]], strict=True):
+        np.testing.assert_array_equal(panel.images[0].get_array(), x[i, ..., 0])
+    colours = np.random.default_rng(0).random((4, 5, 5, 3))
+    bp.plot.examples(colours, P, count=2, by="confidence", axes=Figure().subplots(2, 2))
+    for bad, message in ((x[:3], "expected an image for each"), (x, "fewer than two rows of 500")):
+        with pytest.raises(bp.BpruneError, match=message):
+            bp.plot.examples(bad, scored, count=500, axes=panels)
+
+
+def test_bands_are_the_intervals() -> None:
+    outputs = {"mean": np.arange(3.0), "noise_std": np.full(3, 0.3), "weights_std": np.full(3, 0.4)}
+    said = Prediction(outputs, {"out": Head("gaussian")}, "moments")
+    x = np.array([[2.0], [0.0], [1.0]])
+    axes = bp.plot.bands(x, said, data=(x, x), axes=new())
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0, 1], [1, 2], [2, 0]])
+    heights = [
+        np.ptp(part.get_paths()[0].vertices[:, 1][np.isclose(part.get_paths()[0].vertices[:, 0], 0)])
+        for part in axes.collections
+    ]
+    np.testing.assert_allclose(heights, [2 * 1.959964 * 0.5, 2 * 1.959964 * 0.4], rtol=1e-6)
+    with pytest.raises(bp.BpruneError, match="bands are of one number an example"):
+        bp.plot.bands(np.zeros((3, 2)), said, axes=new())
+
+
+def test_weights_are_counted_and_cut(mlp: Callable[..., Any]) -> None:
+    model = mlp(hidden=(8, 8))
+    axes = bp.plot.signal_to_noise(model, sparsities=(0.5, 0.9), axes=new())
+    assert [text.get_text() for text in axes.texts] == ["50 %", "90 %"]
+    top = axes.patches[-1].get_data()[0]
+    assert top.sum() == 64 * 8 + 8 * 8 + 8 * 10
+    pruned, report = bp.prune(model, sparsity=0.75)
+    for said in (report, pruned):
+        axes = bp.plot.sparsity(said, axes=new())
+        assert [text.get_text() for text in axes.texts] == [
+            f"{one.prunable - one.pruned:,} left" for one in report.layers
+        ]
+    with pytest.raises(bp.BpruneError, match=r"sparsities must be in \(0, 1\), got 90"):
+        bp.plot.signal_to_noise(model, sparsities=(90,), axes=new())
+
+
+def test_units_stand_layer_by_layer(mlp: Callable[..., Any]) -> None:
+    axes = bp.plot.units(mlp(hidden=(8, 6)), axes=new())
+    assert len(axes.get_xticks()) == 3
+    assert sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == ".") == 24
+    with pytest.raises(
+        bp.BpruneError, match="units have no measure 'scale': expected 'snr', for the prior gives units no scales"
+    ):
+        bp.plot.units(mlp(hidden=(8,)), measure="scale", axes=new())
+
+
+def test_a_sweep_is_drawn_from_its_json() -> None:
+    rows = [{"requested": s, "accuracy": 0.9 - s / 10, "nll": 0.3 + s} for s in (0.0, 0.5, 0.9)]
+    result = {
+        "rows": rows,
+        "scores": {"edges_db": [0, 1, 2], "counts": [3, 1], "cuts_db": [None, 0.5, 1.5], "criterion": "snr"},
+    }
+    axes = bp.plot.sweep(result, axes=new())
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.9, 0.85, 0.81])
+    assert [text.get_text() for text in bp.plot.histogram(result, axes=new()).texts] == ["50 %", "90 %"]
+
+
+def test_pictures_make_their_own_axes_and_need_no_tensorflow_to_import() -> None:
+    from matplotlib import pyplot as plt
+
+    axes = bp.plot.risk_coverage(P, Y)
+    assert axes.figure in map(plt.figure, plt.get_fignums())
+    plt.close(axes.figure)
+    script = "import sys, tfp_bprune as bp; bp.plot.sweep, bp.reports; print('tensorflow' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
+    )

@@ -1,0 +1,88 @@
+"""Images that a network is surest and least sure of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune.plot.said import answers_of
+from tfp_bprune.plot.style import WRONG
+from tfp_bprune.types import DataError
+
+
+def examples(
+    x: Any,
+    said: Any,
+    y: Any = None,
+    *,
+    by: str = "epistemic",
+    count: int = 6,
+    class_names: Sequence[Any] | None = None,
+    axes: Any = None,
+) -> Any:
+    """The `count` examples with the least uncertainty above, those with the most below; wrong answers in red.
+
+    Args:
+      x: images [n, height, width] or [n, height, width, channels].
+      said, y: as in `reliability`; without the truth no answer is marked.
+      by: as in `risk_coverage`.
+      class_names: of the classes, in their order; numbers by default.
+      axes: Matplotlib's, an array [2, count]; new ones by default.
+
+    Returns:
+      The axes [2, count].
+
+    Raises:
+      DataError: these are no images, not as many as answers, or fewer than are to be shown.
+    """
+    images, answers = np.asarray(x), answers_of(said, y)
+    images = images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
+    if images.ndim not in (3, 4) or len(images) != len(answers.probabilities):
+        raise DataError(
+            f"got examples {np.shape(x)} for {len(answers.probabilities)} answers: expected an image for each"
+        )
+    values = answers.uncertainty(by)
+    if len(values) < 2 * count:
+        raise DataError(f"{len(values)} examples are fewer than two rows of {count}: expected a smaller count")
+    order = np.argsort(values, kind="stable")
+    panels = _new(count) if axes is None else np.asarray(axes)
+    if panels.shape != (2, count):
+        raise DataError(f"axes are of shape {panels.shape}: expected (2, {count})")
+    for panel, i in zip(panels.flat, [*order[:count], *order[-count:]], strict=True):
+        _show(panel, images[i], (images.min(), images.max()))
+        _title(panel, answers, i, class_names)
+        unit = "" if by == "confidence" else " nats"
+        panel.set_xlabel(f"{values[i]:.3g}{unit}", fontsize=8)
+    name = "1 - confidence" if by == "confidence" else by
+    panels[0, 0].set_ylabel(f"surest\n({name})", fontsize=8)
+    panels[1, 0].set_ylabel(f"least sure\n({name})", fontsize=8)
+    return panels
+
+
+def _new(count: int) -> Any:
+    from matplotlib import pyplot as plt
+
+    return plt.subplots(2, count, figsize=(1.35 * count + 0.6, 3.6), layout="constrained", squeeze=False)[1]
+
+
+def _show(axes: Any, image: np.ndarray, limits: tuple[float, float]) -> None:
+    low, high = limits
+    if image.ndim == 3:  # colours, which Matplotlib wants from 0 to 1
+        axes.imshow((image - low) / max(high - low, 1e-12))
+    else:
+        axes.imshow(image, cmap="gray_r", vmin=low, vmax=high)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+
+
+def _title(axes: Any, answers: Any, i: int, class_names: Sequence[Any] | None) -> None:
+    def name(k: int) -> str:
+        return str(k if class_names is None else class_names[k])
+
+    answer = int(answers.probabilities[i].argmax())
+    if answers.labels is None or answers.labels[i] == answer:
+        axes.set_title(name(answer), fontsize=9)
+    else:
+        axes.set_title(f"{name(answer)} (is {name(int(answers.labels[i]))})", fontsize=9, color=WRONG)
