@@ -16,7 +16,8 @@ from matplotlib import colors, image
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from tfp_bprune.reports import bench_figure, bench_table, history_figure, pictures, sweep_figure, sweep_table
+from tfp_bprune.plot import style as pictures
+from tfp_bprune.reports import bench_figure, bench_table, history_figure, sweep_figure, sweep_table
 from tfp_bprune.reports.tables import markdown_table, products_table
 
 SPEED = {"bytes": 2_560_000, "latency_ms": {"1": 0.25, "256": 3.5}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfp_bprune.reports.pictures import BLUE, GREY, ORANGE, style_of
+from tfp_bprune.plot.style import BLUE, GREY, ORANGE, style_of
 from tfp_bprune.types import Json
 
 Points = Sequence[Sequence[float]]
