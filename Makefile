@@ -15,7 +15,7 @@ WITH_HOROVOD := setting up, Horovod's build included: a few minutes the first ti
 WITHOUT_HOROVOD := Python $(VERSION): without Horovod, which needs Python 3.11 and TensorFlow 2.18; its tests are skipped
 export MPLBACKEND := Agg
 
-.PHONY: help setup setup-test demo test test-slow test-short test-python test-newest check bench notebooks wheel clean
+.PHONY: help setup setup-test demo test test-slow test-short test-python test-newest check bench notebooks docs wheel clean
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -33,6 +33,10 @@ $(VENV)/.setup: $(BIN)/uv pyproject.toml uv.lock
 $(VENV)/.setup-test: $(BIN)/uv pyproject.toml uv.lock Makefile
 	@echo "$(if $(filter 3.11,$(VERSION)),$(WITH_HOROVOD),$(WITHOUT_HOROVOD))"
 	$(SYNC) --extra horovod --extra formats --extra notebooks --extra dev
+	@touch $@ $(VENV)/.setup
+
+$(VENV)/.setup-docs: $(BIN)/uv pyproject.toml uv.lock Makefile
+	$(SYNC) --extra docs
 	@touch $@ $(VENV)/.setup
 
 setup: $(VENV)/.setup             ## the package and what it needs, into .venv
@@ -73,8 +77,12 @@ bench: $(VENV)/.setup-test        ## the benchmarks that need no data, into benc
 notebooks: $(VENV)/.setup-test    ## execute the notebooks in place: some minutes
 	$(BIN)/python notebooks/execute.py
 
+docs: $(VENV)/.setup-docs         ## the documentation site, into docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 wheel: $(VENV)/.setup-test        ## the wheel, into dist/
 	$(BIN)/uv build --quiet --wheel
 
 clean:                            ## remove environments, runs and caches
-	rm -rf .venv .venv-* runs dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* runs dist docs/_build docs/reference docs/notebooks docs/benchmarks .mypy_cache .ruff_cache .hypothesis

@@ -111,8 +111,9 @@ def test_scores_are_those_of_evaluate(reported: Any) -> None:
         expected = bp.evaluate(path, data.examples("test"), progress=False)
         assert network["summary"]["nll"] == pytest.approx(expected["nll"], rel=1e-5)
         _, accuracy, counts = np.array(network["summary"]["calibration"]).T
-        assert counts.sum() == len(data.examples("test"))
-        assert (accuracy * counts).sum() / counts.sum() == pytest.approx(expected["accuracy"])
+        assert len(data.examples("test")) - 5 * 4 <= counts.sum() <= len(data.examples("test"))
+        assert (counts >= 5).all()
+        assert (accuracy * counts).sum() / len(data.examples("test")) == pytest.approx(expected["accuracy"], abs=0.05)
         assert network["summary"]["risk"][-1] == pytest.approx([1.0, 1 - expected["accuracy"]])
 
 

@@ -152,8 +152,8 @@ def add_precision(parser: Parser) -> None:
         "--precision",
         nargs="+",
         metavar="P",
-        help="of the weights: float32, float16, int8, int4 (int2 to int8 in a SavedModel), or auto, the fewest bits that the "
-        "posterior allows; of all layers, or LAYER=P ... (default: float32)",
+        help="precision of the stored weights: float32, float16, int8, int4 (int2 to int8 in a SavedModel), or auto, the fewest "
+        "bits that the posterior allows; for all layers, or LAYER=P for each of several (default: float32)",
     )
 
 

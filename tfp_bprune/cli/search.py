@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
     )
     whole = "remove single weights, or whole neurons and filters; for these --target latency times exports"
     add_choice(parser, "--granularity", Granularity, "weight", whole)
-    parser.add_argument("--seed", type=int, default=0, help="of the optimization and the refinement")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the optimization and the refinement")
     parser.add_argument(
         "--out",
         type=Path,

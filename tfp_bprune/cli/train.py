@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
     _add_distributions(parser)
     _add_examples(parser)
     _add_workers(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights, noise, and the order of examples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of initial weights, noise, and the order of examples")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for the run, new or empty")
     add_logger(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in --out; start it if there is none")
@@ -91,7 +91,7 @@ def _add_training(parser: Parser) -> None:
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training split")
     parser.add_argument("--batch-size", type=int, default=100, help="examples in a training step of one worker")
     parser.add_argument(
-        "--learning-rate", type=float, default=1e-3, help="of Adam at the start; it falls to 0 along a cosine"
+        "--learning-rate", type=float, default=1e-3, help="initial learning rate of Adam; it falls to 0 along a cosine"
     )
     rises = "schedule of the KL weight; warmup rises to 1/M per batch during the first 40 %% of the epochs"
     add_choice(parser, "--kl", KLWeighting, "warmup", rises)
@@ -110,9 +110,7 @@ def _add_training(parser: Parser) -> None:
     by = "with --sparsity: score that weights are ranked by (default: snr; magnitude for a network without distributions)"
     add_choice(parser, "--criterion", CRITERIA, help=by)
     add_choice(parser, "--counts", Counts, "weights", "with --granularity unit: what the sparsity is a fraction of")
-    parser.add_argument(
-        "--inputs", action="store_true", help="with --granularity unit: also remove inputs of layers that are no units"
-    )
+    parser.add_argument("--inputs", action="store_true", help="with --granularity unit: also remove input features")
     parser.add_argument(
         "--pruned-over",
         type=float,
@@ -137,7 +135,7 @@ def _add_distributions(parser: Parser) -> None:
         "--prior",
         PriorName,
         "scale_mixture",
-        "of the weights; ard, normal_jeffreys and horseshoe give the weights of a unit one scale and remove whole units",
+        "prior of the weights; with ard, normal_jeffreys and horseshoe the weights of a unit share a scale, so that whole units leave",
     )
     add_choice(
         parser,
@@ -183,7 +181,7 @@ def _add_workers(parser: Parser) -> None:
         metavar="EPOCHS",
         help="epochs over which the learning rate rises to the scaled one",
     )
-    add_choice(parser, "--compression", Compression, "none", "of the gradients that workers exchange")
+    add_choice(parser, "--compression", Compression, "none", "compression of the gradients that workers exchange")
 
 
 def run(arguments: Any) -> int:

@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="PART",
         help="fraction of the training split to hold out",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the search, the data and every network")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the search, the data and every network")
     parser.add_argument(
         "--out",
         type=Path,

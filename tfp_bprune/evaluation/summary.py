@@ -13,6 +13,7 @@ from tfp_bprune.evaluation.uncertainty import risk_coverage
 from tfp_bprune.types import Json
 
 _BINS = 10
+_FEWEST = 5  # examples in a bin, of fewer the accuracy is noise
 _POINTS = 100  # of a curve
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LEVELS = tuple(round(0.1 * i, 1) for i in range(1, 10))
@@ -23,9 +24,10 @@ def summary_of(evaluation: Evaluation) -> Json:
 
     Returns:
       What `Evaluation.to_json` has; `calibration`, points [expected, found, examples]: of classes confidence and accuracy in ten
-      equal bins, of a regression the level of an interval and how often it holds the target; `risk`, points [coverage, risk]:
-      the error rate, or the root mean squared error, among the least uncertain; `uncertainty`: by kind of it, quantiles
-      (5, 25, 50, 75, 95 %) where the prediction is right and where it is wrong, or of all.
+      equal bins, those of fewer than five examples left out, of a regression the level of an interval and how often it holds
+      the target; `risk`, points [coverage, risk]: the error rate, or the root mean squared error, among the least uncertain;
+      `uncertainty`: by kind of it, quantiles (5, 25, 50, 75, 95 %) where the prediction is right and where it is wrong, or of
+      all.
     """
     result: Json = evaluation.to_json()
     if len(evaluation.prediction.heads) > 1:
@@ -40,7 +42,7 @@ def _of_classes(said: Prediction, targets: np.ndarray) -> Json:
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     counts = np.bincount(bins, minlength=_BINS)
     means = [np.bincount(bins, values.astype(float), _BINS) / np.maximum(counts, 1) for values in (confidence, right)]
-    points = [[float(c), float(a), int(n)] for c, a, n in zip(*means, counts, strict=True) if n]
+    points = [[float(c), float(a), int(n)] for c, a, n in zip(*means, counts, strict=True) if n >= _FEWEST]
     kinds = {name: said.outputs[name].ravel() for name in ("entropy", "epistemic", "aleatoric") if name in said.outputs}
     kinds = {name: values for name, values in kinds.items() if len(values) == len(right)}
     return {

@@ -28,6 +28,7 @@ from tfp_bprune.types import Aggregate, Calibrated, Counts, Criterion, Granulari
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
 BATCHES = (1, 32, 256)
 _HISTOGRAM_BINS = 120
+_WIDEST = 80.0  # dB of a histogram
 
 
 def sweep(
@@ -143,6 +144,8 @@ def histogram(model: Any, criterion: Criterion, cuts: Sequence[float]) -> Json:
     scores = np.concatenate([scale(scored(name, w, criterion)).ravel() for name, w in weights.items()])
     finite = scores[np.isfinite(scores)]
     low, high = np.percentile(finite, [0.01, 99.99])
+    if scale is decibel:  # of units that a prior let go weights are hundreds of dB down: they stand in the first bin
+        low, finite = max(low, high - _WIDEST), np.maximum(finite, max(low, high - _WIDEST))
     counts, edges = np.histogram(finite, bins=_HISTOGRAM_BINS, range=(low, high))
     return {
         "criterion": criterion,

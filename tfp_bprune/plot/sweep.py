@@ -71,6 +71,8 @@ def histogram(result: Json, *, axes: Any = None) -> Any:
         )
     known = {"snr": "signal-to-noise ratio |mu| / sigma (dB)", "magnitude": "magnitude |w| (dB)"}
     name = known.get(scores["criterion"], f"{scores['criterion']} of a weight (nats)")
-    axes.set(xlabel=name, ylabel="weights", title="what is cut: everything left of a line")
+    cut_units = rows[0].get("granularity") == "unit"
+    what = "units with a score left of a line" if cut_units else "everything left of a line"
+    axes.set(xlabel=name, ylabel="weights", title=f"what is cut: {what}")
     axes.title.set_fontsize(10)
     return axes

@@ -80,7 +80,7 @@ def sparsities(axes: Any, layers: Mapping[str, float]) -> Any:
     names = list(layers)
     axes.barh(range(len(names)), [100 * layers[name] for name in names], color=BLUE, height=0.6)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.invert_yaxis()
+    _of_bars(axes)
     axes.set(xlabel="weights removed (%)", xlim=(0, 100))
     return axes
 
@@ -109,7 +109,7 @@ def sizes(axes: Any, rows: Sequence[Json]) -> Any:
     """Bytes of each network as bars."""
     axes.barh(range(len(rows)), [row["bytes"] / 1000 for row in rows], color=BLUE, height=0.6)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
-    axes.invert_yaxis()
+    _of_bars(axes)
     axes.set(xlabel="kB on disk")
     return axes
 
@@ -125,3 +125,10 @@ def times(axes: Any, rows: Sequence[Json]) -> Any:
     axes.set(xscale="log", yscale="log", xlabel="examples in a batch", ylabel="ms a call, median")
     axes.legend(fontsize=8)
     return axes
+
+
+def _of_bars(axes: Any) -> None:
+    """From top to bottom, with lines behind them that mark values alone."""
+    axes.invert_yaxis()
+    axes.set_axisbelow(True)
+    axes.yaxis.grid(False)

@@ -20,10 +20,14 @@ _STYLE = {
     **{f"{name}": _INK for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")},
     "grid.color": "#8a8f94", "axes.facecolor": "none", "figure.facecolor": "none", "savefig.facecolor": "none",
 }  # fmt: skip
+# Colours that are too dark on a dark ground.
+_BY_GROUND = {"#1f5f99": "blue", "#0072b2": "deep", "#000000": "black"}
 _CSS = """
-:root { color-scheme: light dark; --ink: #1b1f23; --paper: #ffffff; --soft: #f3f5f7; --line: #d5dae0; --link: #1f5f99; }
+:root { color-scheme: light dark; --ink: #1b1f23; --paper: #ffffff; --soft: #f3f5f7; --line: #d5dae0;
+        --blue: #1f5f99; --deep: #0072b2; --black: #000000; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e3e7eb; --paper: #14171a; --soft: #1d2226; --line: #363d44; --link: #7db8ea; }
+  :root { --ink: #e3e7eb; --paper: #14171a; --soft: #1d2226; --line: #363d44;
+          --blue: #6aaee6; --deep: #4aa8e8; --black: #e3e7eb; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1.2rem; background: var(--paper); color: var(--ink);
@@ -31,16 +35,17 @@ body { margin: 0 auto; max-width: 76rem; padding: 1.2rem; background: var(--pape
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .2rem 0 .4rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
 p { max-width: 46rem; margin: .4rem 0 .8rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 figure { margin: 0; }
 figcaption { font-size: .88rem; opacity: .85; margin-top: .2rem; }
 figure svg { width: 100%; height: auto; display: block; }
 .table { overflow-x: auto; margin: .4rem 0 1rem; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; white-space: nowrap; }
 th { background: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }
-td.word, th.word { text-align: left; overflow-wrap: anywhere; min-width: 7rem; }
+td.word, th.word { text-align: left; white-space: normal; }
+td:first-child { min-width: 7.5rem; }
 td code { font-size: .8rem; overflow-wrap: anywhere; }
 footer { margin-top: 2.5rem; font-size: .85rem; opacity: .8; }
 """
@@ -115,6 +120,8 @@ def figure(draw: Callable[[Any], Any], caption: str, size: tuple[float, float] =
         canvas.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     drawn = content.getvalue()
     drawn = drawn[drawn.index("<svg") :].replace(_INK, "currentColor")
+    for colour, name in _BY_GROUND.items():
+        drawn = drawn.replace(f": {colour}", f": var(--{name})")
     drawn = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", drawn)
     drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{escaped(caption)}" ', 1)
     return f"<figure>\n{_own_names(drawn, caption)}\n<figcaption>{escaped(caption)}</figcaption>\n</figure>"

@@ -139,10 +139,11 @@ def _calibration(networks: Sequence[Json]) -> str:
     found, classes = _of(networks, "calibration"), _classifies(networks)
     if not found:
         return ""
-    caption = (
-        "A point for each tenth of confidence, larger for more examples. Below the diagonal the network is overconfident, above it "
-        "too cautious." if classes else "How often the interval of a level holds the target; on the diagonal as often as it says."
-    )  # fmt: skip
+    of_classes = (
+        "A point for each tenth of confidence, larger for more examples; fewer than five are left out. Below the diagonal the "
+        "network is overconfident, above it too cautious."
+    )
+    caption = of_classes if classes else "How often the interval of a level holds the target; ideally on the diagonal."
     return section("Calibration", figures(figure(lambda axes: curves.calibration(axes, found, classes), caption)))
 
 
