@@ -36,14 +36,20 @@ _BEGINNING = f"\nExamples on this page begin with\n\n```python\n{BEGINNING.strip
 def write_reference(folder: Path, package: Any) -> None:
     """Writes all pages into `folder`, those that changed alone, so that a second build has nothing to do."""
     folder.mkdir(exist_ok=True)
-    listed = "\n".join(["```{toctree}", *PAGES, "layers", "commands", "```"])
+    listed = "\n".join(["```{toctree}", *PAGES, "plots", "layers", "commands", "```"])
     _write(folder / "index.md", f"# Reference\n\nEvery name is `tfp_bprune.NAME`.\n\n{listed}\n")
     for page, (title, names) in PAGES.items():
         parts = [_entry(package, name) for name in names.split()]
         _write(folder / f"{page}.md", "\n".join([f"# {title}", _BEGINNING, *parts]))
+    _write(folder / "plots.md", _plots(package))
     layers = sorted(set(_layers()))
     _write(folder / "layers.md", "\n".join([_LAYERS, *(f"- `{name}`" for name in layers), ""]))
     _write(folder / "commands.md", _commands())
+
+
+def _plots(package: Any) -> str:
+    lines = [f"```{{eval-rst}}\n.. autofunction:: tfp_bprune.plot.{name}\n```\n" for name in package.plot.__all__]
+    return "\n".join(["# Plots\n\nEvery name is `tfp_bprune.plot.NAME`.\n", *lines])
 
 
 _LAYERS = """# Layers
