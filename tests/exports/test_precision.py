@@ -81,6 +81,95 @@ def test_answers_and_uncertainty_stay(trained: Any, digits: Splits, tmp_path: Pa
         assert abs(aurocs[0] - aurocs[1]) <= 0.01
 
 
+WAYS = [(form, settled) for form in ("litert", "onnx") for settled in (False, True)]
+
+
+@pytest.mark.parametrize(("form", "settles"), WAYS)
+def test_small_runtimes_multiply_few_bits(
+    trained: Any, digits: Splits, tmp_path: Path, form: Any, settles: bool
+) -> None:
+    pytest.importorskip("ai_edge_quantizer")
+    test, names = digits.examples("test"), ("float32", "int8", "auto")
+    examples = digits.examples("train").x if settles else None
+    for name in names:
+        few = {"representative": examples, "validation": digits.examples("valid")} if name != "float32" else {}
+        manifest = export(trained, tmp_path / name, format=form, precision=name, **few)  # type: ignore[arg-type]
+        assert manifest["payload_bytes"] < manifest["bytes"]
+    assert {layer["precision"] for layer in manifest["layers"].values()} <= set(FORMS[form].precisions) - {"float32"}
+    assert manifest["precision_cost"]["disagreement"] <= 0.02
+    whole, *others = (found.outputs for found in reload([tmp_path / name for name in names], test.x))
+    for outputs in others:
+        assert np.abs(outputs["probabilities"] - whole["probabilities"]).mean() < 0.02
+        scores, base = of_outputs(outputs, test.y), of_outputs(whole, test.y)
+        assert abs(scores["accuracy"] - base["accuracy"]) <= 0.01
+        assert abs(scores["ece"] - base["ece"]) <= (0.02 if settles else 0.015)  # of 360 digits
+
+
+@pytest.mark.parametrize("form", ["litert", "onnx"])
+def test_moments_in_few_bits_keep_their_order(trained: Any, digits: Splits, tmp_path: Path, form: Any) -> None:
+    pytest.importorskip("ai_edge_quantizer")
+    test = digits.examples("test")
+    sizes = [
+        export(trained, tmp_path / name, format=form, predictive="moments", precision=name)["payload_bytes"]  # type: ignore[arg-type]
+        for name in ("float32", "int8")
+    ]
+    assert sizes[1] < 0.7 * sizes[0]  # biases and scales of so small a network are a part of it
+    outside = np.random.default_rng(0).uniform(0, 16, test.x.shape)
+    x = np.concatenate([test.x, outside]).astype(np.float32)
+    was, few = (f.outputs["epistemic"].astype(float) for f in reload([tmp_path / n for n in ("float32", "int8")], x))
+    count = len(test)
+    assert rank_correlation(few[:count], was[:count]) >= 0.98
+    assert abs(ood_auroc(few[:count], few[count:]) - ood_auroc(was[:count], was[count:])) <= 0.01
+
+
+@pytest.mark.parametrize("name", ["lenet", "residual"])
+@pytest.mark.parametrize(("form", "settles"), WAYS)
+def test_convolutions_in_few_bits(name: str, form: Any, settles: bool, tmp_path: Path) -> None:
+    """Also those into which a converter has drawn a normalization."""
+    pytest.importorskip("ai_edge_quantizer")
+    x = np.random.default_rng(0).normal(size=(60, 8, 8, 1)).astype(np.float32)
+    few = {"representative": x} if settles else {}
+    model = settled(NETWORKS[name]())
+    cost = export(model, tmp_path / "out", format=form, precision="int8", validation=x, **few)["precision_cost"]
+    assert 0 < cost["difference"] < 0.05
+    stored = (tmp_path / "out" / FORMS[form].file).read_bytes()
+    assert len(few) == 0 or count_of(form, stored) == 0
+
+
+def count_of(form: str, content: bytes) -> int:
+    """How many constants of two axes or more a file holds in float32."""
+    if form == "onnx":
+        import onnx
+
+        tensors = onnx.load_from_string(content).graph.initializer
+        return sum(len(t.dims) > 1 and t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 60 for t in tensors)
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    stored = [
+        t
+        for t in model.subgraphs[0].tensors
+        if model.buffers[t.buffer].data is not None or model.buffers[t.buffer].size
+    ]
+    return sum(t.type == schema.TensorType.FLOAT32 and t.shape is not None and np.prod(t.shape) > 60 for t in stored)
+
+
+def test_what_a_runtime_has_no_product_for_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_quantizer")
+    layers = [keras.layers.DepthwiseConv2D(3, name="deep"), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = classifier(keras.Sequential([keras.Input((8, 8, 4)), *layers]))
+    with pytest.raises(
+        ExportError, match=r"^LiteRT has no product of layer 'deep' with weights in int4: choose 'int8'"
+    ):
+        export(model, tmp_path / "four", format="litert", precision="int4")
+    with pytest.raises(
+        ExportError, match=r"^ONNX holds no weights in 'int4', which layer 'deep' is to have: expected one of"
+    ):
+        export(model, tmp_path / "onnx", format="onnx", precision="int4")
+    export(model, tmp_path / "eight", format="litert", precision="int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["eight"]
+
+
 def test_auto_is_the_fewest_bits_within_the_posterior(trained: Any) -> None:
     plan = planned(trained, "auto", SAVED, "mean")
     layers = {layer.name: layer for layer in trained.layers if layer.name in plan.storages}

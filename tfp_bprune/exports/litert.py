@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.exports.converting import EXTRA, failure, hushed, refusal, require
 from tfp_bprune.exports.forms import Form, register_form
 from tfp_bprune.exports.others import check_litert
+from tfp_bprune.exports.recipes import constants, quantized
 from tfp_bprune.exports.sparsify import sparsify
 from tfp_bprune.files.runs import write_atomically
+from tfp_bprune.prediction.grids import bits_of
 from tfp_bprune.prediction.predict import Predictor
-from tfp_bprune.types import ExportError, Predictive
+from tfp_bprune.types import ExportError, Predictive, Storage
 
 
-def to_litert(predictor: Predictor, float16: bool = False) -> bytes:
-    """Converts `predictor.predict` to builtin LiteRT operations in float32, for any batch size.
+def to_litert(
+    predictor: Predictor,
+    float16: bool = False,
+    precision: Mapping[str, Storage] | None = None,
+    representative: Mapping[str, np.ndarray] | None = None,
+) -> bytes:
+    """Converts `predictor.predict` to builtin LiteRT operations, for any batch size.
 
     The signature `serving_default` takes `inputs` [batch, ...] and gives the named outputs of `export.predict`. Pruned
-    kernels are stored sparse where that is smaller, see `sparsify`; `export` runs the file against TensorFlow.
+    kernels in float32 or float16 are stored sparse where that is smaller, see `sparsify`; those in few bits are multiplied as
+    they are, see `recipes`. `export` runs the file against TensorFlow.
 
     Args:
-      predictor: with dense kernels.
-      float16: stores weights in half the bytes; computed is in float32 all the same.
+      predictor: with dense kernels, rounded where they are to be of few bits.
+      float16: stores all weights in half the bytes; computed is in float32 all the same.
+      precision: of the weights, by the layer's name.
+      representative: examples [n, ...] by the input's name, which settle the ranges of activations.
 
     Raises:
       ExportError: the extra `formats` is missing, or LiteRT lacks an operation.
     """
     require("litert", "ai_edge_litert")
+    few = {name: storage for name, storage in (precision or {}).items() if bits_of(storage)}
+    halves = {storage for storage in (precision or {}).values()} == {"float16"}
     with hushed():
-        return sparsify(_converted(predictor, float16))
+        content = _converted(predictor, float16 or halves)
+        # What was quantized holds its numbers beside the tables that `sparsify` writes anew.
+        return quantized(content, few, representative, predictor.last) if few else sparsify(content)
 
 
 def _converted(predictor: Predictor, float16: bool) -> bytes:
@@ -54,8 +71,13 @@ def _explained(error: Exception, predictive: Predictive) -> ExportError:
     return failure("LiteRT's converter", error, predictive)
 
 
-def _write(predictor: Predictor, path: Path, float16: bool) -> None:
-    write_atomically(path, to_litert(predictor, float16))
+def _write(
+    predictor: Predictor,
+    path: Path,
+    precision: Mapping[str, Storage],
+    representative: Mapping[str, np.ndarray] | None,
+) -> None:
+    write_atomically(path, to_litert(predictor, precision=precision, representative=representative))
 
 
 LITERT = register_form(
@@ -69,5 +91,7 @@ LITERT = register_form(
         extra=EXTRA,
         float16=True,
         check=check_litert,
+        precisions=("float32", "float16", "int8", "int4"),
+        payload=lambda predictor, path: constants(path.read_bytes()),
     )
 )

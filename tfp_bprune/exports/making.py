@@ -14,7 +14,7 @@ from tfp_bprune.exports.converting import check_agreement, failure, hushed, requ
 from tfp_bprune.exports.forms import Form
 from tfp_bprune.exports.manifest import signature_of
 from tfp_bprune.exports.precision import Plan
-from tfp_bprune.exports.rounding import Examples, Run, as_tensorflow, check_finite, is_little, measured
+from tfp_bprune.exports.rounding import Examples, Run, as_tensorflow, check_finite, is_little, measured, typed
 from tfp_bprune.prediction.distance import ordered
 from tfp_bprune.prediction.predict import Predictor
 from tfp_bprune.types import BpruneError, ExportError, Json
@@ -114,7 +114,7 @@ class Making:
                 "representative examples are for LiteRT and ONNX files with weights in few bits, got them for "
                 f"{self.form.title} with {self.plan.uniform or 'several precisions'}: leave them out"
             )
-        return dict(zip(self.predictor.inputs, ordered(self.predictor, examples), strict=True))
+        return typed(self.predictor, ordered(self.predictor, examples))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +10,58 @@ import numpy as np
 
 from tfp_bprune.exports.converting import EXTRA, failure, hushed, refusal, require
 from tfp_bprune.exports.forms import Form, register_form
+from tfp_bprune.exports.narrow import narrowed
 from tfp_bprune.exports.others import check_onnx, nodes_of
 from tfp_bprune.files.runs import write_atomically
 from tfp_bprune.prediction.predict import Predictor
+from tfp_bprune.types import Storage
 
 OPSET = 17
 
 
-def to_onnx(predictor: Predictor) -> bytes:
-    """Converts `predictor.predict` to ONNX, opset 17, in float32, for any batch size.
+def to_onnx(
+    predictor: Predictor,
+    precision: Mapping[str, Storage] | None = None,
+    representative: Mapping[str, np.ndarray] | None = None,
+) -> bytes:
+    """Converts `predictor.predict` to ONNX, opset 17, for any batch size.
 
     The graph takes `inputs` [batch, ...] and gives the named outputs of `export.predict`; the file is checked by
     `onnx.checker`; `export` runs it against TensorFlow.
 
     Args:
-      predictor: with dense kernels.
+      predictor: with dense kernels, rounded where they are to be of few bits.
+      precision: of the weights, by the layer's name; see `narrow`.
+      representative: examples [n, ...] by the input's name, which settle the ranges of activations.
 
     Raises:
       ExportError: the extra `formats` is missing, ONNX lacks an operation or fails.
     """
     require("onnx", "tf2onnx", "onnx", "onnxruntime")
     with hushed():
-        return _converted(predictor).SerializeToString()
+        model = _converted(predictor)
+        if set((precision or {}).values()) <= {"float32"}:
+            return model.SerializeToString()
+        try:
+            return narrowed(model, precision or {}, representative, predictor.last).SerializeToString()
+        except Exception as error:
+            raise failure("onnxruntime.quantization", error, predictor.predictive) from error
+
+
+def _write(
+    predictor: Predictor,
+    path: Path,
+    precision: Mapping[str, Storage],
+    representative: Mapping[str, np.ndarray] | None,
+) -> None:
+    few = set(precision.values()) > {"float32"} or "float32" not in precision.values()
+    write_atomically(path, to_onnx(predictor, precision, representative) if few else to_onnx(predictor))
+
+
+def _payload(predictor: Predictor, path: Path) -> int:
+    import onnx
+
+    return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(str(path)).graph.initializer)
 
 
 def _converted(predictor: Predictor) -> Any:
@@ -69,9 +100,11 @@ ONNX = register_form(
         "onnx",
         "model.onnx",
         "onnxruntime",
-        lambda predictor, path: write_atomically(path, to_onnx(predictor)),
+        _write,
         Path(__file__).parent / "loaders" / "onnx.py",
         title="ONNX",
+        precisions=("float32", "float16", "int8"),
+        payload=_payload,
         extra=EXTRA,
         check=check_onnx,
     )

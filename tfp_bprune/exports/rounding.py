@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Examples:
         arrays = ordered(predictor, x)
         number = len(arrays[0])
         chosen = np.linspace(0, number - 1, min(number, EXAMPLES)).round().astype(int)
-        self.x: Outputs = {name: one[chosen] for name, one in zip(predictor.inputs, arrays, strict=True)}
+        self.x: Outputs = typed(predictor, [one[chosen] for one in arrays])
         self.y = None
         if y is not None:
             targets = as_served(Split("validation", arrays[0], y), {"outputs": about["outputs"]}).y
@@ -66,16 +66,18 @@ def inputs_of(given: Any, predictor: Any, pairs: bool) -> Any:
     return _apart(given, {"inputs": predictor.inputs})[0] if pairs else given
 
 
+def typed(predictor: Any, arrays: Sequence[np.ndarray]) -> Outputs:
+    """Arrays in the order of a network's inputs, by name and of the types that it takes."""
+    kinds = {name: spec.dtype for name, spec in predictor.inputs.items()}
+    pairs = zip(kinds.items(), arrays, strict=True)
+    return {name: one if kind == tf.string else one.astype(kind.as_numpy_dtype) for (name, kind), one in pairs}
+
+
 def as_tensorflow(predictor: Any) -> Run:
     """The function of a `Predictor`, from arrays to arrays."""
 
     def run(x: Outputs) -> Outputs:
-        kinds = {name: spec.dtype for name, spec in predictor.inputs.items()}
-        given = [
-            tf.constant(x[n]) if k == tf.string else tf.constant(x[n].astype(k.as_numpy_dtype))
-            for n, k in kinds.items()
-        ]
-        return {name: value.numpy() for name, value in predictor.predict(*given).items()}
+        return {name: value.numpy() for name, value in predictor.predict(*map(tf.constant, x.values())).items()}
 
     return run
 

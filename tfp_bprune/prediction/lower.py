@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, read
 from tfp_bprune.prediction.stored import digest
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.prediction.walk import nodes_of
+
+Of = Literal["mean", "variance"]
 
 
 class Linear(tf.Module):
@@ -38,7 +40,7 @@ class Linear(tf.Module):
 
     def __init__(self, layer: Any, lowering: Lowering, name: str = "") -> None:
         super().__init__()
-        self._scope = "" if lowering.at_load else scope_of(name or layer.name)
+        self._name = "" if lowering.at_load else name or layer.name
         kind, found = kind_of(layer), weights_of(layer)
         assert kind is not None
         bias = found.pop("bias", None)
@@ -57,12 +59,16 @@ class Linear(tf.Module):
 
     def mean(self, inputs: Value) -> Value:
         """The outputs at the mean weights and the mean of the inputs."""
-        with tf.name_scope(self._scope) if self._scope else nullcontext():
-            return self.laid_mean(self.laid(inputs))
+        return self.laid_mean(self.laid(inputs))
 
     def laid_mean(self, inputs: Value) -> Value:
         """The same of inputs that are laid."""
-        return self._value(inputs, self._shifted(self.by_mean(inputs, inputs.mean), inputs, self.bias))
+        with self.scoped():
+            return self._value(inputs, self._shifted(self.by_mean(inputs, inputs.mean), inputs, self.bias))
+
+    def scoped(self, of: Of = "mean") -> Any:
+        """The scope of the products with the means or variances, where these are to be found again after a conversion."""
+        return tf.name_scope(scope_of(self._name, of)) if self._name else nullcontext()
 
     def moments(self, inputs: Value) -> tuple[Value, Any]:
         """Mean and variance of the outputs for independent inputs, and the part of the variance that the weights bring.
@@ -70,8 +76,9 @@ class Linear(tf.Module):
         For h with mean m and variance v, and w with mean mu and variance s: var(h w) = (m^2 + v) s + v mu^2.
         """
         inputs = self.laid(inputs)
-        own = self.own_variance(inputs)
-        passed = None if inputs.certain else self.by_square(inputs, inputs.variance)
+        with self.scoped("variance"):
+            own = self.own_variance(inputs)
+            passed = None if inputs.certain else self.by_square(inputs, inputs.variance)
         parts = [part for part in (own, passed) if part is not None]
         value = self.laid_mean(inputs)
         return Value(value.mean, sum(parts[1:], parts[0]) if parts else None, value.columns, value.drawn), own
@@ -207,7 +214,8 @@ class LoweredPositions(Linear):
 
     def laid_mean(self, inputs: Value) -> Value:
         """As in `Linear`, through one kernel after the other."""
-        return self._through(inputs, {name: read(loc) for name, loc in self._locs.items()})
+        with self.scoped():
+            return self._through(inputs, {name: read(loc) for name, loc in self._locs.items()})
 
     def by_square(self, inputs: Value, of: Any) -> Any:
         """As in `Linear`, of the one kernel."""
@@ -281,9 +289,9 @@ def _parts(layer: Any) -> dict[str, str]:
     return names if isinstance(layer, Composed) else {part: f"{layer.name}_{name}" for part, name in names.items()}
 
 
-def scope_of(layer: str) -> str:
-    """The scope of a layer's product with its means, by which it is found again in what a graph is converted to."""
-    return f"layer_{digest(np.array(layer))[:16]}"
+def scope_of(layer: str, of: Of = "mean") -> str:
+    """The scope of a layer's products, by which they are found again in what a graph is converted to."""
+    return f"{of}_{digest(np.array(layer))[:16]}"
 
 
 def channels_of(layer: Any, name: str, rank: int) -> tuple[int, ...]:

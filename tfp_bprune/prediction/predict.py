@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from tfp_bprune._keras import tf
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.compact import compact
 from tfp_bprune.graphs.convert import adopt, refuse_distributions, refuse_equal_names, strip
+from tfp_bprune.graphs.copying import within
 from tfp_bprune.graphs.heads import Head, Said, heads_of, input_names
 from tfp_bprune.graphs.rebuild import calls_of, check_graph
+from tfp_bprune.layers import kind_of
 from tfp_bprune.prediction.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
 from tfp_bprune.prediction.checks import explained, refuse_hidden, refuse_moments, refuse_ragged, tables_of
 from tfp_bprune.prediction.dropped import drawn_layers
@@ -115,6 +117,21 @@ class Predictor(tf.Module):
         """The Keras model behind `predict`, in float32: plain at the posterior mean, Bayesian for other predictives; without
         dead units, where nothing is drawn of them."""
         return self._network()
+
+    @property
+    def last(self) -> set[str]:
+        """The layers with kernels, by their names, of whose outputs answers are made without any other such layer between."""
+        found, waiting = set(), list(self.network.outputs)
+        while waiting:
+            history = waiting.pop()._keras_history
+            layer = within(history.layer)
+            if kind_of(layer) is not None:
+                found.add(layer.name)
+            elif isinstance(layer, keras.Model):
+                waiting += layer.outputs
+            else:
+                waiting += tf.nest.flatten(history.layer.inbound_nodes[history.node_index].keras_inputs)
+        return found
 
     @property
     def payload(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from tfp_bprune.prediction.normal import of_moments
 from tfp_bprune.prediction.passes import Draws, Mean, Moments
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.prediction.walk import walk
+
+NETWORK = "network"  # the scope of what is computed before any answer, where a graph is to be converted
 
 
 class Program:
@@ -35,7 +38,7 @@ class Program:
     ) -> None:
         self._network, self._linears, self._answers = network, linears, answers
         self._samples, self._seed, self._error_rate = samples, seed, error_rate
-        self._erf = tf.math.erf if has_erf else erf_of_exp
+        self._erf, self._scoped = (tf.math.erf if has_erf else erf_of_exp), not has_erf
 
     def mean(self, *inputs: Any) -> Outputs:
         """At the posterior mean."""
@@ -99,7 +102,8 @@ class Program:
         inputs = [
             value if value.mean.dtype == tensor.dtype else value.each(_cast_to(tensor)) for tensor, value in tensors
         ]
-        return [value.as_rows().as_float() for value in walk(self._network, inputs, rule)]
+        with tf.name_scope(NETWORK) if self._scoped else nullcontext():
+            return [value.as_rows().as_float() for value in walk(self._network, inputs, rule)]
 
     def _merged(self, say: Callable[[Answer, Any], Outputs], of: Sequence[Any]) -> Outputs:
         """What is said of each output, together."""

@@ -1,0 +1,132 @@
+"""LiteRT files in few bits, by Google's quantizer: which product of which layer takes which numbers.
+
+The weights that come here lie on their grid already; a scale by the largest of each channel finds the grid again. Products are
+known by the scope of their layer (`prediction.lower.scope_of`), which converters keep in the names of tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfp_bprune.exports.converting import require
+from tfp_bprune.prediction.grids import bits_of
+from tfp_bprune.prediction.lower import scope_of
+from tfp_bprune.prediction.program import NETWORK
+from tfp_bprune.types import ExportError, Storage
+
+_OF_VARIANCES = 8  # bits: uncertainties keep their order (rank correlation .9999 with float32)
+_AT_ONCE = 50  # examples by which ranges are settled
+_FLOATS = ("SOFTMAX", "LOGISTIC")  # what makes probabilities, of which 8 bits would leave 1/256
+
+
+def quantized(
+    content: bytes,
+    precision: Mapping[str, Storage],
+    representative: Mapping[str, np.ndarray] | None = None,
+    last: set[str] = frozenset(),  # type: ignore[assignment]
+) -> bytes:
+    """A LiteRT file in float32 with the weights of some layers in 8 or 4 bits, a scale for each channel.
+
+    Args:
+      content: of the file.
+      precision: by the layer's name.
+      representative: examples [n, ...] by the input's name: activations of the whole network take 8 bits too, in ranges that
+        these settle. Without them each product rounds what it reads as it comes.
+      last: layers whose outputs stay in float32, as answers are made of them.
+
+    Raises:
+      ExportError: the quantizer is not installed, or LiteRT multiplies none of a layer's kernels in so few bits.
+    """
+    require("litert", "ai_edge_quantizer")
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # all tensors are kept while ranges are settled, as it should be
+        made = Quantizer(bytearray(content))
+        if representative is not None:
+            _all_static(made)
+        for layer, storage in precision.items():
+            _of_layer(made, layer, storage, static=representative is not None and layer not in last)
+        ranges = None if representative is None else made.calibrate({"serving_default": _batches(representative)})
+        content = bytes(made.quantize(ranges).quantized_model)
+    _check_types(content, precision)
+    return content
+
+
+def _all_static(made: Any) -> None:
+    from ai_edge_quantizer.qtyping import TFLOperationName as Op
+
+    made.add_static_config(f"{NETWORK}/", Op.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+    for name in _FLOATS:
+        made.update_quantization_recipe(f"{NETWORK}/", Op(name), algorithm_key="no_quantize")
+
+
+def _of_layer(made: Any, layer: str, storage: Storage, static: bool) -> None:
+    from ai_edge_quantizer.qtyping import TFLOperationName as Op
+
+    bits, scope = bits_of(storage), scope_of(layer)
+    for one in (scope, scope_of(layer, "variance")):
+        made.update_quantization_recipe(one, Op.ALL_SUPPORTED, algorithm_key="no_quantize")
+    if bits is not None and static:
+        made.add_static_config(scope, Op.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=bits)
+    elif bits is not None:
+        made.add_dynamic_config(scope, Op.ALL_SUPPORTED, num_bits=bits)
+        # Products with variances and squares of means: in float32, since what they read differs by factors.
+        made.add_weight_only_config(scope_of(layer, "variance"), Op.ALL_SUPPORTED, num_bits=_OF_VARIANCES)
+
+
+def _check_types(content: bytes, precision: Mapping[str, Storage]) -> None:
+    """Refuses a layer of which a kernel stayed in float32, as the quantizer leaves what the runtime has no product for."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    wanted = {f"int{bits}": getattr(schema.TensorType, f"INT{bits}") for bits in (4, 8)}
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for layer, storage in precision.items():
+        scope = scope_of(layer).encode()
+        for graph in model.subgraphs:
+            for operator in (one for one in graph.operators if scope in graph.tensors[one.outputs[0]].name):
+                for kernel in _kernels(model, graph, operator):
+                    if kernel.type == schema.TensorType.FLOAT32 or (
+                        kernel.type in wanted.values() and kernel.type != wanted[storage]
+                    ):
+                        raise ExportError(
+                            f"LiteRT has no product of layer {layer!r} with weights in {storage}: choose 'int8', or 'float32'"
+                        )
+
+
+def _kernels(model: Any, graph: Any, operator: Any) -> list[Any]:
+    """The constant inputs of an operator that have two axes or more."""
+    tensors = [graph.tensors[index] for index in operator.inputs if index >= 0]
+    stored = [
+        tensor
+        for tensor in tensors
+        if model.buffers[tensor.buffer].data is not None or model.buffers[tensor.buffer].size
+    ]
+    return [tensor for tensor in stored if tensor.shape is not None and len(tensor.shape) >= 2]
+
+
+def _batches(examples: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    count = len(next(iter(examples.values())))
+    return [{name: x[i : i + 1] for name, x in examples.items()} for i in range(min(count, _AT_ONCE))]
+
+
+def constants(content: bytes) -> int:
+    """Bytes of all numbers in a LiteRT file, and of where those of sparse kernels lie."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    size = sum(buffer.size if buffer.data is None else len(buffer.data) for buffer in model.buffers)
+    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
+        if tensor.quantization is not None and tensor.quantization.scale is not None:
+            size += 4 * len(tensor.quantization.scale)
+        for axis in [] if tensor.sparsity is None else tensor.sparsity.dimMetadata:
+            for part in (axis.arraySegments, axis.arrayIndices):
+                size += 0 if part is None else np.asarray(part.values).nbytes
+    return size
