@@ -68,8 +68,9 @@ CASES = {
     ),
 }  # fmt: skip
 COLUMNS = {
-    "network": "", "sparsity": ".3f", "granularity": "", "format": "", "predictive": "", "batch": "d", "ms": ".3f",
-    "speedup_vs_draws": ".1f", "speedup_vs_dense": ".2f", "bytes": ",d", "accuracy": ".4f", "ece": ".4f",
+    "network": "", "sparsity": ".3f", "granularity": "", "format": "", "predictive": "", "precision": "", "batch": "d",
+    "ms": ".3f", "speedup_vs_draws": ".1f", "speedup_vs_dense": ".2f", "bytes": ",d", "payload_bytes": ",d",
+    "accuracy": ".4f", "ece": ".4f",
 }  # fmt: skip
 
 
@@ -128,10 +129,12 @@ def exports_of(name: str, model: Any, data: Splits, runs: Path) -> dict[Path, di
     def add(label: str, network: Any, facts: dict[str, Any], **options: Any) -> None:
         bp.export(network, place / label, **options)
         told = {"predictive": options.get("predictive", "mean"), "format": options.get("format", "savedmodel")}
-        made[place / label] = facts | told | {"float16": bool(options.get("float16"))}
+        precision = "float16" if options.get("float16") else options.get("precision", "float32")
+        made[place / label] = facts | told | {"precision": precision, "float16": precision == "float16"}
 
     add("dense", model, about, kernels="dense")
     add("dense-litert", model, about, format="litert")
+    add("dense-litert-int8", model, about, format="litert", precision="int8")
     for wanted in CASES[name].pruned:
         label = f"{wanted.granularity}-{wanted.sparsity:g}"
         smaller = pruned(runs / f"{name}-{label}", model, data, CASES[name], wanted)
@@ -140,6 +143,12 @@ def exports_of(name: str, model: Any, data: Splits, runs: Path) -> dict[Path, di
         add(f"{label}-mean", smaller, facts)
         add(f"{label}-mean-half", smaller, facts, float16=True)
         add(f"{label}-litert", smaller, facts, format="litert")
+        few = {"validation": data.examples("valid"), "precision": "int8"}
+        add(f"{label}-litert-int8", smaller, facts, format="litert", **few)
+        add(f"{label}-onnx-int8", smaller, facts, format="onnx", **few)
+        settled = {"representative": data.examples("train").x[:500]}
+        add(f"{label}-litert-all-int8", smaller, facts, format="litert", **few, **settled)
+        add(f"{label}-auto", smaller, facts, **few | {"precision": "auto"})
         if name == "mlp":
             add(f"{label}-moments", smaller, facts, predictive="moments")
             add(f"{label}-moments-half", smaller, facts, predictive="moments", float16=True)
@@ -170,7 +179,8 @@ def rows_of(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 "speedup_vs_draws": draws.latency_ms[str(batch)]["median"] / ms,
                 "speedup_vs_dense": plain.latency_ms[str(batch)]["median"] / ms,
             }
-            rows.append(about | speed | {"bytes": manifest["bytes"]} | scores)
+            sizes = {key: manifest[key] for key in ("bytes", "payload_bytes") if key in manifest}
+            rows.append(about | speed | sizes | scores)
     return rows
 
 
@@ -199,7 +209,7 @@ def figure(rows: list[dict[str, Any]]) -> Any:
 
     made = Figure(figsize=(10, 4.2), layout="constrained")
     colours = {"draws": "black", "mean": "#0072b2", "moments": "#d55e00", "sampled": "#009e73"}
-    markers = {"savedmodel": "o", "litert": "^"}
+    markers = {"savedmodel": "o", "litert": "^", "onnx": "s"}
     for axes, batch in zip(made.subplots(1, 2, sharex=True), (1, 256), strict=True):
         for row in (r for r in rows if r.get("batch") == batch and r.get("network") == "mlp"):
             filled = colours[row["predictive"]] if row["sparsity"] else "white"

@@ -205,3 +205,19 @@ def test_other_layers_of_keras_are_allowed(kind: str, tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input(shape), *layers(), keras.layers.Dense(3, name="logits")])
     export(model, tmp_path / "export", task="multilabel")
     check_harmless((tmp_path / "export" / "1" / "saved_model.pb").read_bytes(), "here")
+
+
+@pytest.mark.slow
+def test_a_bomb_of_compressed_numbers_is_stopped_by_the_limits(tmp_path: Path) -> None:
+    """As weights in few bits are stored: a megabyte or two that would be two gigabytes."""
+    import zlib
+
+    packer = zlib.compressobj(1)
+    content = b"".join(packer.compress(bytes(2**26)) for _ in range(2**5)) + packer.flush()
+
+    def answer(x: Any) -> Any:
+        numbers = tf.io.decode_raw(tf.io.decode_compressed(tf.constant(content), "ZLIB"), tf.uint8)
+        return x + tf.cast(tf.reduce_sum(numbers[:1]), tf.float32)
+
+    with pytest.raises(ExportError, match=r"failed in a fresh process|took more processor time"):
+        reload([saved(answer, tmp_path / "export")], X)
