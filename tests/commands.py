@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -80,7 +81,7 @@ def _import_all() -> None:
 
     for path in sorted(Path(tfp_bprune.__file__).parent.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        if not {"loaders", "__init__"} & set(parts):
+        if not {"loaders", "__init__", "reload"} & set(parts):
             importlib.import_module(".".join(parts))
     for name in ("tfp_bprune._keras", "matplotlib.pyplot"):
         importlib.import_module(name)
@@ -201,7 +202,7 @@ class Process:
         }
         self._connection.sendall((json.dumps(order) + "\n").encode())
         self._answers = self._connection.makefile()
-        self.pid, self._code = int(self._answers.readline()), None
+        self.pid = int(self._answers.readline())
 
     def __enter__(self) -> Process:
         return self
@@ -224,12 +225,22 @@ class Process:
         return code, *(stream.read_text(errors="replace") for stream in self._streams)
 
     @property
+    def ended(self) -> bool:
+        """Whether it has."""
+        return bool(select.select([self._connection], [], [], 0)[0])
+
+    @property
+    def printed(self) -> str:
+        """On standard output until now."""
+        return self._streams[0].read_text(errors="replace")
+
+    @property
     def said(self) -> str:
         """On standard error until now."""
         return self._streams[1].read_text(errors="replace")
 
 
-def command(*words: Any, first: str = "", temporary: Path | None = None) -> tuple[int, str, str]:
+def command(*words: Any, first: str = "", temporary: Path | None = None, kind: str = "command") -> tuple[int, str, str]:
     """Runs a command to its end."""
-    with Process(words, first, temporary) as process:
+    with Process(words, first, temporary, kind) as process:
         return process.wait()

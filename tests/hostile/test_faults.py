@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import Process
 from tfp_bprune.cli.main import main
 from tfp_bprune.exports import export
 from tfp_bprune.files.runs import Run
@@ -128,14 +127,12 @@ def test_an_error_of_the_system_is_one_line(
 def test_a_signal_ends_a_training_with_its_code_and_says_how_it_goes_on(
     number: int, code: int, word: str, tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tfp_bprune.cli.main", *TRAIN, str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
-    )
-    while not list((tmp_path / "run").glob("weights/epoch-*")) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == code, said
+    with Process([*TRAIN, tmp_path / "run"]) as process:
+        while not list((tmp_path / "run").glob("weights/epoch-*")) and not process.ended:
+            time.sleep(0.05)
+        process.kill(number)
+        ended, _, said = process.wait()
+    assert ended == code, said
     assert said.splitlines()[-1] == f"tfp-bprune train: {word}; continue with --resume from the last finished epoch"
     run = Run.open(tmp_path / "run")
     run.verify()

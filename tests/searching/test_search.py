@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.commands import Process
 from tfp_bprune.cli import search as command
 from tfp_bprune.cli.common import Parser
 from tfp_bprune.cli.main import main
@@ -118,13 +116,12 @@ def test_a_search_cut_short_repeats_nothing_and_ends_the_same(
 
 def test_a_killed_search_is_resumed(run: Path, answered: dict[str, Any], tmp_path: Path) -> None:
     words, log = asked(run, tmp_path), tmp_path / "search" / "trials.jsonl"
-    command = [sys.executable, "-m", "tfp_bprune.cli.main", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wanted = int(np.random.default_rng(os.getpid()).integers(1, 15))
-    while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < wanted):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with Process(words) as process:
+        while not process.ended and (not log.exists() or log.read_bytes().count(b"\n") < wanted):
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
     kept = log.read_bytes().count(b"\n")
     assert kept < 20  # it was in the middle
     assert main(words) == 0

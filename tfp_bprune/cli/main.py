@@ -9,10 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfp_bprune.cli.stopped import PROGRAM, Signals
-from tfp_bprune.files.aside import own_temporaries
+from tfp_bprune.files.aside import check_room, own_temporaries
 from tfp_bprune.types import BpruneError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
             arguments = parser_of_all().parse_args(words)
             signals.about(arguments)
+            _check_room(arguments)
             with own_temporaries(), quietly(arguments.quiet):
                 code = _module(arguments.command).run(arguments)
             sys.stdout.flush()  # which a full disk may refuse
@@ -56,6 +58,18 @@ def main(words: Sequence[str] | None = None) -> int:
             if arguments is None or said is None:
                 raise
             return _refused(arguments.command, said)
+
+
+def _check_room(arguments: Any) -> None:
+    """Refuses, before anything that takes long, to write an answer where nothing can be written."""
+    asked = [getattr(arguments, name, None) for name in ("json", "figure", *(["costs"] * _calibrates(arguments)))]
+    for path in asked:
+        if path not in (None, "-"):
+            check_room(Path(path))
+
+
+def _calibrates(arguments: Any) -> bool:
+    return getattr(arguments, "calibrate", False)
 
 
 def _said(error: BaseException) -> str | None:

@@ -26,7 +26,7 @@ from tfp_bprune.exports.making import Making
 from tfp_bprune.exports.manifest import describe, signature_of
 from tfp_bprune.exports.precision import Asked, planned, wider
 from tfp_bprune.exports.rounding import inputs_of
-from tfp_bprune.files.aside import beside
+from tfp_bprune.files.aside import beside, check_room
 from tfp_bprune.files.runs import Run
 from tfp_bprune.graphs.convert import adopt
 from tfp_bprune.graphs.heads import Said
@@ -174,13 +174,17 @@ def _about(model: Any, making: Making, predictive: Predictive, lowering: Lowerin
 
 
 def check_new(path: Path) -> None:
-    """Refuses a place where something is already.
+    """Refuses a place where something is already, or that cannot be written.
 
     Raises:
-      ExportError: `path` exists.
+      ExportError: `path` exists, or may not be written.
     """
     if path.exists():
         raise ExportError(f"{path} already exists: choose another folder, an export never overwrites")
+    try:
+        check_room(path)
+    except RunError as error:
+        raise ExportError(str(error)) from error
 
 
 def bytes_of(path: Path, compressed: bool = False) -> int:
@@ -211,4 +215,6 @@ def _aside(path: Path) -> Iterator[Path]:
         if path.exists():
             check_new(path)  # another process was faster
         said = str(error).splitlines() or [type(error).__name__]
+        if isinstance(error, RunError):
+            raise ExportError(said[0]) from error
         raise ExportError(f"cannot write {path}: {said[0]}; choose a folder that can be written") from error

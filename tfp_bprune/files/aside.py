@@ -126,6 +126,20 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
+def check_room(path: Path) -> None:
+    """Refuses a place that cannot be written, before anything that takes long; writing may still fail.
+
+    Raises:
+      RunError: this user may not write there.
+    """
+    place = next(one for one in (path.absolute().parent, *path.absolute().parents) if one.exists())
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return
+    denied = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+    said = os.strerror(denied if place.is_dir() else errno.ENOTDIR)
+    raise RunError(f"cannot write {path}: {said}; choose a folder that can be written")
+
+
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, to be written and then put into its place; it vanishes if that does not happen.

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as _load_tensors
 from safetensors.numpy import save as _save_tensors
 
-from tfp_bprune.files.aside import TEMPORARY, remove_leftovers
+from tfp_bprune.files.aside import TEMPORARY, check_room, remove_leftovers
 from tfp_bprune.files.reading import (
     MOST_BYTES,
     MOST_JSON,
@@ -98,7 +98,7 @@ class Run:
         """A new, empty run at `path`.
 
         Raises:
-          RunError: `path` holds a finished or unfinished run, or other files.
+          RunError: `path` holds a finished or unfinished run, or other files, or cannot be written.
         """
         run = cls(path)
         if run.path.exists() and not run.path.is_dir():
@@ -112,6 +112,7 @@ class Run:
             raise RunError(
                 f"{run.path} is not empty (it holds {strangers[0]}): expected a new or empty folder for the run"
             )
+        check_room(run.path / LOCK)
         return run
 
     @classmethod

@@ -6,7 +6,6 @@ what a kill leaves: it is dropped. Anything else that does not fit is damage, an
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -49,8 +48,9 @@ class TrialLog:
                 file.truncate(self._length)  # what a kill left of a line; only who writes removes it
                 file.seek(self._length)
                 try:
-                    if file.write(line) < len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    rest = memoryview(line)
+                    while rest:  # of a line that does not fit whole, the next try says why
+                        rest = rest[file.write(rest) :]
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(self._length)
