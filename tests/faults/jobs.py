@@ -16,7 +16,7 @@ from tfp_bprune.files.runs import Run, tensors_from, unsealed
 from tfp_bprune.trials.log import TrialLog
 
 Words = list[Any]
-# What a clock says, and what follows from it.
+# What a clock says, and what follows from it; and bytes of graphs, in whose names TensorFlow counts what a process has made.
 _TIMES = (
     "seconds",
     "latency_ms",
@@ -28,6 +28,7 @@ _TIMES = (
     "ms",
     "p95_ms",
     "bytes_gzip",
+    "bytes",
 )
 _PNG_END = b"IEND\xaeB`\x82"
 
