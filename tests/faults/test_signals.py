@@ -19,8 +19,8 @@ from tfp_bprune.files.runs import Run
 
 CODES = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 NOTHING = "nothing was written, run it again"
-EPOCH, TRIAL = "continue with --resume from the last finished epoch", "the same command goes on from the last trial"
-STUDY = "the same command goes on from the last finished network"
+EPOCH, TRIAL = "continue with --resume from the last finished epoch", "rerun the command to resume after the last trial"
+STUDY = "rerun the command to resume after the last finished network"
 # By stage: the job, a function that is called there and how often it was before, and how it goes on.
 STAGES: dict[str, tuple[str, str, int, str]] = {
     "setting up": ("train", "tfp_bprune.cli.train.request_of", 0, NOTHING),
@@ -33,7 +33,7 @@ STAGES: dict[str, tuple[str, str, int, str]] = {
     "reading a run": ("prune", "tfp_bprune.storage.load_model", 0, NOTHING),
     "pruning": ("prune", "tfp_bprune.pruning.prune", 0, NOTHING),
     "the report of a pruning": ("prune", "tfp_bprune.cli.prune.emit", 0, "OUT is whole"),
-    "exporting": ("export", "tfp_bprune.exports.writing._write", 0, NOTHING),
+    "exporting": ("export", "tfp_bprune.exports.making.Making.write", 0, NOTHING),
     "scoring an export": ("export", "tfp_bprune.evaluation.fresh._run", 0, NOTHING),
     "the report of an export": ("export", "tfp_bprune.cli.export.emit", 0, "OUT is whole"),
     "sweeping": ("sweep", "tfp_bprune.evaluation.sweep.prune", 0, NOTHING),

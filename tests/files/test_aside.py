@@ -147,6 +147,24 @@ def test_libraries_write_into_a_private_folder_for_a_while(tmp_path: Path, monke
         assert tempfile.tempdir == str(tmp_path / "nowhere")
 
 
+def test_a_folder_that_is_taken_for_a_leftover_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = tempfile.mkdtemp, []
+
+    def taken(**options: Any) -> str:
+        made.append(make(**options))
+        if len(made) < 3:
+            remove_leftovers(tmp_path)
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", taken)
+    with beside(tmp_path / "export") as folder:
+        assert (len(made), str(folder)) == (3, made[-1])
+        assert names(tmp_path) == [folder.name]
+    assert names(tmp_path) == []
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run with a checkpoint and a row."""

@@ -195,9 +195,8 @@ def _made(place: Path, start: str, stack: contextlib.ExitStack) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=start, dir=place))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        here = stack.enter_context(_opened(folder))
         with contextlib.suppress(*_GONE):
-            _lock_if_possible(here)
+            _lock_if_possible(stack.enter_context(_opened(folder)))
             return folder
 
 
