@@ -144,10 +144,12 @@ JOBS: dict[str, Job] = {
 _NETWORKS = """
 import sys
 from pathlib import Path
+from tfp_bprune.files.aside import own_temporaries
 from tfp_bprune.studies.networks import Spec
 from tfp_bprune.studies.study import Settings, gather
 specs = [Spec("digits", hidden=(4,), layers=layers, epochs=2) for layers in ("deterministic", "flipout")]
-gather(Settings("criteria", Path(sys.argv[1]), jobs=0), specs, {}, study="")
+with own_temporaries():  # as a study's processes have them
+    gather(Settings("criteria", Path(sys.argv[1]), jobs=0), specs, {}, study="")
 """
 
 

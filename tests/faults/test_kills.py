@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.commands import Process, command
-from tests.faults.jobs import JOBS, QUICK, Job, assert_nothing_aside, assert_whole
+from tests.faults.jobs import JOBS, QUICK, Job, assert_nothing_aside, assert_whole, quick
 
 FAST, SLOW = 2, 20
 
@@ -82,7 +82,8 @@ def killed(known: Undisturbed, kills: int, chance: random.Random, tmp_path: Path
     return early
 
 
-@pytest.mark.parametrize("name", QUICK)
+# A training is killed three times in tests/training/test_resume.py.
+@pytest.mark.parametrize("name", quick(QUICK, *(name for name in QUICK if name != "train")))
 def test_two_kills_leave_no_trace(name: str, undisturbed: Callable[[Job], Undisturbed], tmp_path: Path) -> None:
     killed(undisturbed(QUICK[name]), FAST, random.Random(name), tmp_path)
 
