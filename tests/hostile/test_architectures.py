@@ -81,6 +81,16 @@ def missing(description: Json, canary: Path) -> None:
     layer(description, "b")["inbound_nodes"] = [[["nowhere", 0, 0, {}]]]
 
 
+def upside_down(description: Json, canary: Path) -> None:
+    """Sixty layers in a row, the last first: Keras would go through all of them sixty times."""
+    layers = description["config"]["layers"]
+    for number in range(60):
+        made = copy.deepcopy(layer(description, "b"))
+        made["config"]["name"] = made["name"] = f"b{number}"
+        made["inbound_nodes"] = [[[f"b{number - 1}" if number else "b", 0, 0, {}]]]
+        layers.insert(1, made)
+
+
 def later_call(description: Json, canary: Path) -> None:
     layer(description, "b")["inbound_nodes"] = [[["a", 7, 0, {}]]]
 
@@ -93,6 +103,7 @@ CHANGES: dict[str, Callable[[Json, Path], None]] = {
     "a layer that reads itself": itself,
     "a layer that reads nothing": missing,
     "a call that never was": later_call,
+    "in an order that takes as many rounds as layers": upside_down,
     "object as input_dim": replaced(obj("keras.layers", "Embedding", input_dim=DENSE, output_dim=3)),
     "object of any module": argument("kernel_initializer", obj("os", "system", command="true")),
     "dotted class": argument("kernel_initializer", obj("keras.initializers", "initializers.Zeros")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tfp_bprune.files.runs import Run, sealed, sealed_tensors, tensors_to_bytes
 from tfp_bprune.searching.samples import fingerprint_of
 from tfp_bprune.storage import load_model
 from tfp_bprune.trials.log import TrialLog
+from tfp_bprune.types import BpruneError
 
 Json = dict[str, Any]
 
@@ -389,3 +391,46 @@ def test_a_demo_of_a_stranger_is_not_taken_for_ones_own(hostile: Hostile, refuse
     hostile.config(lambda config: config.update(request=None))
     refused("demo", "--json", "-", "--out", hostile.run)
     assert Run(hostile.run).exists
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The first task of a study."""
+    tasks: list[Any] = []
+    patch = pytest.MonkeyPatch()
+    patch.setattr("tfp_bprune.studies.study.complete", lambda found, jobs: tasks.extend(found))
+    assert main([*STUDY, "--out", str(tmp_path_factory.mktemp("study"))]) == 2  # nothing is in its store
+    patch.undo()
+    return tasks[0]
+
+
+STUDY = ["study", "criteria", "--budget", "quick", "--jobs", "0"]
+STORED = {"a list": b"[]", "words": b"garbage", "nothing": b"", "deep": b"[" * 10_000, "no files": sealed({"format": 2}),
+          "an export": sealed({"format": 2, "files": {}, "kind": "export"}), "seconds of text": sealed({"format": 2, "files": {}, "seconds": "x"}),
+          "a file outside": sealed({"format": 2, "files": {"../x": {"bytes": 1, "sha256": "0" * 64}}, "seconds": 1.0})}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_stores_of_networks_that_are_none(kind: str, task: Any, refused: Refused, tmp_path: Path) -> None:
+    place = tmp_path / "networks" / task.spec.key
+    place.mkdir(parents=True)
+    (place / "manifest.json").write_bytes(STORED[kind])
+    refused(*STUDY, "--out", tmp_path / "out", "--networks", tmp_path / "networks")
+
+
+MEASURED = {"a list": [], "null": None, "nothing": {}, "another hash": {"found": {}, "sha256": "0" * 64}, "no hash": {"found": {}},
+            "found a list": {"found": [], "sha256": "0" * 64}}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_measurements_that_are_none(kind: str, task: Any, tmp_path: Path) -> None:
+    (tmp_path / "measured.json").write_text(json.dumps(MEASURED[kind]))
+    with pytest.raises(BpruneError, match="changed or damaged"):
+        replace(task, result=tmp_path / "measured.json").measured()
+
+
+@pytest.mark.parametrize("field", ["files", "inputs", "predictive", "export_format", "kind", "layers"])
+def test_benches_of_exports_that_are_none(field: str, served: Path, refused: Refused, tmp_path: Path) -> None:
+    hostile = Hostile(Path(shutil.copytree(served, tmp_path / "export")), tmp_path / "outside")
+    hostile.seal(lambda manifest: manifest.update({field: EXPORTS[field][0]}))
+    refused("bench", hostile.run, "--batch", 1, "--rounds", 1)

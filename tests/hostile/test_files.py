@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from tests.hostile.conftest import one_line as refused
 from tfp_bprune.cli.main import main
 from tfp_bprune.files.reading import parse
 from tfp_bprune.files.runs import Run, rows_to_bytes, sealed, sha256
@@ -89,17 +90,6 @@ def folder(small: Path, tmp_path: Path) -> Iterator[Path]:
     yield Path(shutil.copytree(small, tmp_path / "run"))
     assert canary.read_text() == "mine"
     assert sorted(p.name for p in canary.parent.iterdir()) == ["victim.txt"]
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The one line of a command that must be refused."""
-    capsys.readouterr()
-    assert main([str(word) for word in words]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert said.err[:-1].isprintable()
-    return said.err
 
 
 def change(folder: Path, value: Callable[[Json], Any]) -> None:
@@ -189,6 +179,12 @@ def sparse(path: Path) -> None:
         file.truncate(2**42)
 
 
+def holes(path: Path, size: int) -> None:
+    with open(path, "wb") as file:
+        file.truncate(size)
+    change(path.parent, lambda manifest: manifest["files"]["config.json"].update(bytes=size))
+
+
 PLACES: dict[str, Callable[[Path], None]] = {
     "a link for the config": lambda run: linked(run / "config.json", run.parent / "outside" / "victim.txt"),
     "a link to itself": lambda run: linked(run / "config.json", run / "config.json"),
@@ -200,11 +196,15 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "a folder": lambda run: ((run / "config.json").unlink(), (run / "config.json").mkdir())[1],
     "four terabytes of nothing": lambda run: sparse(run / "config.json"),
     "as many for the manifest": lambda run: sparse(run / "manifest.json"),
+    "holes of as many bytes as are stated": lambda run: holes(run / "config.json", 2**35),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_places_that_are_no_files(place: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_places_that_are_no_files(
+    place: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tfp_bprune.files.reading._free", lambda: 2.0**34)  # on a larger machine too
     PLACES[place](folder)
     refused(capsys, "inspect", folder)
 

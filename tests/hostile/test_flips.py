@@ -68,8 +68,11 @@ def test_every_bit_of_a_manifest_counts(tmp_path: Path) -> None:
     file = run.path / "manifest.json"
     content = file.read_bytes()
     for bit in range(8 * len(content)):
-        file.write_bytes(flipped(content, bit))
-        assert noticed(run.path), (bit, flipped(content, bit))
+        with pytest.raises(RunError):  # its hash
+            unsealed(flipped(content, bit), file)
+        if bit % 11 == 0:  # and whatever else a run looks at first
+            file.write_bytes(flipped(content, bit))
+            assert noticed(run.path), (bit, flipped(content, bit))
 
 
 @given(data=st.data())

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from tfp_bprune.claims.budget import Budget, Pair, auroc
+from tfp_bprune.claims.budget import Budget, Pair, _ece_errors, _ece_increase, auroc
 from tfp_bprune.files.runs import write_json
 from tfp_bprune.searching import layers
 from tfp_bprune.searching.claim import FACTORS, Candidate, prove, prove_all
@@ -48,6 +48,12 @@ def test_all_conditions_must_be_shown() -> None:
     assert alone["p_value"] == alone["conditions"]["accuracy_drop"]["p_value"] < 0.05
     assert both["p_value"] == both["conditions"]["ece_increase"]["p_value"] > 0.05
     assert Budget(0.005).excess(pair, 4000) < 0 < Budget(0.005).excess(with_drop(0.01), 4000)
+
+
+def test_one_condition_that_is_not_shown_is_enough_to_fail() -> None:
+    pair = with_drop(0.001)
+    assert Budget(0.005).shown(pair)
+    assert not Budget(0.005, max_ece_increase=0.0).shown(pair)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,21 @@ def test_a_broken_limit_of_calibration_is_shown_to_hold_no_more_often_than_the_l
     rng, budget, samples = np.random.default_rng(1), Budget(None, max_ece_increase=limit), 200
     shown = sum(budget.evidence(calibration(limit, 4000, rng))["p_value"] <= 0.05 for _ in range(samples))
     assert stats.binom.sf(shown - 1, samples, 0.05) > 1e-6
+
+
+def test_each_of_two_sampling_errors_of_calibration_has_half_of_the_chance() -> None:
+    pair = calibration(0.0, 2000, np.random.default_rng(2))
+    increase, errors = _ece_increase(pair), _ece_errors(pair, 0)
+    limit = max(0.0, increase) + float(np.quantile(errors, 0.9))
+    found = Budget(None, max_ece_increase=limit).evidence(pair)["p_value"]
+    count = np.count_nonzero(errors >= limit - increase)
+    assert found == pytest.approx(2 * (1 + count) / (1 + len(errors)))
+    assert 0.05 < found < 0.5
+
+
+def test_counts_grow_to_what_is_left_and_never_vanish() -> None:
+    assert scaled({"a": 10, "b": 3, "c": 0}, 4.0, {"a": 15, "b": 99, "c": 9}) == {"a": 15, "b": 12, "c": 0}
+    assert scaled({"a": 10, "b": 3}, 0.01, {"a": 15, "b": 99}) == {"a": 1, "b": 1}
 
 
 def half_sure(n: int, accuracy: float, rng: np.random.Generator) -> Pair:
@@ -287,6 +308,7 @@ def test_fronts_hold_what_nothing_beats() -> None:
         assert beaten, "every trial is matched or beaten by a point of the front"
     for a in chosen:
         assert not any(r["nonzeros"] <= a["nonzeros"] and r["accuracy_drop"] < a["accuracy_drop"] for r in rows)
+    assert len({row["accuracy_drop"] for row in chosen}) == len(chosen)  # of equals the smallest
     points = front(rows)
     assert [row["point"] for row in points] == list(range(1, len(points) + 1))
     assert {r["trial"] for r in points} >= {r["trial"] for r in chosen}
@@ -305,10 +327,28 @@ def test_allocation_makes_the_marginal_losses_equal() -> None:
     assert found["a/kernel"] / found["b/kernel"] == pytest.approx(1.5, rel=0.06)
 
 
+def test_a_weight_costs_the_same_in_a_small_layer() -> None:
+    center, weights = {"a/kernel": 1500, "b/kernel": 500}, {"a/kernel": 3.0, "b/kernel": 2.0}
+    curves = [
+        {"tensor": name, "kept": float(part), "nll": -weights[name] * float(np.log(part)) + 10}
+        for name in center
+        for part in np.geomspace(0.4, 1.7, 40)
+    ]
+    found = layers._allocated(center, curves, 1800, {name: 10_000 for name in center})
+    assert found["a/kernel"] / found["b/kernel"] == pytest.approx(1.5, rel=0.06)
+
+
+def test_a_layer_loses_no_less_with_fewer_weights_whatever_was_measured() -> None:
+    rows = [{"tensor": "a/kernel", "kept": kept, "nll": nll} for kept, nll in ((0.5, 1.0), (0.8, 3.0), (1.6, 2.0))]
+    found = layers._loss("a/kernel", rows, np.log([0.5, 0.8, 1.6]))
+    np.testing.assert_allclose(found, [3.0, 3.0, 2.0])
+
+
 def test_counts_and_global_order() -> None:
     ranking = Ranking({"a/kernel": np.array([[5.0, 1.0], [3.0, -np.inf]]), "b/kernel": np.array([[4.0, 2.0]])})
     assert ranking.left == {"a/kernel": 3, "b/kernel": 2}
     assert ranking.globally(3) == {"a/kernel": 2, "b/kernel": 1}
+    assert ranking.globally(2) == {"a/kernel": 1, "b/kernel": 1}
     assert ranking.masks({"a/kernel": 9, "b/kernel": 1})["a/kernel"].tolist() == [[True, True], [True, False]]
     assert scaled({"a/kernel": 2, "b/kernel": 1}, 0.1, ranking.left) == {"a/kernel": 1, "b/kernel": 1}
 

@@ -81,6 +81,7 @@ def test_what_is_said_is_a_question_each() -> None:
     assert isinstance(means, Numbers)
     np.testing.assert_array_equal(means.squares, [1, 4])
     assert means.rmse == pytest.approx(np.sqrt(2.5))
+    np.testing.assert_array_equal(Numbers(np.array([[1.0, 5.0]]), np.zeros((1, 2))).squares, [13])
 
 
 def test_the_growth_of_the_rmse_is_a_part_of_itself() -> None:
@@ -88,6 +89,8 @@ def test_the_growth_of_the_rmse_is_a_part_of_itself() -> None:
     y = rng.normal(size=400)
     pair = NumberPair(Numbers(y + 1, y), Numbers(y + 1.1, y))
     assert pair.increase == pytest.approx(0.1)
+    np.testing.assert_allclose(pair.beyond(0.1), 0, atol=1e-12)  # errors of 1.1 are 1 grown by a tenth, squares 1.21
+    np.testing.assert_allclose(pair.beyond(0.0), 0.21)
     assert not Budget(None, max_rmse_increase=0.09).shown(pair)
     noisy = NumberPair(Numbers(0 * y, y), Numbers(0.1 * rng.normal(size=400), y))
     budget = Budget(None, max_rmse_increase=0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import tfp_bprune as bp
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.splits import Split
 from tfp_bprune.layers import DenseFlipout, GaussianOutput, StatelessDropout
+from tfp_bprune.training.residuals import measure_noise
 
 RNG = np.random.default_rng(0)
 N, FEATURES, UNITS = 1000, 6, 5
@@ -213,3 +215,24 @@ def test_for_draws_the_noise_and_the_weights_make_the_residuals_together() -> No
 def test_targets_that_do_not_fit_are_refused() -> None:
     with pytest.raises(bp.BpruneError, match=r"targets of shape \(100, 2\) for means of shape \(100, 1\)"):
         bp.recalibrate(regression(0.01), (X, np.zeros((N, 2))))
+
+
+def test_the_noise_is_what_the_unbiased_variance_of_draws_leaves() -> None:
+    random, calls, layer = np.random.default_rng(0), tf.Variable(-1), GaussianOutput(loc=1.0, scale=2.0)
+    layer.build((None, 1))
+    draws, y = random.normal(size=(3, 8)).astype(np.float32), 4 * random.normal(size=8)
+
+    class Drawn:
+        """A network that gives the draws, one after the other."""
+
+        outputs = (SimpleNamespace(_keras_history=SimpleNamespace(layer=layer)),)
+
+        def __call__(self, x: Any, training: bool) -> Any:
+            mean = tf.gather(tf.constant(draws), calls.assign_add(1))[:, None]
+            return tf.concat([mean, tf.ones_like(mean)], -1)
+
+    measure_noise(Drawn(), [(tf.zeros([8, 1]), y)], 3)
+    squares, spread = np.mean((y - draws.mean(0)) ** 2), np.mean(draws.var(0, ddof=1))
+    assert 2 * float(tf.math.softplus(layer.noise_rho)) == pytest.approx(
+        np.sqrt(squares - (1 + 1 / 3) * spread), rel=1e-5
+    )
