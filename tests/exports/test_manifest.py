@@ -13,7 +13,10 @@ import pytest
 import tfp_bprune as bp
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.exports.converting import check_agreement
+from tfp_bprune.exports.forms import TOLERANCE_FLOAT16
 from tfp_bprune.exports.manifest import describe
+from tfp_bprune.exports.sparsify import Rows
+from tfp_bprune.exports.warmup import _varint
 from tfp_bprune.exports.writing import bytes_of
 from tfp_bprune.types import ExportError
 
@@ -68,3 +71,30 @@ def test_rounding_of_inputs_that_moves_outputs_is_allowed_for() -> None:
         return {"mean": predict(tf.constant(inputs["inputs"] * (1 + 3e-7)))["mean"].numpy()}
 
     check_agreement("X", predictor, close)
+
+
+def test_a_conversion_to_fewer_bits_is_held_to_its_own_tolerance() -> None:
+    spec = tf.TensorSpec([None, 2], tf.float32, name="inputs")
+    predict = tf.function(lambda x: {"mean": x[:, 0]}, input_signature=[spec])
+    predictor: Any = SimpleNamespace(predict=predict, inputs={"inputs": spec})
+    check_agreement("X", predictor, lambda x: {"mean": x["inputs"][:, 0] + 0.005}, TOLERANCE_FLOAT16)
+    with pytest.raises(ExportError, match="differs from TensorFlow's"):
+        check_agreement("X", predictor, lambda x: {"mean": x["inputs"][:, 0] + 0.1}, TOLERANCE_FLOAT16)
+
+
+def test_rows_at_the_end_without_entries_are_kept() -> None:
+    rows = Rows(np.array([[0, 2], [3, 0], [0, 0], [0, 0]], np.float32))
+    assert rows.segments.tolist() == [0, 1, 2, 2, 2]
+    wide = Rows(np.eye(3, 400, 390, np.float32))
+    assert wide.positions.tolist() == [390, 391, 392]
+
+
+def test_lengths_of_messages_are_in_groups_of_seven_bits() -> None:
+    assert [_varint(value).hex() for value in (0, 1, 127, 128, 300, 2**21)] == [
+        "00",
+        "01",
+        "7f",
+        "8001",
+        "ac02",
+        "80808001",
+    ]

@@ -12,6 +12,7 @@ import pytest
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.storage import store
+from tfp_bprune.storage.harmless import _is_number
 from tfp_bprune.types import RunError
 
 Json = dict[str, Any]
@@ -158,3 +159,19 @@ def test_a_hostile_architecture_is_one_clear_error(kind: str, tmp_path: Path) ->
 
 def test_the_same_architecture_unchanged_is_read() -> None:
     assert store.from_architecture(described(), most=4 * 35).count_params() == 35
+
+
+def test_constants_are_numbers_or_equations() -> None:
+    for value in (1, 2.5, None, True, [1, [2.0]], "ab,bc->ac", {"class_name": "__tuple__", "items": [1]}):
+        assert _is_number(value)
+    for value in (
+        "/etc/passwd",
+        "file:///x",
+        "gs://a",
+        "a\nb",
+        "x" * 200,
+        {"class_name": "Lambda"},
+        {"a": 1},
+        ["/etc"],
+    ):
+        assert not _is_number(value)

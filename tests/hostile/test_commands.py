@@ -406,7 +406,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 STUDY = ["study", "criteria", "--budget", "quick", "--jobs", "0"]
 STORED = {"a list": b"[]", "words": b"garbage", "nothing": b"", "deep": b"[" * 10_000, "no files": sealed({"format": 2}),
-          "an export": sealed({"format": 2, "files": {}, "kind": "export"}), "seconds of text": sealed({"format": 2, "files": {}, "seconds": "x"}),
+          "seconds of text": sealed({"format": 2, "files": {}, "seconds": "x"}),
           "a file outside": sealed({"format": 2, "files": {"../x": {"bytes": 1, "sha256": "0" * 64}}, "seconds": 1.0})}  # fmt: skip
 
 

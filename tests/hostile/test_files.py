@@ -204,7 +204,7 @@ PLACES: dict[str, Callable[[Path], None]] = {
 def test_places_that_are_no_files(
     place: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tfp_bprune.files.reading._free", lambda: 2.0**34)  # on a larger machine too
+    monkeypatch.setattr("tfp_bprune.files.reading.free_memory", lambda: 2.0**34)  # on a larger machine too
     PLACES[place](folder)
     refused(capsys, "inspect", folder)
 

@@ -221,3 +221,13 @@ def test_a_bomb_of_compressed_numbers_is_stopped_by_the_limits(tmp_path: Path) -
 
     with pytest.raises(ExportError, match=r"failed in a fresh process|took more processor time"):
         reload([saved(answer, tmp_path / "export")], X)
+
+
+OUTPUTS = {"NaN": [0.5, np.nan, 0.5], "infinite": [np.inf, 0.0, 0.0], "two of three": [0.1, 0.2], "one": 0.5}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_outputs_that_are_none(kind: str) -> None:
+    fresh.check_outputs("here", {"mean": np.ones(3)}, 3)
+    with pytest.raises(ExportError, match="here gives mean"):
+        fresh.check_outputs("here", {"mean": np.asarray(OUTPUTS[kind])}, 3)

@@ -16,7 +16,7 @@ import numpy as np
 from tfp_bprune.data.arrays import Arrays
 from tfp_bprune.data.info import Info, read_arrays
 from tfp_bprune.data.splits import Split, Splits, from_arrays
-from tfp_bprune.files.reading import MOST_BYTES, read_below
+from tfp_bprune.files.reading import MOST_BYTES, free_memory, read_below
 from tfp_bprune.types import DataError, Json
 
 TARGETS = ("y", "target", "label", "class")  # a column of a table with one of these names is no feature
@@ -137,8 +137,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path} is of a kind that is not read: expected a .npz with the arrays {_FEWEST}, or a .csv")
     try:
         with zipfile.ZipFile(io.BytesIO(_content(path))) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
-                raise DataError(f"{path} unpacks to more than {MOST_BYTES} bytes: expected a smaller file")
+            if sum(entry.file_size for entry in archive.infolist()) > (most := min(MOST_BYTES, free_memory())):
+                raise DataError(f"{path} unpacks to more than {most:.3g} bytes: expected a smaller file")
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             return {name.removesuffix(".npy"): _load(path, archive.read(name)) for name in names}
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:

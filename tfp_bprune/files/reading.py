@@ -106,7 +106,7 @@ def read_below(folder: Path, name: str, most: int = MOST_BYTES, first: int | Non
         wanted = size if first is None else min(first, size)
         if wanted > most:
             raise OSError(errno.EFBIG, f"it has {wanted} bytes, expected {most} at most")
-        if wanted > _LARGE and wanted > _free():
+        if wanted > _LARGE and wanted > free_memory():
             raise OSError(errno.ENOMEM, f"its {wanted} bytes do not fit into memory")
         try:
             return file.read(wanted)
@@ -114,7 +114,7 @@ def read_below(folder: Path, name: str, most: int = MOST_BYTES, first: int | Non
             raise OSError(errno.ENOMEM, f"its {wanted} bytes do not fit into memory") from error
 
 
-def _free() -> float:
+def free_memory() -> float:
     """Bytes of memory that the kernel would give; a file of holes takes no disk, but as much memory as it says it has."""
     try:
         with open("/proc/meminfo") as file:
