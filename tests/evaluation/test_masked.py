@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.evaluation.masked import MaskedNetwork
 from tfp_bprune.pruning import prune
@@ -44,3 +45,12 @@ def test_the_model_stays_as_it_is(tiny_run: Path) -> None:
     network.hold({name: np.zeros(loc.shape, bool) for name, loc in network.locs.items()})
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_what_one_mask_removed_comes_back_under_another() -> None:
+    dense = keras.layers.Dense(3, activation="softmax", name="a")
+    network = MaskedNetwork(keras.Sequential([keras.Input((4,)), dense]))
+    mask = np.arange(12).reshape(4, 3) % 2 == 0
+    for held in (mask, ~mask, mask):
+        network.hold({"a/kernel": held})
+        np.testing.assert_array_equal(network.kernels["a/kernel"], network.locs["a/kernel"] * held)

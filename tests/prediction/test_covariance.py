@@ -49,6 +49,13 @@ def test_the_classes_that_could_lead_are_chosen() -> None:
     np.testing.assert_array_equal(leading(logits, 2), [[[0, 0, 1, 0], [1, 0, 0, 0]]])
 
 
+def test_of_many_classes_the_mean_of_the_others_is_followed() -> None:
+    logits = Value(tf.constant([np.arange(9.0)], tf.float32), tf.ones([1, 9]))
+    [directions] = followed(logits).numpy()
+    np.testing.assert_array_equal(directions[:3], np.eye(9)[[8, 7, 6]])
+    np.testing.assert_allclose(directions[3], [1 / 6] * 6 + [0] * 3, rtol=1e-6)
+
+
 def exact_points(width: int) -> np.ndarray:
     """Points of exactly no mean and the unit covariance, so that what is drawn has exactly the one asked for."""
     points = np.random.default_rng(0).normal(size=(20_000, width))
