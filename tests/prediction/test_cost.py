@@ -39,6 +39,15 @@ def test_by_the_shipped_costs_one_form_serves_all_batches(sparsity: float, spars
     assert choose("auto", (16, 10), 1, Costs()) == Choice(False)  # a call costs more than both products
 
 
+def test_costs_are_sums_of_what_is_touched() -> None:
+    costs = Costs(
+        dense_call=1, read=2, multiply=3, sparse_call=4, entry=5, entry_each=6, turn=7, take_call=8, take=9, skip=10
+    )
+    assert costs.dense(10, (2, 3)) == 1 + 6 * (2 + 10 * 3)
+    assert costs.sparse(10, (2, 3), 4) == 4 + 10 * (2 + 3) * 7 + 4 * (5 + 10 * 6)
+    assert costs.taken(10, 2, 3) == 8 + 10 * (2 * 9 + 3 * 10)
+
+
 def test_what_was_asked_for_is_not_weighed() -> None:
     assert choose("dense", SHAPE, 0, Costs()) == Choice(False)
     assert choose("sparse", SHAPE, 60_000, Costs()) == Choice(True)

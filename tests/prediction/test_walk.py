@@ -206,6 +206,14 @@ def test_monte_carlo_dropout_is_drawn(make: Any) -> None:
     np.testing.assert_allclose(at_mean.predict(tf.constant(ONES))["probabilities"][:, 1], p[1], rtol=1e-5)
 
 
+def test_each_call_of_dropout_has_a_mask_of_its_own() -> None:
+    inputs, drop = keras.Input((2,)), L.Dropout(0.5)
+    difference = L.Subtract()([drop(inputs, training=True), drop(inputs, training=True)])  # 0 under one mask
+    model = keras.Model(inputs, L.Dense(1, use_bias=False, kernel_initializer="ones", name="line")(difference))
+    found = predicted(model, "sampled", ONES, samples=40, task="regression")
+    assert found["weights_std"].min() > 0.5  # of 2 in each of two numbers; chance of all alike: below 1e-15
+
+
 @pytest.mark.parametrize("training", [False, None])
 def test_dropout_that_was_not_asked_for_is_off(training: bool | None) -> None:
     for model in (dropped(L.Dropout(0.5), training), dropped(functional(lambda x: L.Dropout(0.5)(x), (2,)), training)):
