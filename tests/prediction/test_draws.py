@@ -206,3 +206,12 @@ def test_an_example_that_is_no_number_is_settled_and_leaves_the_others_alone() -
     for value in outputs.values():
         assert np.isfinite(np.delete(value, 2, 0)).all()
     assert np.isnan(outputs["probabilities"][2]).all()
+
+
+def test_the_draw_that_chose_the_class_bets_nothing() -> None:
+    # Certain draws: one bet makes the wealth (1.3 + 1.6 + 1.9) / 3 = 1.6 > 1 / .7, but none is placed by the first draw.
+    certain = tf.constant([[[1.0, 0.0]]])  # [draws, examples, classes]
+    _, counts = total_until_settled(
+        lambda index, count, rows: tf.tile(certain, [count, 1, 1]), lambda one: [one], lambda one: [one], 10, False, 0.7
+    )
+    assert counts.numpy().tolist() == [2]
