@@ -375,3 +375,14 @@ def test_networks_that_a_version_before_stored_are_found() -> None:
     assert (parent.key, child.key) == ("digits-mlp-flipout-0-083c22211a06", "digits-mlp-flipout-0-5e55fb2cf926")
     before = json.loads(json.dumps(child.to_json()).replace('"layers"', '"twin"'))
     assert Spec.from_json(before) == child
+
+
+def test_networks_of_a_study_are_chosen_among_its_own(tmp_path: Path) -> None:
+    chosen = Settings("units", tmp_path, models=("mlp",))
+    assert chosen.models_or(("lenet5", "mlp")) == ("mlp",)
+    assert "--model mlp" in chosen.command
+    assert Settings("units", tmp_path).models_or(("lenet5", "mlp")) == ("lenet5", "mlp")
+    with pytest.raises(BpruneError, match="study 'units' has no network 'vgg16': expected some of lenet5, mlp"):
+        Settings("units", tmp_path, models=("vgg16",)).models_or(("lenet5", "mlp"))
+    with pytest.raises(BpruneError, match="study 'blundell' has one kind of network: leave the models out"):
+        Settings("blundell", tmp_path, models=("mlp",))

@@ -26,6 +26,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--dataset", nargs="+", default=[], metavar="NAME", help="datasets (default: those of the study)"
     )
+    parser.add_argument(
+        "--model", nargs="+", default=[], metavar="NAME", help="networks, in scale and units (default: all of the study)"
+    )
     parser.add_argument("--seeds", type=int, help="number of seeds, counted from 0 (default: that of the study)")
     parser.add_argument("--budget", choices=list(BUDGETS), default="full", help="quick takes about a minute")
     parser.add_argument("--epochs", type=int, help="epochs of each training (default: those of the study)")
@@ -63,6 +66,7 @@ def run(arguments: Any) -> int:
             arguments.jobs,
             arguments.data_dir,
             arguments.networks,
+            tuple(dict.fromkeys(arguments.model)),
         )
     )
     if not emit(result, arguments.json):

@@ -77,7 +77,7 @@ def run(settings: Settings) -> Result:
         (dataset, network, kind, seed): spec
         for seed in seeds
         for dataset in datasets
-        for network in networks_for(dataset)
+        for network in settings.models_or(networks_for(dataset))
         for kind, spec in specs_of(dataset, network, seed, settings).items()
     }
     options: Json = {"sparsities": {kind: list(values) for kind, values in SPARSITIES.items()}}

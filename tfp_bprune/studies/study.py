@@ -26,6 +26,9 @@ from tfp_bprune.studies.worker import Task, result_of
 from tfp_bprune.types import BpruneError, Json
 
 
+WITH_MODELS = ("scale", "units")  # studies of several networks, of which some can be chosen
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a study is run.
@@ -41,6 +44,7 @@ class Settings:
         this; 0 for one after the other in this process.
       data_dir: TensorFlow Datasets' folder.
       networks: store of trained networks, which studies share; by default `out`/networks.
+      models: which of the study's networks; empty for all.
     """
 
     name: str
@@ -52,12 +56,15 @@ class Settings:
     jobs: int = 1
     data_dir: Path | None = None
     networks: Path | None = None
+    models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in STUDIES:
             raise BpruneError(f"unknown study {self.name!r}: expected one of {', '.join(STUDIES)}")
         if self.budget not in BUDGETS:
             raise BpruneError(f"unknown budget {self.budget!r}: expected one of {', '.join(BUDGETS)}")
+        if self.models and self.name not in WITH_MODELS:
+            raise BpruneError(f"study {self.name!r} has one kind of network: leave the models out")
         if self.seeds < 0 or self.jobs < 0 or (self.epochs is not None and self.epochs < 1):
             raise BpruneError(
                 f"seeds, jobs and epochs must not be negative, nor epochs 0: got {self.seeds}, {self.jobs} and {self.epochs}"
@@ -83,6 +90,7 @@ class Settings:
         """The command that runs the study again, without the folders of this machine."""
         words = ["tfp-bprune", "study", self.name]
         words += ["--dataset", *self.datasets] if self.datasets else []
+        words += ["--model", *self.models] if self.models else []
         words += ["--seeds", str(self.seeds)] if self.seeds else []
         words += ["--budget", self.budget]
         words += ["--epochs", str(self.epochs)] if self.epochs else []
@@ -91,6 +99,17 @@ class Settings:
     def datasets_or(self, full: Sequence[str], quick: Sequence[str] = ("digits",)) -> tuple[str, ...]:
         """The datasets asked for, or else the study's own."""
         return self.datasets or tuple(quick if self.quick else full)
+
+    def models_or(self, full: Sequence[str]) -> tuple[str, ...]:
+        """The networks asked for among those of the study, or else all.
+
+        Raises:
+          BpruneError: one that the study has not.
+        """
+        for name in self.models:
+            if name not in full:
+                raise BpruneError(f"study {self.name!r} has no network {name!r}: expected some of {', '.join(full)}")
+        return self.models or tuple(full)
 
     def seeds_or(self, full: int) -> range:
         """The seeds asked for, or else the study's own number of them; one at the small budget."""

@@ -77,7 +77,7 @@ def of_size(spec: Spec, units: Sequence[int]) -> Spec:
 def run(settings: Settings) -> Result:
     """Trains, cuts, exports and measures."""
     datasets, seeds = settings.datasets_or(("mnist", "fashion_mnist")), settings.seeds_or(3)
-    networks = ("mlp",) if settings.quick else ("lenet300", "lenet5", "mlp")
+    networks = settings.models_or(("mlp",) if settings.quick else ("lenet300", "lenet5", "mlp"))
     places = [(d, n, s) for s in seeds for d in datasets for n in networks]
     named = {(p, m): spec for p in places for m, spec in specs_of(*p, settings).items()}
     options = {n: {"cut": SPARSITIES[n], "examples": 500 if settings.quick else 10000} for n in networks}
