@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tfp_bprune.exports import Form as Form
     from tfp_bprune.exports import export as export
     from tfp_bprune.exports import register_form as register_form
-    from tfp_bprune.graphs.bayesianize import bayesianize as bayesianize
     from tfp_bprune.graphs.convert import adopt as adopt
     from tfp_bprune.graphs.convert import strip as strip
     from tfp_bprune.layers.ard import ARDPrior as ARDPrior
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from tfp_bprune.pruning.scores import criterion as criterion
     from tfp_bprune.pruning.shrink import Shrink as Shrink
     from tfp_bprune.searching.find import search as search
+    from tfp_bprune.storage.keras3 import bayesianize as bayesianize
     from tfp_bprune.storage.saved import load_model as load_model
     from tfp_bprune.storage.saved import save_model as save_model
     from tfp_bprune.training.distribute import Horovod as Horovod
@@ -72,7 +72,7 @@ _ROOMS = {
     "evaluation": ("Evaluation", "Prediction", "evaluate", "predict", "reload", "sweep"),
     "exports": ("Form", "export", "register_form"),
     "files": (),
-    "graphs": ("adopt", "bayesianize", "strip"),
+    "graphs": ("adopt", "strip"),
     "layers": (
         "ARDPrior",
         "CentredPrior",
@@ -92,7 +92,7 @@ _ROOMS = {
     "pruning.scores": ("criterion",),
     "reports": (),
     "searching": ("Budget", "search"),
-    "storage": ("load_model", "save_model"),
+    "storage": ("bayesianize", "load_model", "save_model"),
     "studies": (),
     "training": (
         "Horovod",

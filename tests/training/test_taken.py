@@ -105,6 +105,12 @@ def test_what_does_not_go_together_is_refused_in_one_line(name: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_classes_without_an_example_are_the_models() -> None:
+    model = network(5)
+    bp.fit(model, X, Y, epochs=1, progress=False)
+    assert bp.predict(model, X[:2], predictive="mean").probabilities.shape == (2, 5)
+
+
 def test_splits_have_their_own(digits: Any, mlp: Callable[..., Any]) -> None:
     for options in ({"y": Y}, {"batch_size": 3}, {"validation_split": 0.1}, {"task": "binary"}):
         with pytest.raises(DataError, match="digits comes as splits, which have their own"):

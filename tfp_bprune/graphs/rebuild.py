@@ -77,7 +77,9 @@ def check_known(model: Any) -> None:
       BpruneError: naming what came.
     """
     if not isinstance(model, keras.Model):
-        raise BpruneError(f"expected a tf_keras model, got {type(model).__module__}.{type(model).__name__}")
+        kind = f"{type(model).__module__}.{type(model).__name__}"
+        remedy = ": `bayesianize` and `prune` make one of it" if kind.startswith("keras.src.models.") else ""
+        raise BpruneError(f"expected a tf_keras model, got {kind}{remedy}")
     if not isinstance(model, keras.Sequential) and not model._is_graph_network:
         raise BpruneError(
             f"{type(model).__name__} is a subclassed model: expected a functional or sequential one, whose graph is known"

@@ -19,6 +19,7 @@ from tfp_bprune.pruning.report import Report
 from tfp_bprune.pruning.scores import CRITERIA
 from tfp_bprune.pruning.scoring import Scoring, default_criterion
 from tfp_bprune.pruning.select import choose_masks, prunable_weights, unit_ranking
+from tfp_bprune.storage.keras3 import taken
 from tfp_bprune.types import Aggregate, Counts, Criterion, Granularity, PruneError, Scope
 
 
@@ -41,7 +42,8 @@ def prune(
 
     Args:
       model: a functional or sequential Keras model of this package's layers, of raw tfp.layers (which come back as
-        this package's), or, by magnitude, of plain Keras layers (whose kernels get zeros).
+        this package's), or, by magnitude, of plain Keras layers (whose kernels get zeros); a
+        model of Keras 3 or the path of a `.keras` file, which come back as a model of tf_keras.
       sparsity: fraction of the prunable weights to remove in all, in [0, 1); weights gone before count.
       threshold: or remove what scores below this (an SNR, a magnitude, or nats of evidence, of a unit by weight). With neither, what the
         evidence says is better gone goes, or of units what the prior's own criterion does, and with it what is then on no path
@@ -73,6 +75,7 @@ def prune(
         weights, or nothing to prune; with `strict` also a sparsity that is not reached.
       BpruneError: the model's graph is not known to Keras.
     """
+    model = taken(model)
     check_graph(model)
     model = adopt(model)
     scoring = Scoring(criterion, scope, granularity, aggregate, include_bias, inputs, counts)

@@ -83,6 +83,7 @@ def _streamed(model: Any, data: Any, given: Given) -> Splits:
         if getattr(given, name) is not None:
             raise DataError(f"a dataset of batches has its own {name.removeprefix('validation_')}: leave {name} out")
     made, info = _certain(model, lambda task: stream(data, task, given.seed), given.task)
+    made, info = replace(made, info=_as_wide(model, info)), _as_wide(model, info)
     if given.validation_data is None:
         return made
     if is_stream(given.validation_data):
@@ -92,7 +93,7 @@ def _streamed(model: Any, data: Any, given: Given) -> Splits:
 
 def _of_arrays(model: Any, x: Any, y: Any, part: float, given: Given) -> Splits:
     (x, y), info = _certain(model, lambda task: _described(x, y, task), given.task)
-    n = count(x)
+    info, n = _as_wide(model, info), count(x)
     kept = n - round(part * n)  # the last are held out, as Keras does
     if not 0 < kept <= n or (part and kept == n):
         raise DataError(f"validation_split={part} of {n} examples leaves {kept} to train on: expected some of both")
@@ -151,11 +152,18 @@ def _certain(model: Any, describe: Any, task: SaidTask) -> tuple[Any, Info]:
         return next(iter(found.values()))
 
 
+def _as_wide(model: Any, info: Info) -> Info:
+    """With as many classes as the model has outputs for, where the examples have fewer: the last may have none."""
+    width = model.outputs[0].shape[-1]
+    fewer = info.outputs is None and info.task == "classification" and len(model.outputs) == 1
+    return replace(info, classes=width) if fewer and width is not None and width > info.classes else info
+
+
 def _suiting(model: Any, describe: Any, task: Task) -> Any:
     """What the outputs mean if the targets are of this task, and what is made of the data; None where it does not suit."""
     try:
         made = describe(task)
-        heads = heads_for(model, made[1])
+        heads = heads_for(model, _as_wide(model, made[1]))
     except BpruneError:
         return None
     numbers = any(head.task == "regression" for head in heads.values())
