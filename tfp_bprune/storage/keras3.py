@@ -70,6 +70,7 @@ def _made(config: Json, source: Source, size: int | None) -> Any:
 
 @functools.wraps(_graphs_bayesianize)
 def bayesianize(model: Any, **options: Any) -> Any:
+    """As `graphs.bayesianize`, of models of Keras 3 and of `.keras` files too; help shows all of it."""
     return _graphs_bayesianize(taken(model), **options)
 
 

@@ -60,7 +60,7 @@ def _is_of_keras3(config: Json) -> bool:
         and (
             "batch_shape" in (layer.get("config") or {})
             or any(isinstance(node, dict) for node in layer.get("inbound_nodes") or [])
-            or (layer.get("class_name") in _MODELS and _is_of_keras3(layer.get("config") and layer))
+            or (layer.get("class_name") in _MODELS and bool(layer.get("config")) and _is_of_keras3(layer))
         )
         for layer in (config.get("config") or {}).get("layers") or []
     )
