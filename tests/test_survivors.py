@@ -12,6 +12,7 @@ from tfp_bprune.layers.posterior import MaskedNormal
 from tfp_bprune.layers.prior import CentredPrior, Normals
 from tfp_bprune.pruning import GradualPruning
 from tfp_bprune.pruning.groups import Side, Units, unit_scores
+from tfp_bprune.pruning.shrink import Shrink
 
 
 def kl_of_normals(loc: np.ndarray, scale: np.ndarray, prior: float) -> float:
@@ -136,3 +137,14 @@ def test_a_prior_around_weights_is_moved_as_they_are() -> None:
         np.testing.assert_allclose(
             centred.log_density(sample, variables), prior.log_density(sample - at, {}), rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_units_are_scored_after_the_epochs_that_are_said(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback, scored = Shrink(criterion="snr", threshold=1.0, after=after), []
+    callback.set_params({"epochs": 3})
+    monkeypatch.setattr(callback, "_shrink", lambda least: False)
+    for epoch in range(3):
+        monkeypatch.setattr(callback, "_remove", lambda epoch=epoch: scored.append(epoch))
+        callback.on_epoch_end(epoch)
+    assert scored == list(range(after, 3))
