@@ -156,9 +156,16 @@ def test_importing_the_package_imports_no_tensorflow() -> None:
     assert (result.stdout, result.stderr) == ("False False\n", "")
 
 
-def test_a_tensorflow_with_keras_3_is_refused_with_a_remedy() -> None:
-    result = python("import tensorflow\nimport tfp_bprune", TF_CPP_MIN_LOG_LEVEL="3")
-    assert result.returncode == 1
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("ImportError: tfp_bprune needs tf.keras to be Keras 2 (tf_keras), but TensorFlow is already")
-    assert "import tfp_bprune before tensorflow, or set TF_USE_LEGACY_KERAS=1" in last
+def test_the_package_goes_with_a_tensorflow_whose_keras_is_keras_3() -> None:
+    script = """
+import tensorflow as tf
+model = tf.keras.Sequential([tf.keras.Input((4,)), tf.keras.layers.Dense(2, activation="softmax")])
+import numpy as np, tfp_bprune as bp
+from tfp_bprune._keras import keras
+bayesian = bp.bayesianize(model)
+bp.fit(bayesian, np.eye(4, dtype="float32"), np.arange(4) % 2, epochs=1, progress=False)
+pruned, report = bp.prune(bayesian, sparsity=0.5)
+print(tf.keras.__version__[0], keras.__version__[0], report.pruned, len(bp.predict(pruned, np.eye(4), predictive="moments")))
+"""
+    result = python(script, TF_CPP_MIN_LOG_LEVEL="3")
+    assert result.stdout == "3 2 4 4\n", result.stderr

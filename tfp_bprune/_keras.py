@@ -38,28 +38,14 @@ _MODULES = {"tf": "tensorflow", "tfp": "tensorflow_probability", "keras": "tf_ke
 
 
 def settle() -> None:
-    """Chooses Keras 2 for TensorFlow, or says why it is too late.
+    """Chooses Keras 2 for TensorFlow, where it is not loaded yet.
 
-    Raises:
-      ImportError: TensorFlow was imported before with Keras 3 as its `tf.keras`.
+    Where it is, `tf.keras` may be Keras 3, and stays so: this package and TensorFlow Probability take tf_keras by its own name.
     """
     if "tensorflow" not in sys.modules:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
         # Start-up notices of the runtime drown what the user asked for; an explicit choice of theirs stays.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        return
-    version = _loaded_keras_version()
-    if version and not version.startswith("2."):
-        raise ImportError(
-            f"tfp_bprune needs tf.keras to be Keras 2 (tf_keras), but TensorFlow is already imported with Keras {version}: "
-            "import tfp_bprune before tensorflow, or set TF_USE_LEGACY_KERAS=1 before Python starts"
-        )
-
-
-def _loaded_keras_version() -> str:
-    keras_module = getattr(sys.modules["tensorflow"], "keras", None)
-    version = getattr(keras_module, "__version__", "")
-    return version() if callable(version) else str(version or "")
 
 
 def __getattr__(name: str) -> Any:
