@@ -48,12 +48,17 @@ def sequence() -> Any:
     tokens = keras3.Input((5,), dtype="int32")
     x = L.Embedding(20, 8)(tokens)
     x = L.MultiHeadAttention(2, 4)(x, x)
-    inner = keras3.Sequential([keras3.Input((5, 8)), L.GRU(4, return_sequences=True)])
+    inner = keras3.Sequential([keras3.Input((5, 8)), L.Dense(4, activation="relu")])
     x = L.TimeDistributed(L.Dense(3))(inner(x))
-    return keras3.Model(tokens, L.Dense(2)(L.Bidirectional(L.LSTM(3))(x)))
+    return keras3.Model(tokens, L.Dense(2)(L.GlobalAveragePooling1D()(x)))
 
 
-MODELS = {"mlp": mlp, "cnn": cnn, "two inputs": two_inputs, "sequence": sequence}
+def recurrent() -> Any:
+    model = [keras3.Input((3, 4)), L.GRU(4, return_sequences=True), L.Bidirectional(L.LSTM(3)), L.Dense(2)]
+    return keras3.Sequential(model)
+
+
+MODELS = {"mlp": mlp, "cnn": cnn, "two inputs": two_inputs, "sequence": sequence, "recurrent": recurrent}
 
 
 def inputs_of(model: Any) -> Any:
@@ -66,7 +71,10 @@ def inputs_of(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", ["object", "file"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in ("sequence", "recurrent") else []) for name in MODELS],
+)
 def test_the_function_is_the_same(name: str, form: str, tmp_path: Path) -> None:
     model = MODELS[name]()
     x = inputs_of(model)
