@@ -73,7 +73,7 @@ def inputs_of(model: Any) -> Any:
 @pytest.mark.parametrize("form", ["object", "file"])
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in ("sequence", "recurrent") else []) for name in MODELS],
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "recurrent" else []) for name in MODELS],
 )
 def test_the_function_is_the_same(name: str, form: str, tmp_path: Path) -> None:
     model = MODELS[name]()

@@ -81,7 +81,21 @@ def _model(config: Json) -> Json:
             first["batch_input_shape"] = given["build_input_shape"]
         return {"class_name": kind, "config": made}
     made |= {key: _ends(given.get(key)) for key in ("input_layers", "output_layers")}
+    # What makes a model within is its first call in tf_keras, which Keras 3 does not count.
+    _count_on(
+        {one["name"] for one in layers if one["class_name"] in _MODELS},
+        [made["output_layers"], [one["inbound_nodes"] for one in layers]],
+    )
     return {"class_name": "Functional", "config": made}
+
+
+def _count_on(names: set[str], node: Any) -> None:
+    """Adds one to the number of each call of these models."""
+    parts = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+    if len(parts) >= 3 and parts[0] in tuple(names) and type(parts[1]) is int and isinstance(node, list):
+        node[1] += 1
+    for part in parts:
+        _count_on(names, part)
 
 
 def _ends(ends: Any) -> Any:
