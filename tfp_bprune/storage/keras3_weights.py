@@ -155,7 +155,8 @@ class OfFile(Source):
 
     def held(self, name: str) -> Source:
         """As in `Source`."""
-        return OfFile(_child(self._group, name))
+        # Keras goes by a property of the same name where there is one.
+        return OfFile(_child(self._group, name if name in self._group else name.lstrip("_")))
 
     def layer(self, name: str, kind: str) -> Source:
         """As in `Source`."""
