@@ -155,3 +155,23 @@ def test_a_schedule_over_a_part_of_the_training_keeps_to_it() -> None:
     for over in ((0.5, 0.5), (-0.1, 0.5), (0.5, 1.1)):
         with pytest.raises(bp.BpruneError, match="over must be two parts of the training"):
             bp.GradualPruning(0.6, over=over)
+
+
+def test_units_that_are_outputs_stay_however_little_they_are_worth() -> None:
+    model = network()
+    q = model.get_layer("d").posteriors["kernel"]
+    loc = q.loc.numpy()
+    loc[:, 1] = 1e-6
+    q.assign(loc, np.full(q.shape, 0.1))
+    pruned, report = bp.prune(model, sparsity=0.5, granularity="unit")
+    assert pruned.get_layer("d").posteriors["kernel"].mask.numpy().any(0).all()
+    assert "d/kernel" in report.pinned
+
+
+def test_a_training_that_goes_on_goes_on_with_the_schedule() -> None:
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(40, 12, 12, 1)).astype("float32"), random.integers(0, 3, 40)
+    seen: list[int] = []
+    gradual = bp.GradualPruning(lambda step: seen.append(step) or 0.0, every=1)  # type: ignore[func-returns-value]
+    compiled(len(x)).fit(x, y, batch_size=8, initial_epoch=2, epochs=3, verbose=0, callbacks=[gradual])
+    assert seen[:5] == [11, 12, 13, 14, 15]

@@ -27,7 +27,11 @@ def add_arguments(parser: Parser) -> None:
         "--dataset", nargs="+", default=[], metavar="NAME", help="datasets (default: those of the study)"
     )
     parser.add_argument(
-        "--model", nargs="+", default=[], metavar="NAME", help="networks, in scale and units (default: all of the study)"
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="networks, in scale and units (default: all of the study)",
     )
     parser.add_argument("--seeds", type=int, help="number of seeds, counted from 0 (default: that of the study)")
     parser.add_argument("--budget", choices=list(BUDGETS), default="full", help="quick takes about a minute")

@@ -25,7 +25,6 @@ from tfp_bprune.studies.pool import complete
 from tfp_bprune.studies.worker import Task, result_of
 from tfp_bprune.types import BpruneError, Json
 
-
 WITH_MODELS = ("scale", "units")  # studies of several networks, of which some can be chosen
 
 
