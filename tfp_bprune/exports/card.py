@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from types import SimpleNamespace
 from typing import Any
 
 from tfp_bprune.types import Json
@@ -30,10 +32,17 @@ _MEANINGS = {
 
 def card_of(manifest: Json) -> bytes:
     """The content of `README.md` for an export with this manifest."""
-    from huggingface_hub import ModelCard
-
-    card = ModelCard(f"---\n{_metadata(manifest).to_yaml()}\n---\n{_text(manifest)}")
+    card = _hub().card(f"---\n{_metadata(manifest).to_yaml()}\n---\n{_text(manifest)}")
     return str(card).encode()
+
+
+def _hub() -> Any:
+    """What is used of the library, whose progress bars complain when they are imported in a notebook without widgets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    return SimpleNamespace(card=ModelCard, data=ModelCardData, result=EvalResult)
 
 
 def word(value: Any) -> str:
@@ -47,12 +56,11 @@ def word(value: Any) -> str:
 
 
 def _metadata(manifest: Json) -> Any:
-    from huggingface_hub import EvalResult, ModelCardData
-
+    hub = _hub()
     scores, task = manifest.get("scores") or {}, _pipeline(manifest)
     data = manifest.get("data") or {}
     results = [
-        EvalResult(
+        hub.result(
             task_type=task or "other",
             dataset_type=_identifier(data.get("name", "arrays")),
             dataset_name=_identifier(data.get("name", "arrays")),
@@ -67,7 +75,7 @@ def _metadata(manifest: Json) -> Any:
     tags = ["bayesian-neural-network", "uncertainty", "tensorflow-probability", manifest["predictive"]]
     tags += ["pruned"] if manifest["sparsity"] else []
     more |= {"pipeline_tag": task} if task else {}
-    return ModelCardData(library_name="tfp_bprune", tags=tags, **more)
+    return hub.data(library_name="tfp_bprune", tags=tags, **more)
 
 
 def _identifier(value: Any) -> str:
