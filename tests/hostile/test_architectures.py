@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,114 @@ CHANGES: dict[str, Callable[[Json, Path], None]] = {
     "a model of a module": lambda description, canary: description.update(module="os", registered_name="system"),
     "twice one name": lambda description, canary: description["config"]["layers"].append(copy.deepcopy(layer(description, "c"))),
 }  # fmt: skip
+
+
+def inner(kind: str = "functional") -> Any:
+    """A model to be called in another: its own inputs are call 0 of it where it has any."""
+    inputs, dense = keras.Input((4,)), keras.layers.Dense(4, name="d")
+    if kind == "functional":
+        return keras.Model(inputs, dense(inputs), name="m")
+    return keras.Sequential([inputs, dense] if kind == "sequential" else [dense], name="m")
+
+
+def within(kind: str) -> Json:
+    """A network in which the model `m` is called twice, then Dense `b` once, and the states of a GRU are taken."""
+    inputs, model = keras.Input((4,), name="in"), inner(kind)
+    x = keras.layers.Dense(4, name="b")(model(model(inputs)))
+    rows, state = keras.layers.GRU(4, return_state=True, name="g")(keras.layers.Reshape((2, 2), name="r")(x))
+    x = keras.layers.Dense(2, name="c")(keras.layers.Add(name="plus")([rows, state]))
+    x = tf.math.add(x, tf.split(x, 2, axis=1)[1])
+    return json.loads(keras.Model(inputs, x).to_json())
+
+
+def call(name: str, number: Any, output: Any = 0, **keywords: Any) -> Callable[[Json], None]:
+    """Has `b` take that output of that call of a layer."""
+    return lambda description: layer(description, "b").update(inbound_nodes=[[[name, number, output, keywords]]])
+
+
+def turned(description: Json) -> None:
+    """Calls in the right order among layers, and in the wrong one within a layer: Keras keeps the latter."""
+    layer(description, "m")["inbound_nodes"] = [[["b", 0, 0, {}]], [["in", 0, 0, {}]]]
+    layer(description, "b")["inbound_nodes"] = [[["m", 1, 0, {}]]]
+
+
+def outputs_of(name: str, number: Any) -> Callable[[Json], None]:
+    return lambda description: description["config"].update(output_layers=[[name, number, 0]])
+
+
+ENDLESS: dict[str, Callable[[Json], None]] = {
+    "the call of its own inputs": call("m", 0),
+    "a call beyond all": call("m", 3),
+    "a call far beyond": call("m", 2**70),
+    "a call before the first": call("m", -1),
+    "a call before the first of a layer": call("r", -1),
+    "a call that is half a one": call("m", 0.5),
+    "a call of a word": call("m", "1"),
+    "a call of nothing": call("m", None),
+    "a call of a list": call("m", [1]),
+    "a call of true, of a layer called once": call("r", True),
+    "a layer that comes later": call("c", 0),
+    "an output that there is not": call("m", 1, 7),
+    "an output of a word": call("m", 1, "x"),
+    "a keyword: the call of its own inputs": call("in", 0, training=["m", 0, 0]),
+    "a keyword: a call beyond all": call("in", 0, training=["m", 9, 0]),
+    "a keyword: an output that there is not": call("in", 0, training=["m", 1, 7]),
+    "a keyword: an output of a layer that waits": call("in", 0, training=["c", 0, 0]),
+    "a keyword: half a call": call("in", 0, training=["m", 0.5, 0]),
+    "a keyword of a keyword": call("in", 0, training=[["m", 1, 0, {}], ["m", 0, 0]]),
+    "a keyword of a constant": lambda description: layer(description, "b").update(
+        inbound_nodes=[[["_CONSTANT_VALUE", -1, 3.0, {"training": ["m", 0, 0]}]]]),
+    "a constant that is a call": call("_CONSTANT_VALUE", 0),
+    "its own calls, turned": turned,
+    "outputs: the call of its own inputs": outputs_of("m", 0),
+    "outputs: a call beyond all": outputs_of("m", 9),
+    "outputs: half a call": outputs_of("m", 0.5),
+    "inputs: a call beyond all": lambda description: description["config"].update(input_layers=[["m", 9, 0]]),
+}  # fmt: skip
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("where", ["functional", "sequential", "sequential without inputs"])
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_call_that_never_comes_is_not_waited_for(kind: str, where: str, endless: dict[str, Json]) -> None:
+    description = copy.deepcopy(endless[where])
+    ENDLESS[kind](description)
+    began = time.process_time()
+    with pytest.raises(RunError, match=REFUSED) as raised:
+        store.from_architecture(description, most=10_000)
+    assert "\n" not in str(raised.value)
+    assert time.process_time() - began < 5
+
+
+@pytest.fixture(scope="module")
+def endless() -> dict[str, Json]:
+    return {kind: within(kind) for kind in ("functional", "sequential", "sequential without inputs")}
+
+
+def test_calls_that_come_are_read(endless: dict[str, Json]) -> None:
+    for description in endless.values():
+        assert store.from_architecture(description).output_shape == (None, 2)
+
+
+@pytest.mark.timeout(20)
+def test_models_in_models_that_double_are_refused() -> None:
+    description = json.loads(inner().to_json())
+    for depth in range(30):
+        held = description | {
+            "module": "tf_keras.src.engine.functional",
+            "registered_name": "Functional",
+            "name": f"m{depth}",
+        }
+        held["config"] = description["config"] | {"name": f"m{depth}"}
+        calls = [[["in", 0, 0, {}]], [[f"m{depth}", 1, 0, {}]]]
+        first = obj("keras.layers", "InputLayer", name="in", batch_input_shape=[None, 4])
+        layers = [first | {"name": "in", "inbound_nodes": []}, held | {"inbound_nodes": calls}]
+        config = {"name": "x", "layers": layers, "input_layers": [["in", 0, 0]], "output_layers": [[f"m{depth}", 2, 0]]}
+        description = {"class_name": "Functional", "config": config}
+        if depth == 1:
+            assert store.from_architecture(description).count_params() == 20
+    with pytest.raises(RunError, match=r"layers, arguments of them and calls: expected 20000 at most"):
+        store.from_architecture(description)
 
 
 @pytest.mark.parametrize("kind", CHANGES)

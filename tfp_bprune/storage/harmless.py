@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,8 +34,10 @@ _BY_NAME = {
 }
 _RUN_CODE = {"Lambda", "AbstractRNNCell", "DenseFeatures"}
 _MOST_NUMBERS = 2**27  # of one example, as the network takes it and between its layers
+_MODELS = ("Functional", "Model")
 _MOST = 20_000  # layers, initializers and the like, and calls; a layer of Keras has about five, and takes milliseconds
 _MOST_PASSES = 50  # until each call has its inputs; Keras writes layers in such an order that one does
+_reading = threading.RLock()  # `ending` changes what all threads have
 _SLACK = 2**24  # bytes of variables that no file holds, such as generators of noise
 
 _SIZE = optional({"type": "integer", "minimum": 1, "maximum": 2**31})
@@ -153,6 +156,7 @@ def _check_model(node: Json) -> None:
         raise RunError(f"{_WHERE} has no outputs: expected one at least")
     waiting: list[tuple[str, list[tuple[str, int]]]] = []
     made: dict[str, int] = {}
+    models: set[str] = set()  # whose call 0 is that of its own inputs, which is none of those that are told
     for layer in config["layers"]:
         if not isinstance(layer, dict) or "class_name" not in layer:
             raise RunError(f"{_WHERE} holds a layer that is none: {str(layer)[:99]}")
@@ -160,11 +164,13 @@ def _check_model(node: Json) -> None:
         if name in made:
             raise RunError(f"{_WHERE} has two layers {name!r}: expected a name for each")
         made[name] = int(_begins_called(layer))
+        if layer["class_name"] in _MODELS:
+            models.add(name)
         waiting += [(name, list(_references(call))) for call in nodes]
     for _ in range(_MOST_PASSES):
         left = []
         for name, needed in waiting:
-            if all(made.get(other, 0) > number for other, number in needed):
+            if all(made.get(other, 0) > number >= (other in models) for other, number in needed):
                 made[name] += 1
             else:
                 left.append((name, needed))
@@ -179,18 +185,28 @@ def _check_model(node: Json) -> None:
 def check_count(config: Any) -> None:
     """Refuses a description of more layers, and calls of them, than Keras makes in a moment.
 
+    Each call of a model calls all that is in it, so that a short description can ask for any number.
+
     Raises:
       RunError: saying how many.
     """
-    count, waiting = 0, [config]
+    count, waiting = 0, [(config, 1)]
     while waiting:
-        node = waiting.pop()
+        node, times = waiting.pop()
         if isinstance(node, dict):
             calls = node.get("inbound_nodes")
-            count += ("class_name" in node) + (len(calls) if isinstance(calls, list) else 0)
-        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+            called = len(calls) if isinstance(calls, list) else 0
+            count += times * (("class_name" in node) + called)
+            times *= 1 + (called if _holds_layers(node.get("config")) else 0)
+        inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+        waiting += [(one, times) for one in inner]
     if count > _MOST:
-        raise RunError(f"{_WHERE} has {count} layers, arguments of them and calls: expected {_MOST} at most")
+        said = f"{count}" if count < 10**9 else "more than 10^9"
+        raise RunError(f"{_WHERE} has {said} layers, arguments of them and calls: expected {_MOST} at most")
+
+
+def _holds_layers(config: Any) -> bool:
+    return isinstance(config, dict) and bool({"layers", "layer"} & set(config))
 
 
 def check_made(model: Any) -> None:
@@ -219,7 +235,7 @@ def _begins_called(layer: Json) -> bool:
     nested = (
         isinstance(first, list) and first and isinstance(first[0], dict) and first[0].get("class_name") == "InputLayer"
     )
-    return layer["class_name"] in ("InputLayer", "Functional", "Model") or bool(nested)
+    return layer["class_name"] in ("InputLayer", *_MODELS) or bool(nested)
 
 
 def _references(node: Any) -> Iterator[tuple[str, int]]:
@@ -248,6 +264,31 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, str):
         return re.fullmatch(r"[\w ,.>-]{0,99}", value) is not None  # an equation of einsum, and no path
     return value is None or isinstance(value, bool | int | float)
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Within it Keras gives up a call whose inputs never come, for which it would look again and again without end.
+
+    `check_known` sees most such calls, but not how many outputs a layer has, nor from where a nested model's calls are counted.
+
+    Raises:
+      RunError: naming the input.
+    """
+    kind = keras.src.utils.tf_utils.ListWrapper  # an input of a call: layer, number of its call, number of its output
+
+    def as_list(self: Any) -> Any:
+        self.looks = getattr(self, "looks", 0) + 1
+        if self.looks > 2 * _MOST_PASSES:
+            raise RunError(f"{_WHERE} has no order: a call waits for {str(self._list)[:99]}, or for what that needs")
+        return self._list
+
+    with _reading:
+        before, kind.as_list = kind.as_list, as_list
+        try:
+            yield
+        finally:
+            kind.as_list = before
 
 
 @contextlib.contextmanager

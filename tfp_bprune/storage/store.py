@@ -13,7 +13,7 @@ from tfp_bprune.graphs.install import graph_layers, install
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
 from tfp_bprune.layers import LAYERS, variational_layers
 from tfp_bprune.layers.rules.rule import ruled
-from tfp_bprune.storage.harmless import bounded, check_count, check_known, check_made
+from tfp_bprune.storage.harmless import bounded, check_count, check_known, check_made, ending
 from tfp_bprune.types import Json, RunError
 
 _OF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
@@ -74,7 +74,11 @@ def from_architecture(config: Json, most: int | None = None) -> Any:
     check_known(config)
     try:
         # Keras's wrappers look for what they hold by its plain name.
-        with bounded(most), keras.utils.custom_object_scope({layer.__name__: layer for layer in LAYERS.values()}):
+        with (
+            bounded(most),
+            ending(),
+            keras.utils.custom_object_scope({layer.__name__: layer for layer in LAYERS.values()}),
+        ):
             model = keras.models.model_from_json(json.dumps(config))
     except RunError:
         raise
