@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 Task = Literal["classification", "binary", "multilabel", "regression"]  # of data
@@ -91,3 +91,35 @@ def if_percent(value: float) -> str:
     (': use 0.9 for 90 %', '')
     """
     return f": use {value / 100:.6g} for {value:.6g} %" if 1 < value < 100 else ""
+
+
+def names_of(given: Any, what: str) -> tuple[str, ...]:
+    """The names in `given`; a string is one name, not its letters.
+
+    >>> names_of("logits", "exclude"), names_of(["conv*", "logits"], "include")
+    (('logits',), ('conv*', 'logits'))
+
+    Raises:
+      BpruneError: something else than names is among them.
+    """
+    names = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise BpruneError(f"{what} holds {name!r}: expected names")
+    return names
+
+
+def class_names_of(given: Any, classes: int) -> list[Any]:
+    """A name for each class: those in `given`, a list or a dictionary by class number, or the numbers.
+
+    Raises:
+      DataError: there is not one for each, or `given` is one string, whose letters they would be.
+    """
+    if isinstance(given, str | bytes):
+        raise DataError(f"class_names is the string {given!r}: expected a list of {classes} names")
+    if isinstance(given, Mapping):
+        given = [given.get(i, i) for i in range(classes)]
+    names = list(range(classes)) if given is None else list(given)
+    if len(names) != classes:
+        raise DataError(f"{len(names)} class names for {classes} classes: expected one for each")
+    return names

@@ -115,6 +115,19 @@ def test_layers_that_cannot_be_bayesian_are_named_and_left_alone(kind: str) -> N
     assert names(bayesianize(model, exclude=["odd"], strict=True)) == ["head"]
 
 
+def test_a_string_is_one_name_not_its_letters() -> None:
+    model = keras.Sequential(
+        [keras.Input((4,)), L.Dense(3, name="a"), L.Dense(3, name="ab"), L.Dense(2, name="logits")]
+    )
+    for exclude in ("ab", ["ab"], ("ab",), {"ab"}):
+        assert names(bayesianize(model, exclude=exclude)) == ["a", "logits"]
+    assert names(bayesianize(model, include="a*")) == ["a", "ab"]
+    assert names(bayesianize(model, include="a*", exclude="ab")) == ["a"]
+    for wrong in (3, ["a", None], b"ab"):
+        with pytest.raises(BpruneError, match=r"exclude holds .*: expected names$"):
+            bayesianize(model, exclude=wrong)  # type: ignore[arg-type]
+
+
 def test_contradictions_are_refused() -> None:
     with pytest.raises(BpruneError, match="either rho_init or moped"):
         bayesianize(ordinary(), rho_init=-3.0, moped=DELTA)

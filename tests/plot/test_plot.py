@@ -113,6 +113,8 @@ def test_weights_are_counted_and_cut(mlp: Callable[..., Any]) -> None:
         assert [text.get_text() for text in axes.texts] == [
             f"{one.prunable - one.pruned:,} left" for one in report.layers
         ]
+    layers = {"dense_1": {"prunable": 100, "nonzeros": 25}}
+    assert [text.get_text() for text in bp.plot.sparsity(layers, axes=new()).texts] == ["25 left"]
     with pytest.raises(bp.BpruneError, match=r"sparsities must be in \(0, 1\), got 90"):
         bp.plot.signal_to_noise(model, sparsities=(90,), axes=new())
 
@@ -136,6 +138,34 @@ def test_a_sweep_is_drawn_from_its_json() -> None:
     axes = bp.plot.sweep(result, axes=new())
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.9, 0.85, 0.81])
     assert [text.get_text() for text in bp.plot.histogram(result, axes=new()).texts] == ["50 %", "90 %"]
+
+
+def test_a_training_is_drawn_by_epoch() -> None:
+    rows = [{"epoch": i, "nll": 1 / i, "val_nll": 2 / i if i > 1 else None, "kl/dense_1": 3.0 * i} for i in (1, 2, 3)]
+    training, validation = bp.plot.history(rows, axes=new()).lines
+    np.testing.assert_allclose(training.get_xydata(), [[1, 1], [2, 1 / 2], [3, 1 / 3]])
+    np.testing.assert_allclose(validation.get_xydata().astype(float), [[1, np.nan], [2, 1], [3, 2 / 3]])
+    assert [one.get_label() for one in (training, validation)] == ["NLL, training", "NLL, validation"]
+    [line] = bp.plot.divergences(rows, axes=new()).lines
+    assert (line.get_label(), list(line.get_ydata())) == ("dense_1", [3, 6, 9])
+    with pytest.raises(bp.BpruneError, match="no score 'accuracy': expected one of 'nll'"):
+        bp.plot.history(rows, score="accuracy", axes=new())
+    for nothing in ([], [{"epoch": 1, "nll": 1.0}]):
+        with pytest.raises(bp.BpruneError, match="no KL of a layer"):
+            bp.plot.divergences(nothing, axes=new())
+
+
+def test_names_of_classes_are_a_list_of_one_for_each() -> None:
+    said = Prediction({"probabilities": P, "entropy": P[:, 0]}, {"inputs": Head("classification")}, "mean")
+    pixels = np.zeros((4, 2, 2))
+    for wrong, why in (("ab", "is the string 'ab': expected a list of 2"), (["a"], "1 class names for 2 classes")):
+        with pytest.raises(bp.BpruneError, match=why):
+            bp.plot.by_class(P, Y, class_names=wrong, axes=new())
+        with pytest.raises(bp.BpruneError, match=why):
+            bp.plot.examples(pixels, P, Y, by="entropy", count=2, class_names=wrong)
+        with pytest.raises(bp.BpruneError, match=why):
+            said.columns(wrong)
+    assert list(said.columns({1: "b"})["label"]) == list(said.columns([0, "b"])["label"])
 
 
 def test_pictures_make_their_own_axes_and_need_no_tensorflow_to_import() -> None:

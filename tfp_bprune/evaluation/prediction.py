@@ -12,7 +12,7 @@ from scipy import special
 
 from tfp_bprune.graphs.heads import Head
 from tfp_bprune.prediction.answers import plain_name
-from tfp_bprune.types import BpruneError, DataError
+from tfp_bprune.types import BpruneError, DataError, class_names_of
 
 _REMEDIES = {
     "epistemic": "predict with predictive='moments' or 'sampled'",
@@ -184,6 +184,10 @@ class Prediction:
           DataError: there is not one answer an example, or not a name for each class.
         """
         if len(self.heads) > 1:
+            if class_names is not None and not isinstance(class_names, Mapping):
+                raise DataError(
+                    f"class_names is {class_names!r}: expected a dictionary by output, {', '.join(self.heads)}"
+                )
             return {
                 f"{plain_name(name)}_{key}": column
                 for name in self.heads
@@ -244,10 +248,4 @@ def _columns_of(said: Prediction, class_names: Any) -> dict[str, np.ndarray]:
 
 
 def _names(said: Prediction, given: Any) -> list[Any]:
-    width = 2 if said.head.task == "binary" else said.probabilities.shape[-1]
-    if isinstance(given, Mapping):
-        given = [given.get(i, i) for i in range(width)]
-    names = list(range(width)) if given is None else list(given)
-    if len(names) != width:
-        raise DataError(f"{len(names)} class names for {width} classes: expected one for each")
-    return names
+    return class_names_of(given, 2 if said.head.task == "binary" else said.probabilities.shape[-1])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._registry import Registry
-from tfp_bprune.types import BpruneError, ExportError, Json, Predictive, Storage
+from tfp_bprune.types import BpruneError, ExportError, Json, Predictive, Storage, names_of
 
 TOLERANCE, TOLERANCE_FLOAT16 = 1e-4, 0.02  # float16 keeps 11 bits of each weight: 5e-4, which add up over layers
 Outputs = dict[str, np.ndarray]
@@ -72,6 +72,8 @@ class Form:
 
     def __post_init__(self) -> None:
         defaults = {"title": self.name, "files": re.escape(self.file), "needed": (self.file,), "load": Path(self.load)}
+        for several in ("needed", "precisions", "predictives"):
+            object.__setattr__(self, several, names_of(getattr(self, several), several))
         for field, value in defaults.items():
             if field == "load" or not getattr(self, field):
                 object.__setattr__(self, field, value)

@@ -16,7 +16,7 @@ from tfp_bprune.graphs.copying import copy_activation_state, within
 from tfp_bprune.graphs.rebuild import calls_of, rebuild
 from tfp_bprune.layers import LAYERS, Composed, NormalPrior, Prior, Variational, kind_of, kinds, weights_of
 from tfp_bprune.layers.posterior import DEFAULT_RHO
-from tfp_bprune.types import BpruneError, Estimator, Json
+from tfp_bprune.types import BpruneError, Estimator, Json, names_of
 
 _SMALLEST_SCALE = 1e-8  # where |w| is 0, sigma = delta |w| would be too, and rho infinite
 _NEVER_BAYESIAN = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.GroupNormalization)
@@ -29,8 +29,8 @@ def bayesianize(
     prior: Prior | Json | str | None = None,
     rho_init: float | None = None,
     moped: float | None = None,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = "*",
+    exclude: str | Sequence[str] = (),
     bayesian_bias: bool = False,
     train_size: int | None = None,
     seed: int = 0,
@@ -49,8 +49,8 @@ def bayesianize(
       rho_init: where rho starts; sigma = softplus(rho). -5 by default.
       moped: delta: sigma = delta |w|, and the prior is centred at the trained w (Krishnan et al. 2020, "Specifying
         weight priors in Bayesian deep neural networks with empirical Bayes", eq. 5).
-      include, exclude: patterns of layer names (`conv*`), of a TimeDistributed its own or that of the layer within; the
-        excluded stay as they are.
+      include, exclude: patterns of layer names, one ("conv*") or several, of a TimeDistributed its own or that of the layer
+        within; the excluded stay as they are.
       bayesian_bias: whether biases get a distribution too.
       train_size: N; `fit` tells it otherwise.
       seed: with the layers' names it decides all noise.
@@ -66,7 +66,7 @@ def bayesianize(
         raise BpruneError(f"moped must be a positive factor on |w|, got {moped}")
     model = adopt(model)
     refuse_equal_names(model)
-    chosen = _choose(model, include, exclude, strict)
+    chosen = _choose(model, names_of(include, "include"), names_of(exclude, "exclude"), strict)
     calls = Counter(map(id, calls_of(model)))
     options: Json = {"rho_init": DEFAULT_RHO if rho_init is None else rho_init, "own_prior_loc": moped is not None}
     options |= {"prior": NormalPrior() if prior is None and moped is not None else prior}

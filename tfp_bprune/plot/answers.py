@@ -9,7 +9,7 @@ import numpy as np
 
 from tfp_bprune.plot.said import answers_of
 from tfp_bprune.plot.style import BLUE, GREY, ORANGE, axes_or_new
-from tfp_bprune.types import DataError
+from tfp_bprune.types import class_names_of
 
 _UNITS = {"confidence": "1 - confidence"}
 
@@ -104,10 +104,8 @@ def by_class(
     """
     answers = answers_of(said, y)
     classes = answers.probabilities.shape[1]
+    names = class_names_of(class_names, classes)
     axes = axes_or_new(axes, max(4.5, 1.5 + 0.45 * classes), 3.6)
-    names = list(range(classes)) if class_names is None else list(class_names)
-    if len(names) != classes:
-        raise DataError(f"{len(names)} class names for {classes} classes: expected one for each")
     values, right = answers.uncertainty(by), answers.right
     groups = [values[answers.truth == k] for k in range(classes)]
     boxes = axes.boxplot(

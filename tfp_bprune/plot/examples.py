@@ -9,7 +9,7 @@ import numpy as np
 
 from tfp_bprune.plot.said import answers_of
 from tfp_bprune.plot.style import WRONG
-from tfp_bprune.types import DataError
+from tfp_bprune.types import DataError, class_names_of
 
 
 def examples(
@@ -35,7 +35,8 @@ def examples(
       The axes [2, count].
 
     Raises:
-      DataError: these are no images, not as many as answers, or fewer than are to be shown.
+      DataError: these are no images, not as many as answers, or fewer than are to be shown; or there is not a name
+        for each class.
     """
     images, answers = np.asarray(x), answers_of(said, y)
     images = images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images
@@ -43,7 +44,7 @@ def examples(
         raise DataError(
             f"got examples {np.shape(x)} for {len(answers.probabilities)} answers: expected an image for each"
         )
-    values = answers.uncertainty(by)
+    values, names = answers.uncertainty(by), class_names_of(class_names, answers.probabilities.shape[1])
     if len(values) < 2 * count:
         raise DataError(f"{len(values)} examples are fewer than two rows of {count}: expected a smaller count")
     order = np.argsort(values, kind="stable")
@@ -52,7 +53,7 @@ def examples(
         raise DataError(f"axes are of shape {panels.shape}: expected (2, {count})")
     for panel, i in zip(panels.flat, [*order[:count], *order[-count:]], strict=True):
         _show(panel, images[i], (images.min(), images.max()))
-        _title(panel, answers, i, class_names)
+        _title(panel, answers, i, names)
         unit = "" if by == "confidence" else " nats"
         panel.set_xlabel(f"{values[i]:.3g}{unit}", fontsize=8)
     name = "1 - confidence" if by == "confidence" else by
@@ -77,12 +78,9 @@ def _show(axes: Any, image: np.ndarray, limits: tuple[float, float]) -> None:
     axes.grid(False)
 
 
-def _title(axes: Any, answers: Any, i: int, class_names: Sequence[Any] | None) -> None:
-    def name(k: int) -> str:
-        return str(k if class_names is None else class_names[k])
-
+def _title(axes: Any, answers: Any, i: int, names: Sequence[Any]) -> None:
     answer = int(answers.probabilities[i].argmax())
     if answers.labels is None or answers.labels[i] == answer:
-        axes.set_title(name(answer), fontsize=9)
+        axes.set_title(str(names[answer]), fontsize=9)
     else:
-        axes.set_title(f"{name(answer)} (is {name(int(answers.labels[i]))})", fontsize=9, color=WRONG)
+        axes.set_title(f"{names[answer]} (is {names[int(answers.labels[i])]})", fontsize=9, color=WRONG)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def sparsity(report: Any, *, axes: Any = None) -> Any:
     """What part of each layer's weights is gone, first layer on top, with the weights that are left.
 
     Args:
-      report: what `prune` says, or a pruned model.
+      report: what `prune` returns, a pruned model, or the `layers` of an export's manifest.
       axes: Matplotlib's; new ones by default.
     """
     counts = _counts_of(report)
@@ -97,8 +97,10 @@ def _counts_of(report: Any) -> list[tuple[str, int, int]]:
     """Name, weights left and all weights of each layer."""
     if hasattr(report, "layers") and all(hasattr(one, "prunable") for one in report.layers):
         return [(one.name.removesuffix("/kernel"), one.prunable - one.pruned, one.prunable) for one in report.layers]
-    from tfp_bprune.exports.manifest import describe
-    from tfp_bprune.graphs.convert import adopt
+    layers = report
+    if not isinstance(report, Mapping):
+        from tfp_bprune.exports.manifest import describe
+        from tfp_bprune.graphs.convert import adopt
 
-    layers = describe(adopt(report))["layers"]
+        layers = describe(adopt(report))["layers"]
     return [(name, about["nonzeros"], about["prunable"]) for name, about in layers.items()]

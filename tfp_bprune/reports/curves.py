@@ -5,46 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfp_bprune.plot.style import BLUE, GREY, ORANGE, style_of
+from tfp_bprune.plot.style import BLUE, GREY, style_of
 from tfp_bprune.types import Json
 
 Points = Sequence[Sequence[float]]
-
-
-def history(axes: Any, rows: Sequence[Json]) -> Any:
-    """Negative log-likelihood by epoch, in training and in validation."""
-    for key, label, style in (("nll", "training", "-"), ("val_nll", "validation", "--")):
-        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, color=BLUE, label=label)
-    axes.set(xlabel="epoch", ylabel="NLL (nats per example)")
-    axes.legend(fontsize=8)
-    return axes
-
-
-def accuracy(axes: Any, rows: Sequence[Json]) -> Any:
-    """Accuracy, or mean squared error, by epoch."""
-    name = "accuracy" if any("accuracy" in row for row in rows) else "mse"
-    for key, label, style in ((name, "training", "-"), (f"val_{name}", "validation", "--")):
-        points = [(row["epoch"], row[key]) for row in rows if row.get(key) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, color=ORANGE, label=label)
-    axes.set(xlabel="epoch", ylabel={"accuracy": "accuracy", "mse": "mean squared error"}[name])
-    axes.legend(fontsize=8)
-    return axes
-
-
-def divergences(axes: Any, rows: Sequence[Json]) -> Any:
-    """The KL of each layer by epoch."""
-    names = [key for key in (rows[0] if rows else {}) if key.startswith("kl/")]
-    for number, name in enumerate(names):
-        points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=style_of(number)["color"], label=name[3:])
-    axes.set(xlabel="epoch", ylabel="KL(q || p) of a layer (nats)")
-    if len(names) <= 8:
-        axes.legend(fontsize=8)
-    return axes
 
 
 def calibration(axes: Any, networks: Mapping[str, Points], classes: bool) -> Any:
@@ -72,16 +36,6 @@ def risk(axes: Any, networks: Mapping[str, Points], classes: bool) -> Any:
     axes.set(xlim=(0, 1.02))
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
-    return axes
-
-
-def sparsities(axes: Any, layers: Mapping[str, float]) -> Any:
-    """The part of each layer's weights that is removed."""
-    names = list(layers)
-    axes.barh(range(len(names)), [100 * layers[name] for name in names], color=BLUE, height=0.6)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    _of_bars(axes)
-    axes.set(xlabel="weights removed (%)", xlim=(0, 100))
     return axes
 
 

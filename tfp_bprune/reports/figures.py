@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tfp_bprune.plot.style import BLUE, GREY, ORANGE, picture, style_of
+from tfp_bprune.plot.style import GREY, picture, style_of
 from tfp_bprune.plot.sweep import histogram, sweep
+from tfp_bprune.plot.training import history
 from tfp_bprune.types import Json
 
 _HALF_A_LINE = 62  # characters in the legend
@@ -30,26 +31,17 @@ def history_figure(rows: list[Json], title: str) -> bytes:
     """A PNG of a training: negative log likelihood and, where there is one, accuracy, by epoch."""
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        _by_epoch(axes, rows, "nll", "NLL", BLUE)
-        axes.set(xlabel="epoch", ylabel="NLL (nats per example)")
-        if rows and "accuracy" in rows[0]:
+        axes, keys = figure.subplots(), rows[0] if rows else {}
+        if "nll" in keys:
+            history(rows, axes=axes).get_legend().remove()
+        if "accuracy" in keys:
             other = axes.twinx()
             other.grid(False)
-            _by_epoch(other, rows, "accuracy", "accuracy", ORANGE)
-            other.set_ylabel("accuracy")
+            history(rows, score="accuracy", axes=other).get_legend().remove()
             other.spines["right"].set_visible(True)
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
 
     return picture(7, 4, title, draw)
-
-
-def _by_epoch(axes: Any, rows: list[Json], key: str, label: str, colour: str) -> None:
-    """A score in training and, dashed, in validation, where the rows have them."""
-    epochs = [row["epoch"] for row in rows]
-    for name, what, style in ((key, "training", "-"), (f"val_{key}", "validation", "--")):
-        if rows and name in rows[0]:
-            axes.plot(epochs, [row[name] for row in rows], style, color=colour, label=f"{label}, {what}")
 
 
 def bench_figure(result: Json) -> bytes:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfp_bprune.files.reading import printable
+from tfp_bprune.plot.training import divergences, history
+from tfp_bprune.plot.weights import sparsity
 from tfp_bprune.reports import curves
 from tfp_bprune.reports.page import figure, figures, page, paragraph, section, table
 from tfp_bprune.reports.tables import human_bytes
@@ -86,17 +88,18 @@ def _data(run: Json) -> str:
 def _curves(rows: Sequence[Json]) -> str:
     if not rows:
         return ""
+    scores = {
+        "nll": "Negative log-likelihood of one draw of the weights, by epoch.",
+        next((key for key in ("accuracy", "mse") if key in rows[0]), ""): "The score of the same draw, by epoch.",
+    }
     drawn = [
-        figure(
-            lambda axes: curves.history(axes, rows), "Negative log-likelihood of one draw of the weights, by epoch."
-        ),
-        figure(
-            lambda axes: curves.accuracy(axes, rows), "The same network's score by epoch, of one draw of the weights."
-        ),
+        figure(lambda axes, score=score: history(rows, score=score, axes=axes), caption)  # type: ignore[misc]
+        for score, caption in scores.items()
+        if score in rows[0]
     ]
     if any(key.startswith("kl/") for key in rows[0]):
         caption = "Divergence of posterior from prior by layer. It counts in the loss divided by the number of training examples."
-        drawn.append(figure(lambda axes: curves.divergences(axes, rows), caption))
+        drawn.append(figure(lambda axes: divergences(rows, axes=axes), caption))
     return section("Training", figures(*drawn))
 
 
@@ -161,10 +164,10 @@ def _pruned(networks: Sequence[Json]) -> str:
     shown = [one for one in networks if one.get("sparsity")]
     drawn, rows = [], []
     for one in shown:
-        layers = {name: layer["sparsity"] for name, layer in list(one["layers"].items())[:_MOST_LAYERS]}
+        layers = dict(list(one["layers"].items())[:_MOST_LAYERS])
         size = (4.6, 1.1 + 0.28 * len(layers))
         caption = f"{one['name']}: {100 * one['sparsity']:.1f} % of {one['prunable']:,} weights removed."
-        drawn.append(figure(lambda axes, layers=layers: curves.sparsities(axes, layers), caption, size))  # type: ignore[misc]
+        drawn.append(figure(lambda axes, layers=layers: sparsity(layers, axes=axes), caption, size))  # type: ignore[misc]
         rows += [
             (one["name"], name, f"{layer['prunable']:,}", f"{layer['nonzeros']:,}", f"{100 * layer['sparsity']:.1f}")
             for name, layer in one["layers"].items()

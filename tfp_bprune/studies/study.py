@@ -23,7 +23,7 @@ from tfp_bprune.studies import BUDGETS, STUDIES
 from tfp_bprune.studies.networks import TIMES, Spec
 from tfp_bprune.studies.pool import complete
 from tfp_bprune.studies.worker import Task, result_of
-from tfp_bprune.types import BpruneError, Json
+from tfp_bprune.types import BpruneError, Json, names_of
 
 WITH_MODELS = ("scale", "units")  # studies of several networks, of which some can be chosen
 
@@ -58,6 +58,8 @@ class Settings:
     models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for several in ("datasets", "models"):
+            object.__setattr__(self, several, names_of(getattr(self, several), several))
         if self.name not in STUDIES:
             raise BpruneError(f"unknown study {self.name!r}: expected one of {', '.join(STUDIES)}")
         if self.budget not in BUDGETS:
