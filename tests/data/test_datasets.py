@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def test_the_commands_take_a_dataset_of_a_module_that_they_import(
     sys.modules.pop("outside_module")
     capsys.readouterr()
     with pytest.raises(DataError, match="no dataset 'outside'"):  # without the module
-        data_of(Run.open(run).config, tmp_path)
+        data_of(Run.open(run).config, Namespace(data=None, data_dir=tmp_path))
     with pytest.raises(SystemExit):
         main(["--import", "no_such_module", "inspect", str(run)])
     assert capsys.readouterr().err.splitlines()[-1] == (

@@ -283,7 +283,7 @@ def test_auto_goes_by_a_posterior(tmp_path: Path) -> None:
     assert planned(model, "auto", SAVED, "mean").storages["plain"] == "float32"
     with pytest.raises(ExportError, match="layer 'plain' has no posterior for 'auto' to go by: name the precision"):
         planned(model, {"plain": "auto"}, SAVED, "mean")
-    plain = classifier(keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)]))
+    plain = classifier(keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="dense")]))
     with pytest.raises(ExportError, match=r"has no posterior for 'auto' to go by: expected 'int8'"):
         export(plain, tmp_path / "out", precision="auto")
     assert export(plain, tmp_path / "int8", precision="int8")["layers"]["dense"]["precision"] == "int8"

@@ -90,7 +90,7 @@ def test_a_fresh_process_gets_the_same_answers(
 @pytest.mark.parametrize("name", KINDS)
 def test_nothing_of_the_package_is_in_the_files(exports: dict[str, Path], name: str) -> None:
     for file in exports[name].rglob("*"):
-        if file.is_file() and file.name != "manifest.json":
+        if file.is_file() and file.name not in ("manifest.json", "README.md"):  # the card names the package
             content = file.read_bytes()
             assert b"tfp_bprune" not in content, file
             assert b"tensorflow_probability" not in content, file
@@ -177,9 +177,9 @@ def test_a_place_that_cannot_take_it_is_one_clear_error(pruned: Any, tmp_path: P
 @pytest.mark.parametrize(("file_format", "file"), [("onnx", "model.onnx"), ("litert", "model.tflite")])
 def test_other_formats_have_the_same_folder(pruned: Any, tmp_path: Path, file_format: Any, file: str) -> None:
     manifest = export(pruned, tmp_path / "out", format=file_format)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {file, "manifest.json"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {file, "manifest.json", "README.md"}
     assert manifest == check_export(tmp_path / "out")
-    assert (manifest["export_format"], set(manifest["files"])) == (file_format, {file})
+    assert (manifest["export_format"], set(manifest["files"])) == (file_format, {file, "README.md"})
     content = (tmp_path / "out" / file).read_bytes()
     assert (manifest["bytes"], manifest["bytes_gzip"]) == (len(content), len(gzip.compress(content, 6)))
     assert b"tfp_bprune" not in content

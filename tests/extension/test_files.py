@@ -87,7 +87,7 @@ def test_the_command_writes_it(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main([*EXTENSIONS, "export", str(trained), "--format", "npz", "--out", str(out)]) == 0
     manifest = check_export(out)
-    assert (manifest["export_format"], set(manifest["files"])) == ("npz", {"model.npz"})
+    assert (manifest["export_format"], set(manifest["files"])) == ("npz", {"model.npz", "README.md"})
     assert manifest["scores"]["nll"] > 0
 
 

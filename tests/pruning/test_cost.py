@@ -35,7 +35,7 @@ def test_a_pruning_that_ruins_a_network_says_so(tiny_model: Any, digits: Splits)
         ):
             bp.prune(tiny_model, sparsity=0.99, validation_data=data)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         bp.prune(tiny_model, sparsity=0.01, validation_data=valid)
     with pytest.raises(bp.BpruneError, match="validation data without targets"):
         bp.prune(tiny_model, sparsity=0.5, validation_data=valid.x)
@@ -67,7 +67,7 @@ def test_keras_predict_says_once_that_it_gives_one_draw(mlp: Callable[..., Any],
         model.predict(images[:4], verbose=0)
     assert len(found) == 1
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model.predict(images[:4], verbose=0)
         tf.function(lambda x: model(x, training=False))(images[:4])
         bp.strip(mlp()).predict(images[:4], verbose=0)

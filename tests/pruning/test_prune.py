@@ -319,7 +319,7 @@ class Subclassed(keras.Model):
     [
         (Subclassed, "is a subclassed model"),
         (lambda: keras.Sequential([DenseFlipout(2)]), "has no weights yet"),
-        (lambda: "a path", "expected a tf_keras model, got builtins.str"),
+        (lambda: "a path", "a path cannot be read as a file of Keras"),
     ],
     ids=["subclassed", "unbuilt", "no model"],
 )

@@ -449,6 +449,8 @@ def test_models_that_cannot_be_followed_are_refused_before_anything_is_written(
         lambda m: save_model(m, place),
         lambda m: fit(m, data, out=place),
     )
+    if make is of_keras_3:  # which comes in through these two
+        jobs = tuple(job for number, job in enumerate(jobs) if number not in (0, 2))
     for job in jobs:
         with pytest.raises(BpruneError, match=said) as caught:
             job(model)  # type: ignore[operator]

@@ -100,14 +100,19 @@ def units_of(model: Any, names: Mapping[str, np.ndarray], inputs: bool = False, 
         if any(tensor not in names for tensor in _tensors(step)):
             removable[labels.of(step.output)] = False
             removable[labels.of(step.inputs[0])] = False
-    units = Units(made, read, kept, labels.count, removable, costs=costs_of(model, names, counts))
+    costs = costs_of(model, names, counts)
+    if not costs:
+        raise PruneError(
+            f"model {model.name!r} has weights within other layers, whose multiplications are not known: expected counts='weights'"
+        )
+    units = Units(made, read, kept, labels.count, removable, costs=costs)
     return _with_inputs(units, labels.pinned) if inputs else units
 
 
 def costs_of(model: Any, names: Iterable[str], counts: Counts = "weights") -> dict[str, int]:
     """What a weight of each tensor counts, by tensor name: 1, or how often an example multiplies it (biases 0).
 
-    Empty where the calls of layers cannot be followed.
+    Empty where the calls of layers cannot be followed, as those within attention.
     """
     if counts == "weights":
         return dict.fromkeys(names, 1)
@@ -115,7 +120,10 @@ def costs_of(model: Any, names: Iterable[str], counts: Counts = "weights") -> di
     if graph is None:
         return {}
     times = {step.layer.name: positions(step) for step in graph.steps}
-    return {name: 0 if name.endswith("/bias") else times[name.rpartition("/")[0]] for name in names}
+    layers = {name: name.rpartition("/")[0] for name in names}
+    if not set(layers.values()) <= set(times):
+        return {}
+    return {name: 0 if name.endswith("/bias") else times[layer] for name, layer in layers.items()}
 
 
 def _with_inputs(units: Units, pinned: np.ndarray) -> Units:
