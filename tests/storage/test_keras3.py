@@ -175,6 +175,24 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "function",
     ),
+    "a Lambda": (
+        {
+            "config": lambda c: c["config"]["layers"][1].update(
+                class_name="Lambda", config={"name": "l", "function": "evil"}
+            )
+        },
+        "Lambda",
+    ),
+    "a registered name": (
+        {"config": lambda c: c["config"]["layers"][1].update(registered_name="evil>Dense")},
+        "expected layers of Keras itself",
+    ),
+    "a layer that is a word": ({"config": lambda c: c["config"]["layers"].append("x")}, "cannot be read|is none"),
+    "a layer without arguments": (
+        {"config": lambda c: c["config"]["layers"][1].update(config=None)},
+        "a layer that is none",
+    ),
+    "layers that are none": ({"config": lambda c: c["config"].update(layers=3)}, "no functional or sequential model"),
     "size": (
         {"config": lambda c: c["config"]["layers"][1]["config"].update(units=2**30)},
         "memory|bytes|numbers|sizes",
@@ -211,3 +229,31 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     for file in ("cut", "flipped", "nowhere"):
         with pytest.raises(bp.BpruneError, match="cannot be read as a file of Keras"):
             bp.bayesianize(tmp_path / f"{file}.keras")
+
+
+def zipped(path: Path, weights: bytes, method: int, damage: bool = False) -> Path:
+    """A `.keras` file, compressed."""
+    with zipfile.ZipFile(path) as archive:
+        config = archive.read("config.json")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", weights)
+    made, changed = path.with_name("zipped.keras"), bytearray(content.getvalue())
+    if damage:
+        changed[60:90] = b"\xff" * 30
+    made.write_bytes(changed)
+    return made
+
+
+def test_what_unpacks_to_more_than_it_is_and_what_does_not_is_refused(tmp_path: Path) -> None:
+    mlp().save(tmp_path / "model.keras")
+    for weights, method, damage in (
+        (bytes(2**24), zipfile.ZIP_DEFLATED, False),
+        (b"x", zipfile.ZIP_LZMA, False),
+        (b"x", zipfile.ZIP_DEFLATED, True),
+        (b"x", zipfile.ZIP_BZIP2, True),
+    ):
+        with pytest.raises(bp.BpruneError, match=r"zipped.keras") as error:
+            bp.prune(zipped(tmp_path / "model.keras", weights, method, damage), sparsity=0.5)
+        assert "\n" not in str(error.value)

@@ -270,11 +270,12 @@ def _callbacks(request: Json) -> list[Any]:
 
 
 def _loggers(names: Sequence[Logger], request: Json, out: Path) -> list[Any]:
+    from tfp_bprune.files.reading import check_inside
     from tfp_bprune.training.loggers import MLflowLogger, TensorBoardLogger
 
     settings = {name: value for name, value in request.items() if value is not None and name != "data_dir"}
     makers: dict[str, Callable[[], Any]] = {
-        "tensorboard": lambda: TensorBoardLogger(out / "tensorboard", settings=settings),
+        "tensorboard": lambda: TensorBoardLogger(check_inside(out, "tensorboard"), settings=settings),
         "mlflow": lambda: MLflowLogger(settings=settings, name=out.name),
     }
     return [makers[name]() for name in dict.fromkeys(names)]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
+import warnings
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,13 @@ from tfp_bprune.data.arrays import Arrays
 from tfp_bprune.data.info import Info, read_arrays
 from tfp_bprune.data.splits import Split, Splits, from_arrays
 from tfp_bprune.files.reading import MOST_BYTES, free_memory, read_below
-from tfp_bprune.types import DataError, Json
+from tfp_bprune.types import BpruneError, DataError, Json
 
 TARGETS = ("y", "target", "label", "class")  # a column of a table with one of these names is no feature
+_LARGE, _DENSEST = 2**27, 100  # bytes that any archive may unpack to, and beyond that how many times its size
+_UNREADABLE = (
+    ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RuntimeError, OSError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _KINDS = "a .npy, .npz or .csv file, a .png, or a folder of .png"
 _FEWEST = "x and y, or x_train, y_train, x_test and y_test"
 
@@ -45,7 +52,7 @@ def read_splits(path: Path, known: Json) -> Splits:
         x, y = read_arrays(_shaped(arrays["x"], info.input_shape, path), arrays["y"], replace(info, name=str(path)))
         return Splits({"test": Split("test", x, y)}, info, known.get("batch_size", 100), known.get("seed", 0))
     if not {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
-        raise DataError(f"{path} holds {', '.join(arrays) or 'nothing'}: expected the arrays {_FEWEST}")
+        raise DataError(f"{path} holds {_listed(arrays)}: expected the arrays {_FEWEST}")
     return _all_splits(path, arrays, info, known)
 
 
@@ -84,7 +91,7 @@ def read_examples(path: Path, inputs: Json) -> tuple[Arrays, list[str]]:
         given = {name: found.get(name, found.get("x") if len(shapes) == 1 else None) for name in shapes}
         missing = [name for name, one in given.items() if one is None]
         if missing:
-            raise DataError(f"{path} holds {', '.join(found) or 'nothing'}: expected an array {missing[0]!r}")
+            raise DataError(f"{path} holds {_listed(found)}: expected an array {missing[0]!r}")
         x: Arrays = {name: _shaped(one, shapes[name], path) for name, one in given.items() if one is not None}
         x = x if len(x) > 1 else next(iter(x.values()))
         return x, [str(i) for i in range(len(found[next(iter(found))]))]
@@ -117,7 +124,7 @@ def _shaped(x: np.ndarray, shape: Sequence[int | None], path: Path) -> np.ndarra
 
 def _content(path: Path) -> bytes:
     """The bytes of a file that the user named; where that is a link, of what it leads to."""
-    place = path.resolve()
+    place = Path(os.path.realpath(path))  # which says nothing of links in a circle; to open it does
     try:
         return read_below(place.parent, place.name)
     except OSError as error:
@@ -127,7 +134,7 @@ def _content(path: Path) -> bytes:
 def _load(path: Path, content: bytes) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, TypeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an array ({_first(error)}): write it with np.save") from error
     return _numbers(array, path)
 
@@ -136,13 +143,26 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".npz":
         raise DataError(f"{path} is of a kind that is not read: expected a .npz with the arrays {_FEWEST}, or a .csv")
     try:
-        with zipfile.ZipFile(io.BytesIO(_content(path))) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > (most := min(MOST_BYTES, free_memory())):
-                raise DataError(f"{path} unpacks to more than {most:.3g} bytes: expected a smaller file")
+        content = _content(path)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            _check_sizes(path, archive.infolist(), len(content))
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             return {name.removesuffix(".npy"): _load(path, archive.read(name)) for name in names}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+    except BpruneError:
+        raise
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as arrays ({_first(error)}): write it with np.savez") from error
+
+
+def _check_sizes(path: Path, entries: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Refuses an archive that does not fit into memory, or that is next to nothing on disk: examples are not all the same."""
+    whole = sum(entry.file_size for entry in entries)
+    if whole > (most := min(MOST_BYTES, free_memory())):
+        raise DataError(f"{path} unpacks to more than {most:.3g} bytes: expected a smaller file")
+    if whole > max(_LARGE, _DENSEST * size):
+        raise DataError(f"{path} unpacks to {whole / size:.0f} times its size: write it with np.savez, uncompressed")
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+        raise DataError(f"{path} is compressed in a way that NumPy does not write: write it with np.savez")
 
 
 def _numbers(array: Any, path: Path) -> np.ndarray:
@@ -222,7 +242,9 @@ def _image(path: Path, folder: Path | None, shape: Sequence[int | None]) -> np.n
 
     try:
         content = _content(path) if folder is None else read_below(folder, path.name)
-        image = Image.open(io.BytesIO(content), formats=("PNG",))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # whose size is refused below
+            image = Image.open(io.BytesIO(content), formats=("PNG",))
         kind, wanted = image.mode, "RGB" if shape[-1] == 3 else "L"
         height, width = shape[:2]
         if height not in (None, image.height) or width not in (None, image.width) or kind not in _KNOWN[wanted]:
@@ -235,6 +257,12 @@ def _image(path: Path, folder: Path | None, shape: Sequence[int | None]) -> np.n
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({_first(error)}): expected a PNG") from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first of the names, each cut."""
+    every = [name[:40] for name in names]
+    return ", ".join(every[:5]) + (" and others" if len(every) > 5 else "") or "nothing"
 
 
 _KNOWN = {"RGB": ("RGB", "P"), "L": ("L", "1")}

@@ -21,7 +21,7 @@ import numpy as np
 from tfp_bprune._keras import keras
 from tfp_bprune.files.reading import MOST_JSON, parse
 from tfp_bprune.files.schemas import ARCHITECTURE_SCHEMA
-from tfp_bprune.types import Json, RunError
+from tfp_bprune.types import BpruneError, Json, RunError
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MOST = 2**33  # bytes of all weights
@@ -133,6 +133,11 @@ class OfFile(Source):
                     raise RunError(
                         f"{path} holds no {_CONFIG} and {_WEIGHTS}: expected what model.save('NAME.keras') writes"
                     )
+                if any(
+                    entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                    for entry in archive.infolist()
+                ):
+                    raise RunError(f"{path} is compressed in a way that Keras does not write: save it anew")
                 whole = os.stat(path).st_size
                 # Keras stores weights as they are; what says that it unpacks to more is no file of Keras.
                 if sizes[_CONFIG] > MOST_JSON or sizes[_WEIGHTS] > min(_MOST, 2 * whole + 2**20):
@@ -141,7 +146,9 @@ class OfFile(Source):
                 content = archive.read(_WEIGHTS)
             with h5py.File(io.BytesIO(content), "r") as file:
                 yield config, cls(file), len(content)
-        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, KeyError, RuntimeError) as error:
+        except BpruneError:
+            raise
+        except Exception as error:  # whatever zipfile, h5py and Keras make of a file that Keras never wrote
             said = str(error).splitlines() or [type(error).__name__]
             raise RunError(f"{path} cannot be read as a file of Keras: {said[0]}") from error
 
