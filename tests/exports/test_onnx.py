@@ -90,7 +90,7 @@ def test_wrong_answers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_file_that_does_not_run_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporter, "to_onnx", lambda predictor: b"no graph")
+    monkeypatch.setattr(exporter, "to_onnx", lambda predictor, *_: b"no graph")
     with pytest.raises(ExportError, match=r"^onnxruntime failed: .*; use the format 'savedmodel'$"):
         export(NETWORKS["mlp"](), tmp_path / "out", format="onnx")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -79,13 +80,13 @@ def check_agreement(title: str, predictor: Any, run: Callable[[Any], Outputs], t
     specs, largest = fixed(predictor.predict, list(predictor.inputs.values())), 0.0
     for batch in _BATCHES:
         x = _probe(specs, batch)
-        expected, found = _answers(predictor, x), run(x)
+        expected, found = answers(predictor, x), run(x)
         if {n: v.shape for n, v in found.items()} != {n: v.shape for n, v in expected.items()}:
             raise ExportError(
                 f"the {title} file gives {sorted(found)} for {batch} inputs, in other names or shapes than "
                 f"TensorFlow's {sorted(expected)}: use the format 'savedmodel'"
             )
-        moved = _answers(predictor, _rounded(x, min(tolerance / TOLERANCE, 1e3) * _ROUNDING))
+        moved = answers(predictor, _rounded(x, min(tolerance / TOLERANCE, 1e3) * _ROUNDING))
         for name, value in expected.items():
             moves = float(np.abs(moved[name] - value).max())
             largest = max(largest, _check_output(title, name, value, found[name], tolerance, moves))
@@ -107,7 +108,21 @@ def hushed() -> Iterator[None]:
         os.close(kept)
 
 
-def _answers(predictor: Any, x: Outputs) -> Outputs:
+@contextmanager
+def errors_alone(*loggers: logging.Logger) -> Iterator[None]:
+    """Without what loggers say below errors, as converters do while they work."""
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def answers(predictor: Any, x: Outputs) -> Outputs:
+    """Those of a `Predictor` for arrays by the input's name."""
     return {name: value.numpy() for name, value in predictor.predict(*map(tf.constant, x.values())).items()}
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import tf
-from tfp_bprune.exports.converting import check_agreement, failure, hushed, require
+from tfp_bprune.exports.converting import answers, check_agreement, errors_alone, failure, hushed, require
 from tfp_bprune.exports.forms import Form
 from tfp_bprune.exports.manifest import signature_of
 from tfp_bprune.exports.precision import Plan
-from tfp_bprune.exports.rounding import Examples, Run, as_tensorflow, check_finite, is_little, measured, typed
+from tfp_bprune.exports.rounding import Examples, Run, check_finite, is_little, measured, typed
 from tfp_bprune.prediction.distance import ordered
 from tfp_bprune.prediction.predict import Predictor
 from tfp_bprune.types import BpruneError, ExportError, Json
@@ -46,7 +46,7 @@ class Making:
     def compare(self, whole: Predictor, validation: Any) -> None:
         """Measures what the bits cost beside the predictor `whole` in float32, on examples as in `rounding.Examples`."""
         self._examples = Examples(validation, whole, signature_of(whole))
-        self._expected = self._examples.answers(as_tensorflow(whole))
+        self._expected = self._examples.answers(partial(answers, whole))
 
     def write(self, place: Path, wider: Callable[[Plan], Plan | None]) -> None:
         """Writes the file; again and with more bits, as `wider` gives them, while few that nobody asked for cost too much.
@@ -77,12 +77,12 @@ class Making:
     def _written(self, place: Path) -> Run:
         """Writes the predictor in the form, and runs what was written against TensorFlow."""
         form = self.form
-        with _quiet():  # converters save a SavedModel in between
+        with errors_alone(tf.get_logger(), logging.getLogger("absl")):  # converters save a SavedModel in between
             form.convert(self.predictor, place, **self._options())
         if not place.exists():
             raise ExportError(f"the conversion to {form.title} wrote no {place.name}: expected what its form says")
         if form.tolerance is None:
-            return as_tensorflow(self.predictor)
+            return partial(answers, self.predictor)
         require(form.name, form.runtime.split(".")[0], extra=form.extra)
         with hushed():
             try:
@@ -115,17 +115,3 @@ class Making:
                 f"{self.form.title} with {self.plan.uniform or 'several precisions'}: leave them out"
             )
         return typed(self.predictor, ordered(self.predictor, examples))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TensorFlow's notes on what it saves."""
-    loggers = [tf.get_logger(), logging.getLogger("absl")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

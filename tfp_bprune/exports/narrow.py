@@ -7,7 +7,6 @@ are known by the scope of their layer (`prediction.lower.scope_of`), which is ke
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tfp_bprune.exports.converting import errors_alone
+from tfp_bprune.files.aside import scratch
 from tfp_bprune.prediction.lower import scope_of
 from tfp_bprune.prediction.program import NETWORK
 from tfp_bprune.types import Storage
@@ -103,17 +104,11 @@ def _by_tool(model: Any, tool: Callable[[Path, Path], None]) -> Any:
     """What a tool makes of the model, which takes and gives files, without what it says."""
     import onnx
 
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
-            onnx.save(model, str(source))
-            tool(source, target)
-            return onnx.load(str(target))
-    finally:
-        logger.setLevel(level)
+    with errors_alone(logging.getLogger()), scratch() as folder:
+        source, target = folder / "source.onnx", folder / "target.onnx"
+        onnx.save(model, str(source))
+        tool(source, target)
+        return onnx.load(str(target))
 
 
 def _nodes_of(model: Any, layers: Collection[str]) -> Iterator[Any]:

@@ -54,8 +54,7 @@ def _write(
     precision: Mapping[str, Storage],
     representative: Mapping[str, np.ndarray] | None,
 ) -> None:
-    few = set(precision.values()) > {"float32"} or "float32" not in precision.values()
-    write_atomically(path, to_onnx(predictor, precision, representative) if few else to_onnx(predictor))
+    write_atomically(path, to_onnx(predictor, precision, representative))
 
 
 def _payload(predictor: Predictor, path: Path) -> int:

@@ -73,15 +73,6 @@ def typed(predictor: Any, arrays: Sequence[np.ndarray]) -> Outputs:
     return {name: one if kind == tf.string else one.astype(kind.as_numpy_dtype) for (name, kind), one in pairs}
 
 
-def as_tensorflow(predictor: Any) -> Run:
-    """The function of a `Predictor`, from arrays to arrays."""
-
-    def run(x: Outputs) -> Outputs:
-        return {name: value.numpy() for name, value in predictor.predict(*map(tf.constant, x.values())).items()}
-
-    return run
-
-
 def measured(examples: Examples, expected: Outputs, found: Outputs) -> Json:
     """What it costs to give `found` in the place of `expected`.
 
