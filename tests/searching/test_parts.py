@@ -314,27 +314,25 @@ def test_fronts_hold_what_nothing_beats() -> None:
     assert {r["trial"] for r in points} >= {r["trial"] for r in chosen}
 
 
-def test_allocation_makes_the_marginal_losses_equal() -> None:
-    # loss = -weight * log(count): the optimum gives each layer a part in proportion to its weight.
-    center, weights = {"a/kernel": 1000, "b/kernel": 1000}, {"a/kernel": 3.0, "b/kernel": 2.0}
+def allocated(center: dict[str, int], total: int) -> dict[str, int]:
+    """loss = -weight * log(count): the optimum gives each layer a part in proportion to its weight, 3 and 2."""
+    weights = {"a/kernel": 3.0, "b/kernel": 2.0}
     curves = [
         {"tensor": name, "kept": float(part), "nll": -weights[name] * float(np.log(part)) + 10}
         for name in center
         for part in np.geomspace(0.4, 1.7, 40)
     ]
-    found = layers._allocated(center, curves, 2000, {name: 10_000 for name in center})
+    return layers._allocated(center, curves, total, {name: 10_000 for name in center})
+
+
+def test_allocation_makes_the_marginal_losses_equal() -> None:
+    found = allocated({"a/kernel": 1000, "b/kernel": 1000}, 2000)
     assert sum(found.values()) == pytest.approx(2000, abs=2)
     assert found["a/kernel"] / found["b/kernel"] == pytest.approx(1.5, rel=0.06)
 
 
 def test_a_weight_costs_the_same_in_a_small_layer() -> None:
-    center, weights = {"a/kernel": 1500, "b/kernel": 500}, {"a/kernel": 3.0, "b/kernel": 2.0}
-    curves = [
-        {"tensor": name, "kept": float(part), "nll": -weights[name] * float(np.log(part)) + 10}
-        for name in center
-        for part in np.geomspace(0.4, 1.7, 40)
-    ]
-    found = layers._allocated(center, curves, 1800, {name: 10_000 for name in center})
+    found = allocated({"a/kernel": 1500, "b/kernel": 500}, 1800)
     assert found["a/kernel"] / found["b/kernel"] == pytest.approx(1.5, rel=0.06)
 
 

@@ -108,6 +108,17 @@ def add_held_out(parser: Parser) -> None:
     )
 
 
+def add_validation_fraction(parser: Parser) -> None:
+    """`--validation-fraction`."""
+    parser.add_argument(
+        "--validation-fraction",
+        type=float,
+        default=0.1,
+        metavar="PART",
+        help="fraction of the training split to hold out",
+    )
+
+
 def add_logger(parser: Parser) -> None:
     """`--logger`."""
     parser.add_argument(

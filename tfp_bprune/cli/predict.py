@@ -61,13 +61,12 @@ def run(arguments: Any) -> int:
 def _inputs_of(path: Path) -> Json:
     """Shape and type of each input."""
     from tfp_bprune.data.info import Info
-    from tfp_bprune.evaluation.fresh import check_export
+    from tfp_bprune.evaluation.fresh import check_export, inputs_in
     from tfp_bprune.files.runs import Run
 
     run_directory = Run.open(path)
     if run_directory.manifest.get("kind") == "export":
-        manifest = check_export(path)
-        return manifest.get("inputs") or {"inputs": {"shape": manifest["input_shape"], "dtype": "float32"}}
+        return inputs_in(check_export(path))
     data = run_directory.config.get("data")
     if data is None:
         raise ExportError(f"{path} does not say what examples it takes: export it, and name the export")

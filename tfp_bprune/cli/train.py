@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfp_bprune.cli.choices import CRITERIA, add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, add_logger, emit, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_logger, add_validation_fraction, emit, say
 from tfp_bprune.types import (
     Augmentation,
     BpruneError,
@@ -161,13 +161,7 @@ def _add_distributions(parser: Parser) -> None:
 
 
 def _add_examples(parser: Parser) -> None:
-    parser.add_argument(
-        "--validation-fraction",
-        type=float,
-        default=0.1,
-        metavar="PART",
-        help="fraction of the training split to hold out",
-    )
+    add_validation_fraction(parser)
     add_choice(parser, "--augmentation", Augmentation, "none", "shift training images at random, and mirror them")
 
 

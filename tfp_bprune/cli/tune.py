@@ -7,7 +7,7 @@ from typing import Any
 
 from tfp_bprune._progress import Bar
 from tfp_bprune.cli.choices import add_choice
-from tfp_bprune.cli.common import Parser, add_data, add_json, add_logger, emit, say
+from tfp_bprune.cli.common import Parser, add_data, add_json, add_logger, add_validation_fraction, emit, say
 from tfp_bprune.types import Estimator, Json, Objective, PriorName, TuningMethod
 
 HELP = "search priors and other hyperparameters of the training with Keras Tuner"
@@ -44,13 +44,7 @@ def add_arguments(parser: Parser) -> None:
         "score to optimize; val_mse for a regression, val_accuracy for all other tasks",
     )
     parser.add_argument("--batch-size", type=int, default=100, help="examples in a training step")
-    parser.add_argument(
-        "--validation-fraction",
-        type=float,
-        default=0.1,
-        metavar="PART",
-        help="fraction of the training split to hold out",
-    )
+    add_validation_fraction(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the search, the data and every network")
     parser.add_argument(
         "--out",

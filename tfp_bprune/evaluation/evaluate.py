@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from tfp_bprune.data.splits import Split, Splits
 from tfp_bprune.data.targets import targets_like
 from tfp_bprune.evaluation.intervals import Interval, Scored, intervals, of_classes, of_labels, of_numbers
 from tfp_bprune.evaluation.metrics import EXTRA, of_two
 from tfp_bprune.evaluation.predict import BATCH, answered, check_batch_size, gathered, prediction_of
-from tfp_bprune.evaluation.prediction import Prediction
+from tfp_bprune.evaluation.prediction import Prediction, pandas_or, reach_of
 from tfp_bprune.evaluation.runners import Wish, runner_for
 from tfp_bprune.evaluation.session import Outputs
 from tfp_bprune.graphs.heads import Said
 from tfp_bprune.prediction.answers import plain_name
-from tfp_bprune.types import BpruneError, DataError, Json, Predictive, Task
+from tfp_bprune.types import DataError, Json, Predictive, Task
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,14 +72,9 @@ class Evaluation(Mapping[str, float]):
         Raises:
           BpruneError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise BpruneError(
-                "to_frame needs pandas: pip install pandas; scores and intervals have the same"
-            ) from error
+        pandas = pandas_or("scores and intervals have the same")
         rows = {name: (value, *self.intervals[name]) for name, value in self.scores.items()}
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
+        return pandas.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
 
     def __repr__(self) -> str:
         """A line a score, with its interval."""
@@ -218,4 +211,4 @@ def _scored(said: Prediction, targets: np.ndarray, level: float) -> Scored:
         both = of_two(said.probabilities[..., 0]) if said.head.task == "binary" else said.probabilities
         return of_classes(both, targets, uncertain)
     std = said.std if "noise_std" in said.outputs else None
-    return of_numbers(said.mean, std, targets, uncertain, float(math.sqrt(2) * special.erfinv(level)))
+    return of_numbers(said.mean, std, targets, uncertain, reach_of(level))

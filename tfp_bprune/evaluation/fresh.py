@@ -101,13 +101,18 @@ def reload(
     return [Reloaded(o, t) for o, t in zip(outputs, answer["latency_ms"], strict=True)]
 
 
+def inputs_in(manifest: Json) -> Json:
+    """`shape` of one example and `dtype` of each input of an export, by name; older manifests have one without a name."""
+    return manifest.get("inputs") or {_ALONE: {"shape": manifest["input_shape"], "dtype": "float32"}}
+
+
 def _inputs_of(path: str | os.PathLike[str], manifest: Json, arrays: Mapping[str, np.ndarray]) -> Json:
     """Which array an export takes for each of its inputs, by number, and of which type.
 
     Raises:
       DataError: one is missing, empty or of another shape.
     """
-    inputs = manifest.get("inputs") or {_ALONE: {"shape": manifest["input_shape"], "dtype": "float32"}}
+    inputs = inputs_in(manifest)
     keys = [_ALONE] if list(arrays) == [_ALONE] and len(inputs) == 1 else list(inputs)
     missing = sorted(set(keys) - set(arrays))
     if missing:

@@ -22,6 +22,27 @@ _REMEDIES = {
 }
 
 
+def reach_of(level: float) -> float:
+    """How many deviations from the mean of a normal its central interval of probability `level` goes."""
+    return math.sqrt(2) * float(special.erfinv(level))
+
+
+def pandas_or(otherwise: str) -> Any:
+    """The library of data frames.
+
+    Args:
+      otherwise: what gives the same without it.
+
+    Raises:
+      BpruneError: it is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise BpruneError(f"to_frame needs pandas: pip install pandas; {otherwise}") from error
+    return pandas
+
+
 class MissingAnswer(BpruneError, AttributeError):
     """Something was asked of a prediction that it does not hold."""
 
@@ -171,7 +192,7 @@ class Prediction:
         """
         if not 0 < level < 1:
             raise DataError(f"level must be in (0, 1), got {level}")
-        reach = math.sqrt(2) * special.erfinv(level) * self.std
+        reach = reach_of(level) * self.std
         return self.mean - reach, self.mean + reach
 
     def columns(self, class_names: Any = None) -> dict[str, np.ndarray]:
@@ -202,13 +223,7 @@ class Prediction:
           BpruneError: pandas is not installed.
           DataError: as in `columns`.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise BpruneError(
-                "to_frame needs pandas: pip install pandas; columns() gives the same as arrays"
-            ) from error
-        return pd.DataFrame(self.columns(class_names))
+        return pandas_or("columns() gives the same as arrays").DataFrame(self.columns(class_names))
 
     def __repr__(self) -> str:
         way = f"{self.samples} samples" if self.samples else self.predictive

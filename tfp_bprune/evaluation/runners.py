@@ -14,7 +14,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.batches import Inputs
-from tfp_bprune.evaluation.fresh import check_export
+from tfp_bprune.evaluation.fresh import check_export, inputs_in
 from tfp_bprune.evaluation.session import Outputs, Session
 from tfp_bprune.files.runs import MANIFEST, Run
 from tfp_bprune.graphs.convert import adopt
@@ -178,7 +178,7 @@ class _OfExport(Runner):
 def _of_export(path: Path, wish: Wish, who: str) -> Iterator[Runner]:
     manifest = check_export(path)
     _check_wish(path, manifest, wish)
-    inputs = manifest.get("inputs") or {"inputs": {"shape": manifest["input_shape"], "dtype": "float32"}}
+    inputs = inputs_in(manifest)
     specs = {name: tf.TensorSpec([None, *about["shape"]], about["dtype"], name) for name, about in inputs.items()}
     types = {name: about["dtype"] for name, about in inputs.items()}
     with Session(path, manifest, types, wish.trust) as session:

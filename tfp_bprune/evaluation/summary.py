@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from tfp_bprune.evaluation.evaluate import Evaluation
-from tfp_bprune.evaluation.prediction import Prediction
+from tfp_bprune.evaluation.metrics import bin_of
+from tfp_bprune.evaluation.prediction import Prediction, reach_of
 from tfp_bprune.evaluation.uncertainty import risk_coverage
 from tfp_bprune.types import Json
 
@@ -39,7 +39,7 @@ def summary_of(evaluation: Evaluation) -> Json:
 def _of_classes(said: Prediction, targets: np.ndarray) -> Json:
     right = (said.labels == targets.reshape(said.labels.shape)).ravel()
     confidence = said.confidence.ravel()
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    bins = bin_of(confidence[:, None], _BINS)
     counts = np.bincount(bins, minlength=_BINS)
     means = [np.bincount(bins, values.astype(float), _BINS) / np.maximum(counts, 1) for values in (confidence, right)]
     points = [[float(c), float(a), int(n)] for c, a, n in zip(*means, counts, strict=True) if n >= _FEWEST]
@@ -61,9 +61,7 @@ def _of_numbers(said: Prediction, targets: np.ndarray) -> Json:
         return {}
     mean, std = said.mean.ravel(), said.std.ravel()
     error = np.abs(targets.ravel() - mean)
-    points = [
-        [level, float((error <= np.sqrt(2) * special.erfinv(level) * std).mean()), len(error)] for level in _LEVELS
-    ]
+    points = [[level, float((error <= reach_of(level) * std).mean()), len(error)] for level in _LEVELS]
     order = np.argsort(std, kind="stable")
     risk = np.sqrt(np.cumsum(np.square(error[order])) / np.arange(1, len(error) + 1))
     return {

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any, get_args
+from typing import Any
 
 from tfp_bprune._keras import tf
+from tfp_bprune.layers.axes import axes_of_one, check_groups
 from tfp_bprune.layers.prior import Normals, Prior, Variables, register_prior
-from tfp_bprune.types import BpruneError, Groups, Json
+from tfp_bprune.types import Groups, Json
 
 _LEAST = 1e-30  # a variance; below it float32 has no room for products and quotients
 _ROUNDS = 1
@@ -46,9 +47,7 @@ class ARDPrior(Prior):
     about_zero = True
 
     def __init__(self, *, groups: Groups = "both") -> None:
-        if groups not in get_args(Groups):
-            raise BpruneError(f"prior: groups must be one of {', '.join(get_args(Groups))}, got {groups!r}")
-        self.groups = groups
+        self.groups = check_groups(groups)
 
     def get_config(self) -> Json:
         """The arguments as JSON values."""
@@ -109,7 +108,7 @@ class ARDPrior(Prior):
 
 def _sum_to(values: Any, shape: Any) -> Any:
     """Sums over the axes of which `shape` has one entry."""
-    return tf.reduce_sum(values, [axis for axis, size in enumerate(shape) if size == 1], keepdims=True)
+    return tf.reduce_sum(values, axes_of_one(shape), keepdims=True)
 
 
 def _share(count: Any) -> Any:

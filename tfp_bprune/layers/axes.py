@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import get_args
 
-from tfp_bprune.types import Groups
+from tfp_bprune.types import BpruneError, Groups
+
+
+def check_groups(groups: Groups) -> Groups:
+    """Groups of weights by their name.
+
+    Raises:
+      BpruneError: there are none of that name.
+    """
+    if groups not in get_args(Groups):
+        raise BpruneError(f"prior: groups must be one of {', '.join(get_args(Groups))}, got {groups!r}")
+    return groups
+
+
+def axes_of_one(shape: Iterable[int]) -> list[int]:
+    """The axes of `shape` with a single entry: those over which the weights of a group lie, of a group's number."""
+    return [axis for axis, size in enumerate(shape) if size == 1]
 
 
 @dataclass(frozen=True)

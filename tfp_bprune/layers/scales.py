@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.layers.axes import Sides
+from tfp_bprune.layers.axes import Sides, axes_of_one, check_groups
 from tfp_bprune.layers.names import of_part
 from tfp_bprune.layers.posterior import log_scale_of, scale_of
 from tfp_bprune.layers.prior import Prior, Variables, register_prior
@@ -59,9 +59,7 @@ class ScalePrior(Prior):
     about_zero = True
 
     def __init__(self, *, groups: Groups = "both") -> None:
-        if groups not in get_args(Groups):
-            raise BpruneError(f"prior: groups must be one of {', '.join(get_args(Groups))}, got {groups!r}")
-        self.groups = groups
+        self.groups = check_groups(groups)
 
     @property
     @abstractmethod
@@ -101,14 +99,11 @@ class ScalePrior(Prior):
 
     def moments(self, variables: Variables) -> Scales:
         """Mean and variance of z, of a shape that broadcasts to the weight's."""
-        mean, second = tf.ones([]), tf.ones([])
         sides = [self.scales(parts) for parts in _sides(variables).values()]
-        for side in sides:
-            mean, second = mean * side.mean, second * (tf.square(side.mean) + side.variance)
         if len(sides) == 1:
-            return sides[0]  # without the difference of squares
+            return sides[0]
         (a, b), (c, d) = sides
-        return Scales(mean, tf.square(a) * d + b * tf.square(c) + b * d)
+        return Scales(a * c, tf.square(a) * d + b * tf.square(c) + b * d)
 
     def draw(self, variables: Variables, seed: Any) -> Any:
         """One draw of z; `seed` is a stateless seed [2]."""
@@ -126,8 +121,7 @@ class ScalePrior(Prior):
         total = tf.zeros([])
         for parts in _sides(variables).values():
             for name, q in parts.items():
-                others = [axis for axis, size in enumerate(q.loc.shape) if size == 1]
-                left = tf.reduce_any(mask, others, keepdims=True)
+                left = tf.reduce_any(mask, axes_of_one(q.loc.shape), keepdims=True)
                 total += tf.reduce_sum(tf.where(left, self.kl_of(name.removeprefix(SHARED + "_"), q), 0.0))
         return total
 

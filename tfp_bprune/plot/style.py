@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -47,10 +47,14 @@ def axes_or_new(axes: Any, width: float = 5.5, height: float = 3.6) -> Any:
         return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def plain_numbers(axis: Any) -> None:
-    """Numbers of a logarithmic axis without exponents."""
+def plain_numbers(axis: Any, within: Sequence[float] | None = None) -> None:
+    """Numbers of a logarithmic axis without exponents.
+
+    Args:
+      within: a decade, the places of labels; by default as many as there is room for.
+    """
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5) if high < 30 * low else (1, 3)))
+    axis.set_major_locator(LogLocator(subs=within or ((1, 1.5, 2, 3, 5) if high < 30 * low else (1, 3))))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -184,10 +184,8 @@ def unit_scores(
     """
     if aggregate not in _AGGREGATES:
         raise PruneError(f"unknown aggregate {aggregate!r}: expected one of {', '.join(_AGGREGATES)}")
-    each = (units.made, units.read, units.kept, units.inputs)
-    totals = [_totals(sides, units.count, locs, scales, masks) for sides in each]
-    scored = [np.where(total.weights > 0, _AGGREGATES[aggregate](total), np.inf) for total in totals]
-    return np.minimum.reduce(scored)
+    score = _AGGREGATES[aggregate]
+    return _of_weaker_side(units, lambda sides: score(_totals(sides, units.count, locs, scales, masks)))
 
 
 def unit_means(units: Units, scores: Arrays, masks: Arrays) -> np.ndarray:
@@ -209,25 +207,36 @@ def unit_counts(units: Units, masks: Arrays) -> np.ndarray:
 
 def least_means(units: Units, values: Arrays, masks: Arrays) -> np.ndarray:
     """Means of non-negative values over the weights of each unit that are left, on the side where that is less; [labels]."""
-    means = []
-    for sides in (units.made, units.read, units.kept, units.inputs):
+
+    def means(sides: Sequence[Side]) -> np.ndarray:
         total, left = (_sums(sides, units.count, arrays, masks) for arrays in (values, masks))
-        has = np.isin(np.arange(units.count), [label for side in sides for label in side.labels])
-        means.append(np.where(has, total / np.maximum(left, 1), np.inf))
-    return np.minimum.reduce(means)
+        return total / np.maximum(left, 1)
+
+    return _of_weaker_side(units, means)
 
 
 def unit_bests(units: Units, scores: Arrays, masks: Arrays) -> np.ndarray:
     """The best score of each unit's weights that are left, on the side where that is less; [labels]. For scores of groups."""
-    worst = np.full(units.count, np.inf)
-    for sides in (units.made, units.read, units.kept, units.inputs):
+
+    def bests(sides: Sequence[Side]) -> np.ndarray:
         best = np.full(units.count, -np.inf)
         for side in sides:
             left = np.where(masks[side.tensor], scores[side.tensor], -np.inf)
             np.maximum.at(best, side.labels, _by_channel(left, side.axis).max(1))
-        has = np.isin(np.arange(units.count), [label for side in sides for label in side.labels])
-        worst = np.where(has, np.minimum(worst, best), worst)
-    return worst
+        return best
+
+    return _of_weaker_side(units, bests)
+
+
+def _of_weaker_side(units: Units, each: Callable[[Sequence[Side]], np.ndarray]) -> np.ndarray:
+    """The least of what `each` gives of the sides that a unit has; [labels]."""
+    least = np.full(units.count, np.inf)
+    for sides in (units.made, units.read, units.kept, units.inputs):
+        has = np.zeros(units.count, bool)
+        for side in sides:
+            has[side.labels] = True
+        least = np.where(has, np.minimum(least, each(sides)), least)
+    return least
 
 
 def _sums(sides: Sequence[Side], count: int, values: Arrays, masks: Arrays) -> np.ndarray:
@@ -243,19 +252,18 @@ def _sums(sides: Sequence[Side], count: int, values: Arrays, masks: Arrays) -> n
 class _Totals:
     """Sums over the weights on one side of each unit, and their best ratio; each [labels].
 
-    `weights` counts all weights, `left` those that are not pruned.
+    `left` counts the weights that are not pruned.
     """
 
     signal: np.ndarray
     noise: np.ndarray
     ratio: np.ndarray
     best: np.ndarray
-    weights: np.ndarray
     left: np.ndarray
 
 
-def _totals(sides: list[Side], count: int, locs: Arrays, scales: Arrays | None, masks: Arrays) -> _Totals:
-    total = _Totals(*(np.zeros(count) for _ in range(6)))
+def _totals(sides: Sequence[Side], count: int, locs: Arrays, scales: Arrays | None, masks: Arrays) -> _Totals:
+    total = _Totals(*(np.zeros(count) for _ in range(5)))
     for side in sides:
         name, label = side.tensor, side.labels
         loc, left = _by_channel(locs[name], side.axis), _by_channel(masks[name], side.axis)
@@ -266,7 +274,6 @@ def _totals(sides: list[Side], count: int, locs: Arrays, scales: Arrays | None, 
         np.add.at(total.noise, label, np.square(scale * left).sum(1, dtype=np.float64))
         np.add.at(total.ratio, label, ratio.sum(1, dtype=np.float64))
         np.maximum.at(total.best, label, ratio.max(1))
-        np.add.at(total.weights, label, float(loc.shape[1]))
         np.add.at(total.left, label, left.sum(1))
     return total
 

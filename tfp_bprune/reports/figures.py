@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tfp_bprune.plot.style import GREY, picture, style_of
+from tfp_bprune.plot.style import GREY, picture, plain_numbers, style_of
 from tfp_bprune.plot.sweep import histogram, sweep
 from tfp_bprune.plot.training import history
 from tfp_bprune.types import Json
@@ -84,9 +83,7 @@ def _latencies(axes: Any, rows: list[Json], batches: list[int], number: int, shi
 
 def _log_milliseconds(axes: Any) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # more than one label within a decade too
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_numbers(axes.yaxis, (1, 2, 5))
     axes.set_ylabel("ms a call, median to 95th percentile")
 
 
