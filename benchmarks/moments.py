@@ -1,4 +1,4 @@
-"""How close one pass of means and variances comes to a thousand draws: 784-500-500-10, pruned and not.
+"""How close one pass of means and variances comes to 1,000 draws: 784-500-500-10, pruned and not.
 
     python benchmarks/moments.py --data-dir DIR --runs runs/moments
 
@@ -56,7 +56,7 @@ def outputs(model: Any, x: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
 
 
 def rows_of(dataset: str, model: Any, sparsity: float, inside: np.ndarray, outside: np.ndarray) -> list[dict[str, Any]]:
-    """One network at one sparsity: each way beside a thousand draws."""
+    """One network at one sparsity: each way beside 1,000 draws."""
     network, both = bp.prune(model, sparsity=sparsity)[0] if sparsity else model, np.concatenate([inside, outside])
     foreign = np.repeat([0, 1], [len(inside), len(outside)])
     reference, rows = outputs(network, both, predictive="sampled", samples=1000), []

@@ -3,10 +3,10 @@
     python benchmarks/search.py --runs RUN [RUN ...] [--orders refined score] [--drop 0.005]
 
 Each run is searched with the refined order, and with the plain one if asked. A row tells what was shown on validation examples
-kept aside (`nonzeros`, `global_nonzeros`), what the search itself was led to (`searched`, `global_searched`), the drop of
+kept aside (`nonzeros`, `global_nonzeros`), the size that the search itself found (`searched`, `global_searched`), the drop of
 accuracy on the test split with its 95 % interval, trials and seconds. Besides, `frontier` and `global_frontier`: the smallest
-multiples of what the search was led to that lose no more than the budget on the test split's 10,000 examples, which nobody
-could have chosen by; they compare the two without the chances of a proof. Writes benchmarks/results/search.json.
+multiples of the size found that lose no more than the budget on the test split's 10,000 examples, which no
+search has seen; they compare the two orders without the randomness of the proof. Writes benchmarks/results/search.json.
 """
 
 from __future__ import annotations

@@ -46,6 +46,11 @@ def test_risk_is_of_the_surest_first() -> None:
     axes = bp.plot.risk_coverage(P, Y, by="confidence", axes=new())
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[25, 0], [50, 50], [75, 100 / 3], [100, 25]])
     assert all("%" in label for label in (axes.get_xlabel(), axes.get_ylabel()))
+    few = new()
+    bp.plot.risk_coverage(P, P.argmax(1), axes=few)
+    bp.plot.risk_coverage(P, 1 - P.argmax(1), axes=few)  # a further series, all wrong, is in view
+    assert few.get_ylim()[0] == 0
+    assert few.get_ylim()[1] > 100
     with pytest.raises(bp.BpruneError, match="nothing is said of 'epistemic': expected one of 'entropy', 'confidence'"):
         bp.plot.risk_coverage(P, Y, by="epistemic", axes=new())
     with pytest.raises(bp.BpruneError, match="compares answers with the truth: expected an Evaluation, or y"):

@@ -84,7 +84,7 @@ def risk_coverage(said: Any, y: Any = None, *, by: str = "entropy", axes: Any = 
     axes.set(
         xlabel="coverage: examples answered, surest first (%)", ylabel="risk: errors among them (%)", xlim=(0, 100)
     )
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, auto=True)  # so that a further series has room
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     return axes
 
@@ -130,7 +130,7 @@ def by_class(
     )
     unit = _UNITS.get(by, f"{by} (nats)")
     axes.set(xlabel="true class", ylabel=unit)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, auto=True)  # so that a further series has room
     if wrong.any():
         axes.legend(frameon=False, fontsize=8)
     return axes

@@ -55,7 +55,7 @@ class Candidate:
 def prove_all(sample: Sample, budget: Budget, found: Sequence[Candidate]) -> list[Claim]:
     """What may be promised of several candidates on one sample, so that all promises hold together at the budget's level.
 
-    Whoever is promised two networks takes the smaller one, which is the one that chance favoured. Each candidate is
+    Picking the smaller of two certified networks favours the one whose sample was lucky, which voids the guarantee. Each candidate is
     therefore tested at an equal part of the level's error (Bonferroni); by itself each holds at more than the level. One
     that is there twice is one.
     """

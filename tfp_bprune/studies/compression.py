@@ -161,7 +161,7 @@ def added_histograms(group: Sequence[Found]) -> list[int]:
 def text_of(rows: list[Json], mistaken: dict[str, list[Json]], pictures: dict[str, bytes]) -> str:
     """The study in words, tables and pictures."""
     parts = [
-        "What pruned dropout networks and a pruned Bayesian network still know, with no retraining in between. "
+        "Accuracy of pruned dropout networks and of a pruned Bayesian network, without retraining. "
         "784-500-500-10 on images (`--budget quick`: 64-64), ReLU, Adam at 1e-3 with a cosine to 0 for all, ranked over "
         "all layers together: plain and dropout networks by |w|, Bayes by Backprop (Flipout, scale-mixture prior, SGD's "
         'settings) by |mu| / sigma. "SGD" is the plain network, trained with Adam as published; dropout p drops each '

@@ -43,13 +43,13 @@ PANELS = {
 _LOGARITHMIC = ("nll", "ece", "brier", "aurc_entropy")
 _COVERAGES = np.linspace(0.02, 1, 50)
 _SHOWN_CURVES = (0.0, 0.9, 0.95)
-_TEXT = """How well pruned networks know what they do not know, at each sparsity and with no retraining: NLL, ECE and Brier score on the test
-split; entropy and mutual information (of class and weights) where the network is right and where it is wrong; how well entropy
-and mutual information tell strange images from test images (area under the ROC, .5 is chance); and how many errors are left when
-only the least uncertain part is answered (area under the risk-coverage curve; small is good). Strange images: fashion_mnist for
-mnist and the other way round; for other datasets images of uniform noise and test images turned by a quarter. Plain and dropout
-networks say what their softmax says. The Bayesian network says it in three ways: at its mean, by moments, and as the mean
-of draws. Mean ± standard deviation over seeds where there are several."""
+_TEXT = """The uncertainty of pruned networks, at each sparsity and without retraining: NLL, ECE and Brier score on the test split; entropy and
+mutual information (of class and weights) of right and of wrong predictions; how well entropy and mutual information separate
+out-of-distribution images from test images (area under the ROC, .5 is chance); and the error rate when only the most certain
+predictions are answered (area under the risk-coverage curve; lower is better). Out-of-distribution images: fashion_mnist for mnist
+and the other way round; for other datasets images of uniform noise and test images rotated by 90 degrees. Plain and dropout networks
+are scored by their softmax. The Bayesian network predicts in three ways: at its mean, by moments, and as the mean of draws.
+Mean ± standard deviation over seeds where there are several."""
 
 _CUT = """On cifar10: the first 2,000 test images and 10 draws alone, batch normalization measured anew after each pruning."""
 
@@ -91,7 +91,7 @@ def run(settings: Settings) -> Result:
         )
         pictures[f"{dataset}-risk"] = _risk_picture(dataset, curves)
     extra = {"coverages": _COVERAGES.tolist(), "risk": curves}
-    return Result("What pruned networks know", text_of(rows, datasets, pictures), rows, pictures, extra, found)
+    return Result("Uncertainty of pruned networks", text_of(rows, datasets, pictures), rows, pictures, extra, found)
 
 
 def _options(dataset: str, settings: Settings) -> Json:
@@ -187,7 +187,7 @@ def _risk_picture(dataset: str, curves: Json) -> bytes:
     for sparsity in _SHOWN_CURVES:
         lines = {name: curves.get(f"{dataset}/{m}/{way}/{sparsity:g}") for (m, way), name in NAMES.items()}
         panels[f"{100 * sparsity:g} % removed"] = lines
-    x_label, y_label = "answered (part of the test split)", "error rate among them"
+    x_label, y_label = "coverage (fraction of the test split answered)", "error rate among them"
     return lines_figure(panels, _COVERAGES.tolist(), x_label, y_label, f"{dataset}: risk and coverage")
 
 
@@ -197,7 +197,7 @@ def text_of(rows: list[Json], datasets: Sequence[str], pictures: dict[str, bytes
     for dataset in datasets:
         mine = [row for row in rows if row["dataset"] == dataset]
         captions = {dataset: f"{dataset}: six scores of uncertainty against sparsity"}
-        captions |= {f"{dataset}-risk": f"{dataset}: error rate against the part that is answered"}
+        captions |= {f"{dataset}-risk": f"{dataset}: error rate against coverage"}
         shown = {name: picture for name, picture in pictures.items() if name in captions}
         parts += [f"## {dataset}", table_of(mine), pictures_in("uncertainty", shown, captions)]
     if "cifar10" in datasets:
