@@ -123,6 +123,30 @@ def test_a_signal_that_a_library_makes_another_error_of_is_said_to_be_one(tmp_pa
     assert ended == (143, "", f"tfp-bprune train: terminated; {NOTHING}\n")
 
 
+_SHOWN = {
+    "as native code shows it": "sys.excepthook(*sys.exc_info())",
+    "in a callback": "ctypes.CFUNCTYPE(None)(lambda: 1 / 0)()",
+    "as an object goes": "type('Gone', (), {'__del__': lambda self: 1 / 0})()",
+}
+
+
+@pytest.mark.parametrize("how", _SHOWN)
+def test_what_a_library_shows_of_a_signal_is_not_seen(how: str, tmp_path: Path) -> None:
+    first = f"""
+import ctypes, signal, sys
+from tfp_bprune.data import splits
+def load(*_, **__):
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException as lost:
+        {_SHOWN[how]}
+        raise SystemError("returned a result with an exception set") from lost
+splits.load = load
+"""
+    ended = command("train", "--out", tmp_path / "run", first=first)
+    assert ended == (130, "", f"tfp-bprune train: interrupted; {NOTHING}\n")
+
+
 def test_signals_that_a_process_is_to_ignore_are_ignored(tiny_run: Path) -> None:
     first = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"

@@ -235,6 +235,46 @@ def test_calls_that_come_are_read(endless: dict[str, Json]) -> None:
         assert store.from_architecture(description).output_shape == (None, 2)
 
 
+def unrolled(layer: Any, steps: int) -> Json:
+    """A recurrent layer made for ten steps, of which an input of `steps` is said."""
+    inputs = keras.Input((10, 2), name="in")
+    description = json.loads(keras.Model(inputs, layer(inputs)).to_json())
+    described_input = description["config"]["layers"][0]["config"]
+    described_input["batch_input_shape"] = [None, steps, *described_input["batch_input_shape"][2:]]
+    return description
+
+
+UNROLLED: dict[str, Callable[[], Any]] = {
+    "LSTM": lambda: keras.layers.LSTM(2, unroll=True),
+    "GRU": lambda: keras.layers.GRU(2, unroll=True, return_sequences=True),
+    "SimpleRNN": lambda: keras.layers.SimpleRNN(2, unroll=True, time_major=False),
+    "in both directions": lambda: keras.layers.Bidirectional(keras.layers.LSTM(2, unroll=True)),
+    "of cells": lambda: keras.layers.RNN([keras.layers.GRUCell(2), keras.layers.LSTMCell(2)], unroll=True),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", UNROLLED)
+def test_a_long_sequence_is_not_unrolled(kind: str) -> None:
+    assert store.from_architecture(unrolled(UNROLLED[kind](), 12)).input_shape == (None, 12, 2)
+    with pytest.raises(RunError, match=r"unrolls \d+ steps: expected 1000 at most"):
+        store.from_architecture(unrolled(UNROLLED[kind](), 50_000))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("function", ["unstack", "split"])
+def test_a_tensor_is_not_taken_apart_into_a_million(function: str) -> None:
+    inputs = keras.Input((4,))
+    parts = tf.unstack(inputs, axis=-1) if function == "unstack" else tf.split(inputs, 4, 1)
+    description = json.dumps(json.loads(keras.Model(inputs, parts[0]).to_json()))
+    assert store.from_architecture(json.loads(description)).input_shape == (None, 4)
+    wide = description.replace('"batch_input_shape": [null, 4]', '"batch_input_shape": [null, 1000000]')
+    for said in ('"num_or_size_splits": 4', '["_CONSTANT_VALUE", -1, 4,'):
+        wide = wide.replace(said, said.replace("4", "1000000"))
+    with pytest.raises(RunError, match="takes a tensor apart into 1000000: expected 10000"):
+        store.from_architecture(json.loads(wide))
+
+
 @pytest.mark.timeout(20)
 def test_models_in_models_that_double_are_refused() -> None:
     description = json.loads(inner().to_json())

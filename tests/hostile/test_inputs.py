@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 
 from tests.hostile.conftest import Hostile, Refused
 from tfp_bprune.cli.main import main
+from tfp_bprune.data.from_files import _read_csv
 
 SHAPE = (8, 8, 1)
 Maker = Callable[[Path], object]
@@ -253,3 +255,15 @@ def test_a_report_writes_no_markup_of_names(hostile: Hostile, tmp_path: Path) ->
     assert "<img" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     hostile.run = run
+
+
+def test_a_table_takes_little_more_memory_than_its_file(tmp_path: Path) -> None:
+    place = tmp_path / "x.csv"
+    place.write_text(",".join(f"x{i}" for i in range(64)) + "\n" + (",".join(["0.1234"] * 64) + "\n") * 10_000)
+    tracemalloc.start()
+    header, numbers = _read_csv(place)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (len(header), numbers.shape) == (64, (10_000, 64))
+    assert (numbers == 0.1234).all()
+    assert peak < 5 * place.stat().st_size

@@ -28,6 +28,7 @@ class Signals:
     """A context manager in which SIGINT and SIGTERM raise, and a later one ends this process at once.
 
     Libraries may lose what is raised or make another error of it, while they are imported above all: `number` keeps what came.
+    What they print of it is not shown: native code that is called back from shows an error and goes on with another.
     A signal that this process was started to ignore is ignored, as are all in other threads than the main one.
 
     Args:
@@ -44,6 +45,7 @@ class Signals:
         self._arguments: Any = None
         self._found: set[Any] = set()
         self._since = 0.0
+        self._hooks: tuple[Any, Any] = (None, None)
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
@@ -55,6 +57,8 @@ class Signals:
     def __exit__(self, *_: Any) -> None:
         for number, before in self._before.items():
             signal.signal(number, signal.SIG_IGN if self._ends else before)
+        if self.number is not None:
+            sys.excepthook, sys.unraisablehook = self._hooks
 
     def about(self, arguments: Any) -> None:
         """Notes what the command is to do, and what is there before it begins."""
@@ -71,6 +75,8 @@ class Signals:
     def _came(self, number: int, _: Any) -> None:
         if self.number is None:
             self.number, self._since = number, time.monotonic()
+            self._hooks = sys.excepthook, sys.unraisablehook
+            sys.excepthook, sys.unraisablehook = (lambda *_: None), (lambda *_: None)
             raise KeyboardInterrupt if number == signal.SIGINT else Terminated
         if time.monotonic() > self._since + _PATIENCE:
             os._exit(self.said())

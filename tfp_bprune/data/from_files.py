@@ -9,6 +9,7 @@ import os
 import warnings
 import zipfile
 import zlib
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,8 +105,8 @@ def read_examples(path: Path, inputs: Json) -> tuple[Arrays, list[str]]:
         return _images(path, shape)
     if path.suffix not in (".npy", ".csv"):
         raise DataError(f"{path} is of a kind that is not read: expected {_KINDS}")
-    array = _features(path, shape) if path.suffix == ".csv" else _load(path, _content(path))
-    x = _shaped(array, shape, path)
+    rows = _features(path, shape) if path.suffix == ".csv" else _load(path, _content(path))
+    x = _shaped(rows, shape, path)
     return x, [str(i) for i in range(len(x))]
 
 
@@ -133,10 +134,10 @@ def _content(path: Path) -> bytes:
 
 def _load(path: Path, content: bytes) -> np.ndarray:
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
+        found = np.load(io.BytesIO(content), allow_pickle=False)
     except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an array ({_first(error)}): write it with np.save") from error
-    return _numbers(array, path)
+    return _numbers(found, path)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -165,12 +166,12 @@ def _check_sizes(path: Path, entries: Sequence[zipfile.ZipInfo], size: int) -> N
         raise DataError(f"{path} is compressed in a way that NumPy does not write: write it with np.savez")
 
 
-def _numbers(array: Any, path: Path) -> np.ndarray:
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iufbU" or array.ndim == 0:
+def _numbers(found: Any, path: Path) -> np.ndarray:
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iufbU" or found.ndim == 0:
         raise DataError(f"{path} does not hold an array of numbers: expected one with an example a row")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
         raise DataError(f"{path} holds numbers that are NaN or infinite: drop or replace them")
-    return array
+    return found
 
 
 def _table(path: Path, info: Info) -> dict[str, np.ndarray]:
@@ -195,21 +196,33 @@ def _features(path: Path, shape: Sequence[int | None]) -> np.ndarray:
 
 
 def _read_csv(path: Path) -> tuple[list[str], np.ndarray]:
-    """The names of the columns, if the first row holds nothing but words, and the numbers [rows, columns]."""
+    """The names of the columns, if the first row holds nothing but words, and the numbers [rows, columns].
+
+    Row after row becomes numbers: the cells of a whole table as Python's strings would take thirty times its size.
+    """
+    text = io.TextIOWrapper(io.BytesIO(_content(path)), "utf-8-sig", newline="")
+    header, numbers, columns, count = [], array("d"), 0, 0
     try:
-        rows = [row for row in csv.reader(io.StringIO(_content(path).decode("utf-8-sig"))) if row]
+        for row in filter(None, csv.reader(text)):
+            count += 1
+            if count == 1 and not any(map(_parses, row)):
+                header = [cell.strip() for cell in row]
+                continue
+            columns = columns or len(row)
+            numbers.extend(_row(row, columns, f"{path}, row {count}"))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table ({_first(error)}): expected UTF-8 with commas") from error
-    header = [cell.strip() for cell in rows[0]] if rows and not any(map(_parses, rows[0])) else []
-    rows = rows[1:] if header else rows
-    if not rows:
+    if not columns:
         raise DataError(f"{path} has no rows of numbers: expected one for each example")
-    for number, row in enumerate(rows, 2 if header else 1):
-        wrong = next((cell for cell in row if not _is_number(cell)), None)
-        if wrong is not None or len(row) != len(rows[0]):
-            said = f"{len(row)} cells" if wrong is None else f"{wrong[:40]!r}"
-            raise DataError(f"{path}, row {number}, has {said}: expected {len(rows[0])} finite numbers")
-    return header, np.array([[float(cell) for cell in row] for row in rows])
+    return header, np.frombuffer(numbers).reshape(-1, columns)
+
+
+def _row(cells: list[str], columns: int, where: str) -> list[float]:
+    wrong = next((cell for cell in cells if not _is_number(cell)), None)
+    if wrong is not None or len(cells) != columns:
+        said = f"{len(cells)} cells" if wrong is None else f"{wrong[:40]!r}"
+        raise DataError(f"{where}, has {said}: expected {columns} finite numbers")
+    return [float(cell) for cell in cells]
 
 
 def _is_number(cell: str) -> bool:

@@ -34,6 +34,7 @@ ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 TOO_LONG = (
     "the exported model took more processor time than one example should: if it is your own, load it with --trust"
 )
+_MOST_SAID = 300  # characters of an error of a runtime
 SECONDS, _BYTES, _SPREAD = 15.0, 2**30, 20
 
 
@@ -203,6 +204,16 @@ def check_outputs(path: str | os.PathLike[str], outputs: dict[str, np.ndarray], 
             raise ExportError(f"{path} gives {name} that is not finite: expected numbers, check its weights")
 
 
+def complaint(said: str, code: int) -> str:
+    """In one line why a process of an export ended: its error, of however many lines, or the signal that ended it."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    places = [i for i, line in enumerate(lines) if line.startswith("  ")]  # of a traceback, above the error
+    error = " ".join(line.strip() for line in lines[places[-1] + 1 if places else -1 :])
+    if not error:
+        return f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return error if len(error) <= _MOST_SAID else f"{error[:_MOST_SAID]}..."
+
+
 def _run(request: Path) -> Json:
     # -I: no user site, no current folder on the path; what is measured is the runtime and the export alone.
     result = subprocess.run(
@@ -215,8 +226,7 @@ def _run(request: Path) -> Json:
     if result.returncode == -signal.SIGXCPU:
         raise ExportError(TOO_LONG)
     if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.strip()]
         raise ExportError(
-            f"the exported model failed in a fresh process: {lines[-1] if lines else f'exit code {result.returncode}'}"
+            f"the exported model failed in a fresh process: {complaint(result.stderr, result.returncode)}"
         )
     return json.loads(result.stdout.splitlines()[-1])

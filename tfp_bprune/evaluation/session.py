@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.evaluation.fresh import ENVIRONMENT, SCRIPT, TOO_LONG, check_outputs, limits_of, served_by
+from tfp_bprune.evaluation.fresh import ENVIRONMENT, SCRIPT, TOO_LONG, check_outputs, complaint, limits_of, served_by
 from tfp_bprune.files.aside import scratch
 from tfp_bprune.types import ExportError, Json
 
@@ -104,7 +104,4 @@ class Session:
         if code == -signal.SIGXCPU:
             return ExportError(TOO_LONG)
         self._complaints.seek(0)
-        lines = [line for line in self._complaints.read().splitlines() if line.strip()]
-        return ExportError(
-            f"{self._path} failed in a process of its own: {lines[-1] if lines else f'exit code {code}'}"
-        )
+        return ExportError(f"{self._path} failed in a process of its own: {complaint(self._complaints.read(), code)}")

@@ -92,8 +92,15 @@ def check_litert(name: str, content: bytes, path: object) -> None:
         codes, subgraphs = model.OperatorCodesLength(), model.SubgraphsLength()
         if not 0 < codes <= _MOST_CODES or not subgraphs or not model.SignatureDefsLength():
             raise ExportError(
-                f"{path} holds a LiteRT model of {codes} kinds of operations: expected what export writes"
+                f"{path} holds a LiteRT model of {codes} kinds of operations, {subgraphs} graphs and "
+                f"{model.SignatureDefsLength()} signatures: expected what export writes"
             )
+        for signature in map(model.SignatureDefs, range(model.SignatureDefsLength())):
+            if signature.SubgraphIndex() >= subgraphs:  # by which the interpreter would read beyond its memory
+                raise ExportError(
+                    f"{path} has a signature of the graph {signature.SubgraphIndex()}, of {subgraphs}: "
+                    "restore it from a copy"
+                )
         if model.ExternalBuffersLength() or model.ExternalBufferGroupsLength():
             raise ExportError(f"{path} has numbers in another file: {_REMEDY}")
         for operation in map(model.OperatorCodes, range(codes)):
@@ -111,5 +118,7 @@ def _readable(content: bytes, path: object) -> Iterator[None]:
         if content[4:8] != _IDENTIFIER:
             raise ValueError("it does not say that it is one")
         yield
+    except ExportError:
+        raise
     except (struct.error, ValueError, TypeError, IndexError, OverflowError) as error:
         raise ExportError(f"{path} holds no LiteRT model ({error}): restore it from a copy") from error

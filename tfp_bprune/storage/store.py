@@ -14,6 +14,7 @@ from tfp_bprune.graphs.rebuild import check_graph, rebuild
 from tfp_bprune.layers import LAYERS, variational_layers
 from tfp_bprune.layers.rules.rule import ruled
 from tfp_bprune.storage.harmless import bounded, check_count, check_known, check_made, ending
+from tfp_bprune.storage.unrolled import few_steps
 from tfp_bprune.types import Json, RunError
 
 _OF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
@@ -77,6 +78,7 @@ def from_architecture(config: Json, most: int | None = None) -> Any:
         with (
             bounded(most),
             ending(),
+            few_steps(),
             keras.utils.custom_object_scope({layer.__name__: layer for layer in LAYERS.values()}),
         ):
             model = keras.models.model_from_json(json.dumps(config))

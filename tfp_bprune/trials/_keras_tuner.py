@@ -48,7 +48,8 @@ def keras_tuner() -> Any:
         return module
     with _aliased():
         module = importlib.import_module(_NAME)
-    module.src.utils.save_json, module.src.utils.load_json = _save, _load
+    module.src.utils.save_json, module.src.utils.load_json = _saving(module.errors.FatalError), _load
+    module.src.config.DEBUG = False  # the traceback of a candidate that fails is kept with it, and not printed
     keeps = module.src.engine.tuner_utils.SaveBestEpoch
     keeps._save_model = _ending(keeps._save_model, module.errors.FatalError)
     return module
@@ -67,10 +68,19 @@ def _ending(save: Any, fatal: type[Exception]) -> Any:
     return saved
 
 
-def _save(path: str, content: Any) -> str:
-    text = sealed(content)
-    write_atomically(Path(path), text)
-    return text.decode()
+def _saving(fatal: type[Exception]) -> Any:
+    """Writes what Keras Tuner keeps; what cannot be written ends the search, as in `_ending`."""
+    kind = type("CannotWrite", (fatal, RunError), {})
+
+    def save(path: str, content: Any) -> str:
+        text = sealed(content)
+        try:
+            write_atomically(Path(path), text)
+        except RunError as error:
+            raise kind(str(error)) from error
+        return text.decode()
+
+    return save
 
 
 def _load(path: str) -> Any:
