@@ -324,6 +324,21 @@ def test_an_export_says_how_it_multiplies_and_by_which_costs(
     assert "always" in said.out
 
 
+def test_an_export_is_calibrated(
+    answer: Answer, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--calibrate", "temperature", "--conformal", 0.8]
+    made = answer("export", tiny_run, "--out", tmp_path / "sets", *words)
+    assert made["calibration"]["after"]["nll"] <= made["calibration"]["before"]["nll"]
+    assert made["conformal"]["level"] == 0.8
+    assert 1 <= made["scores"]["set_size"] <= 10
+    assert "set_coverage" in answer("evaluate", tmp_path / "sets")
+    assert main(["export", str(tiny_run), "--out", str(tmp_path / "shown"), *map(str, words)]) == 0
+    said = capsys.readouterr().out
+    assert "conformal: holds the right answer with probability 0.8 or more (LAC, " in said
+    assert "temperature " in said
+
+
 def test_an_export_records_what_it_scores(
     answer: Answer, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

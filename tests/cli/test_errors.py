@@ -183,8 +183,8 @@ def test_wrong_settings_of_an_export_and_a_bench(refused: Refused, tiny_run: Pat
     assert "--figure writes a PNG: expected a name that ends in .png, got x.pdf" in line
     assert "--threads must be positive" in refused("bench", tiny_run, "--threads", 0)
     assert "is a run: expected a folder written by `tfp-bprune export`" in refused("bench", tiny_run)
-    words = ["export", tiny_run, "--format", "onnx", "--float16", "--out", tmp_path / "out"]
-    assert "float16 is for the formats 'savedmodel' and 'litert', got 'onnx'" in refused(*words)
+    words = ["export", tiny_run, "--float16", "--precision", "int8", "--out", tmp_path / "out"]
+    assert "float16 and precision 'int8' contradict each other: leave float16 out" in refused(*words)
     export = ["export", tiny_run, "--out", tmp_path / "out", "--no-score", "--precision"]
     assert "--precision int9: expected auto, float32, float16, int8, " in refused(*export, "int9")
     assert "--precision int8 a=int4: expected one precision, or LAYER=P for each" in refused(*export, "int8", "a=int4")
@@ -218,6 +218,11 @@ def test_a_bench_is_of_one_dataset_and_of_data_that_is_there(refused: Refused, t
         ("--predictive moments --error-rate 0.1", "got it for moments classification"),
         ("--predictive sampled --error-rate 1", "error_rate must be in (0, 1), got 1.0"),
         ("--calibrate --format litert", "--calibrate is for --format savedmodel, got litert: leave it out"),
+        (
+            "--calibrate temperature --no-score",
+            "--calibrate temperature takes the validation split, got --no-score too",
+        ),
+        ("--conformal 0.9 --no-score", "--conformal takes the validation split, got --no-score too"),
         ("--costs c.json --format onnx", "--costs is for --format savedmodel, got onnx: leave it out"),
         ("--costs c.json --kernels dense", "--costs is for --kernels auto, got dense, which chooses nothing"),
         ("--costs nowhere.json", "nowhere.json holds no costs of products (FileNotFoundError): expected a file that"),

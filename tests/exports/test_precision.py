@@ -154,6 +154,16 @@ def count_of(form: str, content: bytes) -> int:
     return sum(t.type == schema.TensorType.FLOAT32 and t.shape is not None and np.prod(t.shape) > 60 for t in stored)
 
 
+@pytest.mark.parametrize("form", ["savedmodel", "onnx", "litert"])
+def test_float16_is_the_precision_of_that_name(form: Any, tmp_path: Path) -> None:
+    model, said = NETWORKS["mlp"](), []
+    for name, options in (("a", {"float16": True}), ("b", {"precision": "float16"})):
+        manifest = export(model, tmp_path / name, format=form, **options)  # type: ignore[arg-type]
+        said.append({key: manifest[key] for key in ("precision", "payload_bytes", "layers", "float16")})
+    assert said[0] == said[1]
+    assert said[0]["payload_bytes"] < 0.6 * export(model, tmp_path / "c", format=form)["payload_bytes"]
+
+
 def test_what_a_runtime_has_no_product_for_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_quantizer")
     layers = [keras.layers.DepthwiseConv2D(3, name="deep"), keras.layers.Flatten(), keras.layers.Dense(3)]

@@ -199,7 +199,6 @@ def test_a_savedmodel_says_its_format_too(exports: dict[str, Path]) -> None:
             {"format": "litert", "kernels": "sparse"},
             r"LiteRT has no sparse products: expected kernels 'auto' or 'dense'",
         ),
-        ({"format": "onnx", "float16": True}, r"float16 is for the formats 'savedmodel' and 'litert', got 'onnx'"),
         ({"format": "litert", "predictive": "sampled"}, r"LiteRT has no StatelessRandom"),
     ],
 )

@@ -33,6 +33,7 @@ EXAMPLE = """example:
   tfp-bprune export runs/demo --predictive moments --out served/demo-moments
   tfp-bprune export runs/demo --predictive sampled --samples 100 --error-rate 0.01 --out served/demo-sampled
   tfp-bprune export runs/demo --calibrate --costs served/costs.json --out served/demo-here
+  tfp-bprune export runs/demo --calibrate temperature --conformal 0.9 --out served/demo-sets
   tfp-bprune export runs/demo --precision auto --out served/demo-small
   tfp-bprune export runs/demo --format litert --precision int8 --out served/demo-litert      # needs the extra `formats`
 """
@@ -53,7 +54,7 @@ def add_arguments(parser: Parser) -> None:
         "that all draws would predict another class",
     )
     add_choice(parser, "--format", FORMATS, "savedmodel", "file format; onnx and litert need the extra `formats`")
-    parser.add_argument("--float16", action="store_true", help="the same as --precision float16 (savedmodel, litert)")
+    parser.add_argument("--float16", action="store_true", help="the same as --precision float16")
     add_precision(parser)
     parser.add_argument(
         "--all-int8",
@@ -76,8 +77,19 @@ def _add_kernels(parser: Parser) -> None:
     add_choice(parser, "--kernels", Kernels, "auto", faster)
     parser.add_argument(
         "--calibrate",
-        action="store_true",
-        help="for --kernels auto: time dense and sparse products on this machine; takes some seconds",
+        nargs="?",
+        action="append",
+        const="products",
+        choices=["products", "temperature"],
+        help="temperature: divide logits by the number of the least NLL on the validation split. By itself, or products: for "
+        "--kernels auto, time dense and sparse products on this machine; takes some seconds",
+    )
+    parser.add_argument(
+        "--conformal",
+        type=float,
+        metavar="P",
+        help="add sets of classes, or intervals of a regression, that hold the right answer with probability P, by the "
+        "validation split",
     )
     parser.add_argument(
         "--costs",
@@ -112,6 +124,8 @@ def run(arguments: Any) -> int:
         float16=arguments.float16,
         precision=precision_of(arguments),
         representative=_representative(saved.config, arguments),
+        calibrate="temperature" if _fits_temperature(arguments) else None,
+        conformal=arguments.conformal,
         error_rate=arguments.error_rate,
         costs=_costs(arguments),
         validation=_compared_on(arguments, split),
@@ -128,15 +142,26 @@ def _check(arguments: Any) -> None:
     for flag, given in (("--data-dir", arguments.data_dir), ("--data", arguments.data)):
         if arguments.no_score and given is not None:
             raise ExportError(f"{flag} is the data to score on, got --no-score too: leave one of them out")
-    if not (arguments.calibrate or arguments.costs):
+    if arguments.no_score and (_fits_temperature(arguments) or arguments.conformal is not None):
+        given = "--calibrate temperature" if _fits_temperature(arguments) else "--conformal"
+        raise ExportError(f"{given} takes the validation split, got --no-score too: leave one of them out")
+    if not (_times_products(arguments) or arguments.costs):
         return
-    given = "--calibrate" if arguments.calibrate else "--costs"
+    given = "--calibrate" if _times_products(arguments) else "--costs"
     if arguments.format != "savedmodel":
         raise ExportError(f"{given} is for --format savedmodel, got {arguments.format}: leave it out")
     if arguments.kernels != "auto":
         raise ExportError(
             f"{given} is for --kernels auto, got {arguments.kernels}, which chooses nothing: leave it out"
         )
+
+
+def _times_products(arguments: Any) -> bool:
+    return "products" in (arguments.calibrate or [])
+
+
+def _fits_temperature(arguments: Any) -> bool:
+    return "temperature" in (arguments.calibrate or [])
 
 
 def _validation(config: Json, arguments: Any) -> Split | None:
@@ -156,7 +181,7 @@ def _compared_on(arguments: Any, split: Split | None) -> Any:
     nothing is to be compared."""
     if split is None:
         return None
-    if fewer_bits(arguments):
+    if fewer_bits(arguments) or _fits_temperature(arguments) or arguments.conformal is not None:
         return split
     if arguments.predictive != "moments" or arguments.error_rate is not None:  # the last is refused
         return None
@@ -185,7 +210,7 @@ def _costs(arguments: Any) -> Costs | None:
     """The costs of products to choose by; None for those shipped."""
     from tfp_bprune.prediction import cost
 
-    if not arguments.calibrate:
+    if not _times_products(arguments):
         return None if arguments.costs is None else cost.read(arguments.costs)
     note("measuring dense and sparse products on this machine, some seconds ...")
     costs = cost.measure()
@@ -195,7 +220,14 @@ def _costs(arguments: Any) -> Costs | None:
 
 
 def _explain(arguments: Any, manifest: Json) -> None:
-    from tfp_bprune.reports.tables import human_bytes, moments_line, precision_line, products_table, scores_line
+    from tfp_bprune.reports.tables import (
+        calibration_lines,
+        human_bytes,
+        moments_line,
+        precision_line,
+        products_table,
+        scores_line,
+    )
 
     say(f"exported {arguments.predictive} of {arguments.run} to {arguments.out}: {human_bytes(manifest['bytes'])}")
     for title, scores in (("at the end of training", manifest.get("before")), ("as exported", manifest.get("scores"))):
@@ -203,6 +235,8 @@ def _explain(arguments: Any, manifest: Json) -> None:
             say(f"{title}, validation split: {scores_line(scores)}")
     if not isinstance(manifest["precision"], str) or manifest["precision"] != "float32":
         say(precision_line(manifest))
+    for line in calibration_lines(manifest):
+        say(line)
     if "moments_vs_draws" in manifest:
         say(moments_line(manifest["moments_vs_draws"]))
     products = {name: layer for name, layer in manifest["layers"].items() if "form" in layer}

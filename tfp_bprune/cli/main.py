@@ -63,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _check_room(arguments: Any) -> None:
     """Refuses, before anything that takes long, to write an answer where nothing can be written."""
     asked = [getattr(arguments, name, None) for name in ("json", "figure")]
-    asked += [arguments.costs] if getattr(arguments, "calibrate", False) else []
+    asked += [arguments.costs] if "products" in (getattr(arguments, "calibrate", None) or []) else []
     asked += [arguments.out] if arguments.command in ("predict", "report") else []
     for path in asked:
         if path not in (None, "-"):

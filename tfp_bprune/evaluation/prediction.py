@@ -14,7 +14,9 @@ from tfp_bprune.graphs.heads import Head
 from tfp_bprune.prediction.answers import plain_name
 from tfp_bprune.types import BpruneError, DataError, class_names_of
 
+_UNSAID = ("probabilities", "mean", "draws", "interval", "prediction_set")  # whose averages tell nothing
 _REMEDIES = {
+    "prediction_set": "export with conformal=0.9 and predict by the export",
     "epistemic": "predict with predictive='moments' or 'sampled'",
     "aleatoric": "predict with predictive='moments' or 'sampled'",
     "weights_std": "predict with predictive='moments' or 'sampled'",
@@ -117,6 +119,11 @@ class Prediction:
         return self._held("aleatoric")
 
     @property
+    def prediction_set(self) -> np.ndarray:
+        """Which classes together hold the right one with the probability that the export promises [n, classes]."""
+        return self._held("prediction_set")
+
+    @property
     def mean(self) -> np.ndarray:
         """Of a regression [n] or [n, targets], in target units, as deviations are."""
         return self._held("mean")
@@ -135,7 +142,7 @@ class Prediction:
         head = self.head  # which refuses several
         if name in self.outputs:
             return self.outputs[name]
-        may_have = head.classifies == (name in ("epistemic", "aleatoric"))
+        may_have = head.classifies == (name in ("epistemic", "aleatoric", "prediction_set"))
         remedy = f"; {_REMEDIES[name]}" if name in _REMEDIES and may_have else ""
         raise MissingAnswer(
             f"a {head.task} predicted by {self.predictive!r} has no {name}: it has {', '.join(self.outputs)}{remedy}"
@@ -231,7 +238,7 @@ class Prediction:
 
     def _said_of(self, name: str) -> str:
         said = self[name]
-        figures = {key: value for key, value in said.outputs.items() if key not in ("probabilities", "mean", "draws")}
+        figures = {key: value for key, value in said.outputs.items() if key not in _UNSAID}
         means = [f"{key} {float(np.mean(value)):.4g}" for key, value in figures.items()]
         prefix = f"{name}: " if len(self.heads) > 1 else ""
         return (
@@ -256,6 +263,13 @@ def _columns_of(said: Prediction, class_names: Any) -> dict[str, np.ndarray]:
             columns |= {f"probability_{name}": both[:, i] for i, name in enumerate(names)}
         elif value.ndim == 1:
             columns[key] = value
+        elif key == "interval":
+            ends = {"lower": value[..., 0], "upper": value[..., 1]}
+            columns |= {
+                name + (f"_{i}" if end.ndim > 1 else ""): column
+                for name, end in ends.items()
+                for i, column in enumerate(end.reshape(len(end), -1).T)
+            }
         else:
             of_labels = _names(said, class_names) if said.head.classifies else range(value.shape[1])
             columns |= {f"{key}_{name}": value[:, i] for i, name in zip(range(value.shape[1]), of_labels, strict=True)}

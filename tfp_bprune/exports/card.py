@@ -27,6 +27,8 @@ _MEANINGS = {
     "mean": "predicted value, in target units",
     "noise_std": "standard deviation of the target around the mean",
     "weights_std": "standard deviation of the mean over draws of the weights",
+    "prediction_set": "classes that together hold the right one with the stated probability",
+    "interval": "lower and upper end of an interval that holds the target with the stated probability",
 }
 
 
@@ -95,7 +97,8 @@ def _pipeline(manifest: Json) -> str | None:
 
 
 def _text(manifest: Json) -> str:
-    parts = [_head(manifest), _inputs(manifest), _weights(manifest), _measured(manifest), _LIMITS, _made(manifest)]
+    about = [_head(manifest), _inputs(manifest), _calibrated(manifest), _weights(manifest), _measured(manifest)]
+    parts = [*about, _LIMITS, _made(manifest)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -123,8 +126,28 @@ def _inputs(manifest: Json) -> str:
 
 def _meanings(manifest: Json) -> list[str]:
     if manifest.get("task") == "regression":
-        return ["mean", "noise_std", *(["weights_std"] if manifest["predictive"] != "mean" else [])]
-    return ["probabilities", "entropy", *(["epistemic", "aleatoric"] if manifest["predictive"] != "mean" else [])]
+        named = ["mean", "noise_std", *(["weights_std"] if manifest["predictive"] != "mean" else [])]
+        return [*named, *(["interval"] if "conformal" in manifest else [])]
+    named = ["probabilities", "entropy", *(["epistemic", "aleatoric"] if manifest["predictive"] != "mean" else [])]
+    return [*named, *(["prediction_set"] if "conformal" in manifest else [])]
+
+
+def _calibrated(manifest: Json) -> str:
+    lines, found, sets = [], manifest.get("calibration"), manifest.get("conformal")
+    if found:
+        scores = [
+            f"{key} {found['before'][key]:.4f} before, {value:.4f} after" for key, value in found["after"].items()
+        ]
+        lines.append(
+            f"Logits are divided by a temperature of {found['temperature']:.4g}, fitted to {found['examples']:,} validation "
+            f"examples: {'; '.join(scores)}."
+        )
+    if sets:
+        lines.append(
+            f"Sets or intervals hold the right answer with probability {sets['level']:g} or more on examples from the source "
+            f"of the {sets['examples']:,} validation examples that settled them: on average over examples, not for each."
+        )
+    return "## Calibration\n\n" + " ".join(lines) if lines else ""
 
 
 def _weights(manifest: Json) -> str:

@@ -136,9 +136,3 @@ def form_of(manifest: Json) -> Form:
       ExportError: nothing registered it.
     """
     return form_named(manifest.get("export_format", "savedmodel"))
-
-
-def names(chosen: Callable[[Form], Any]) -> str:
-    """The forms of which something holds, for messages: 'one', 'other' and 'third'."""
-    *others, last = [repr(form.name) for form in FORMS.values() if chosen(form)]
-    return f"{', '.join(others)} and {last}" if others else last

@@ -42,7 +42,7 @@ class Examples:
     """
 
     def __init__(self, given: Any, predictor: Any, about: Json) -> None:
-        x, y = _apart(given, about)
+        x, y = apart(given, about)
         arrays = ordered(predictor, x)
         number = len(arrays[0])
         chosen = np.linspace(0, number - 1, min(number, EXAMPLES)).round().astype(int)
@@ -63,7 +63,7 @@ def inputs_of(given: Any, predictor: Any, pairs: bool) -> Any:
     """The inputs alone of validation examples that may have targets, as a `Split` or, with `pairs`, as one of these."""
     if isinstance(given, Split):
         return given.x
-    return _apart(given, {"inputs": predictor.inputs})[0] if pairs else given
+    return apart(given, {"inputs": predictor.inputs})[0] if pairs else given
 
 
 def typed(predictor: Any, arrays: Sequence[np.ndarray]) -> Outputs:
@@ -122,8 +122,8 @@ def check_finite(outputs: Outputs, title: str) -> None:
             raise ExportError(f"{name!r} of the {title} file is not finite on validation examples: choose more bits")
 
 
-def _apart(given: Any, about: Json) -> tuple[Any, Any]:
-    """Inputs and targets."""
+def apart(given: Any, about: Json) -> tuple[Any, Any]:
+    """Inputs and targets of what `Examples` takes; targets None where there are none."""
     if isinstance(given, Split):
         return given.x, given.y
     is_pair = isinstance(given, tuple | list) and len(given) == 2 and not np.isscalar(given[0])

@@ -16,12 +16,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tfp_bprune._keras import tf
+from tfp_bprune.exports.calibrating import calibrator
 from tfp_bprune.exports.card import CARD, card_of
-from tfp_bprune.exports.forms import Form, form_named, names
+from tfp_bprune.exports.forms import Form, form_named
 from tfp_bprune.exports.making import Making
 from tfp_bprune.exports.manifest import describe, signature_of
 from tfp_bprune.exports.precision import Asked, planned, wider
@@ -31,11 +33,12 @@ from tfp_bprune.files.runs import Run
 from tfp_bprune.graphs.convert import adopt
 from tfp_bprune.graphs.heads import Said
 from tfp_bprune.graphs.rebuild import check_graph
+from tfp_bprune.prediction.calibration import Calibration
 from tfp_bprune.prediction.cost import Costs
 from tfp_bprune.prediction.distance import DRAWS, check_validation, distance_to_draws
 from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.prediction.predict import DEFAULT_SAMPLES, Predictor
-from tfp_bprune.types import ExportError, Json, Kernels, Predictive, RunError
+from tfp_bprune.types import Calibrate, ExportError, Json, Kernels, Predictive, RunError
 
 
 def export(
@@ -50,6 +53,8 @@ def export(
     float16: bool = False,
     precision: Asked | None = None,
     representative: Any = None,
+    calibrate: Calibrate | None = None,
+    conformal: float | None = None,
     error_rate: float | None = None,
     task: Said = None,
     from_logits: bool | None = None,
@@ -74,7 +79,7 @@ def export(
         SavedModels, and other forms that can. Files hold pruned kernels in few bytes whatever the choice.
       format: "savedmodel", "onnx", "litert", or what was registered with `register_form`; ONNX and LiteRT need the extra
         `formats` and a predictive without draws.
-      float16: the same as precision="float16", of a SavedModel or a LiteRT file.
+      float16: the same as precision="float16".
       precision: of the weights of all layers, or by the layer's name, where others stay in float32: "float32", "float16",
         "int8", "int4" (a SavedModel holds any from "int2" to "int8"), with a scale for each output channel; or "auto", the
         fewest bits whose rounding lies within the posterior's width (`exports.precision`), more where `validation` shows that
@@ -82,6 +87,13 @@ def export(
         rounds to 8 bits as they come.
       representative: examples of the training data, an array or several by input, by which the ranges of activations are
         settled beforehand: LiteRT and ONNX Runtime then compute in whole numbers throughout.
+      calibrate: "temperature" divides logits, those of each draw before probabilities are made and averaged, by the number that
+        gives the least NLL on `validation`; the manifest has it as `calibration`, with NLL and ECE before and after.
+      conformal: a level such as 0.9 adds `prediction_set` [batch, classes], true for classes that together hold the right one of
+        a further example with this probability at least, or of a regression `interval` [batch, 2], its lower and upper end (for
+        several targets [batch, targets, 2], each with this probability). What else depends on `validation`, such as a
+        temperature, is fitted to one half of it then, and the threshold to the other (`exports.calibrating`). It holds for
+        examples from the same source, and if training did not choose by them either.
       error_rate: of "sampled": stops sampling an example once its predicted class is statistically certain; the chance that
         infinitely many draws would predict another class is at most this.
       task: what the outputs mean, for all or by the output's name: "classification", "binary", "multilabel", "regression",
@@ -109,35 +121,42 @@ def export(
     path = Path(path)
     check_new(path)
     form, asked = form_named(format), _asked(precision, float16)
-    _check_form(form, predictive, kernels, float16)
+    _check_form(form, predictive, kernels)
     check_graph(model)
     plan = planned(model, asked, form, predictive)
-    if plan.whole:
+    fitting = calibrator(model, calibrate, conformal, validation, bool(plan.choices))
+    if plan.whole and fitting is None:
         check_validation(validation, predictive)
 
-    def predictor_of(lowering: Lowering, way: Predictive = predictive, draws: int = samples) -> Predictor:
+    def plain_of(lowering: Lowering, way: Predictive, draws: int, calibration: Calibration | None = None) -> Predictor:
         rate = error_rate if way == predictive else None
-        return Predictor(model, way, draws, seed, lowering, rate, task=task, from_logits=from_logits)
+        said = partial(Predictor, task=task, from_logits=from_logits, calibration=calibration)
+        return said(model, way, draws, seed, lowering, rate)
+
+    def predictor_of(lowering: Lowering) -> Predictor:
+        build = partial(plain_of, lowering, predictive, samples)
+        return build() if fitting is None else fitting.predictor(build)
 
     lowering = Lowering(kernels, costs=costs or Costs()) if form.sparse else FOR_CONVERTERS
     making = Making(form, lambda plan: predictor_of(replace(lowering, by_layer=plan.storages)), plan, representative)
     if validation is not None and not plan.whole:
-        making.compare(predictor_of(Lowering("dense")), validation)
+        whole = plain_of(Lowering("dense"), predictive, samples, making.predictor.calibration)
+        making.compare(whole, validation if fitting is None else fitting.fitted_on)
     about: Json = {"export_format": format, **(facts or {})}
     if predictive == "sampled":
         about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
     if error_rate is not None:
         about["error_rate"] = error_rate
     if validation is not None and predictive == "moments":
-        drawn = predictor_of(Lowering(), "sampled", DRAWS)
+        drawn = plain_of(Lowering(), "sampled", DRAWS, making.predictor.calibration)
         about["moments_vs_draws"] = distance_to_draws(
-            making.predictor, drawn, inputs_of(validation, making.predictor, not plan.whole)
+            making.predictor, drawn, inputs_of(validation, making.predictor, not plan.whole or fitting is not None)
         )
     with _aside(path) as folder:
         place = folder / form.file
         making.write(place, lambda plan: wider(plan, model, predictive))
         said = {"precision": asked if isinstance(asked, str) else dict(asked)}
-        about = _about(model, making, predictive, lowering) | said | about
+        about = _about(model, making, predictive, lowering) | said | about | ({} if fitting is None else fitting.about)
         about |= {"bytes": bytes_of(place), "bytes_gzip": bytes_of(place, compressed=True)}
         (folder / CARD).write_bytes(card_of(about))
         run = Run(folder)
@@ -193,15 +212,12 @@ def bytes_of(path: Path, compressed: bool = False) -> int:
     return sum(len(gzip.compress(f.read_bytes(), 6)) if compressed else f.stat().st_size for f in files)
 
 
-def _check_form(form: Form, predictive: Predictive, kernels: Kernels, float16: bool) -> None:
+def _check_form(form: Form, predictive: Predictive, kernels: Kernels) -> None:
     if predictive not in form.predictives:
         expected = " or ".join(map(repr, form.predictives))
         raise ExportError(f"{form.title} has no predictive {predictive!r}: expected {expected}")
     if kernels == "sparse" and not form.sparse:
         raise ExportError(f"{form.title} has no sparse products: expected kernels 'auto' or 'dense', got 'sparse'")
-    if float16 and not form.float16:
-        holders = names(lambda one: one.float16)
-        raise ExportError(f"float16 is for the formats {holders}, got {form.name!r}: leave it out")
 
 
 @contextmanager

@@ -35,8 +35,11 @@ class Same(_Activation):
 rule_for(Same)(Identity)
 
 
-def without_ends(network: Any, heads: Mapping[str, Head]) -> tuple[Any, dict[str, Head]]:
+def without_ends(network: Any, heads: Mapping[str, Head], moments: bool = True) -> tuple[Any, dict[str, Head]]:
     """The network that gives logits where `network` gives probabilities, and what its outputs mean.
+
+    Args:
+      moments: whether logits are wanted for their moments; else for a temperature.
 
     Raises:
       ExportError: an output's probabilities are not made by a softmax or sigmoid at its end, or are read elsewhere too.
@@ -50,10 +53,8 @@ def without_ends(network: Any, heads: Mapping[str, Head]) -> tuple[Any, dict[str
         return network, dict(heads)
     for name, tensor in squashed:
         if end_of(tensor) not in ("softmax", "sigmoid"):
-            raise ExportError(
-                f"output {name!r} does not end in a softmax or sigmoid, at whose inputs moments are read: use the "
-                "predictive 'sampled'"
-            )
+            what = "moments are read: use the predictive 'sampled'" if moments else "calibrate divides: leave it out"
+            raise ExportError(f"output {name!r} does not end in a softmax or sigmoid, at whose inputs {what}")
     tails = {name: list(_tail(tensor)) for name, tensor in squashed}
     _refuse_shared(network, heads, tails)
     ends = {id(_maker(tail[-1])) for tail in tails.values()}

@@ -147,6 +147,9 @@ def regression(mean: np.ndarray, std: np.ndarray | None, targets: np.ndarray) ->
 def of_outputs(outputs: Mapping[str, np.ndarray], targets: Arrays) -> dict[str, float]:
     """Scores of an exported model's named outputs, with the mean uncertainties where there are any.
 
+    Of sets of classes `set_coverage`, how often they hold the right one, and `set_size`, of how many they are; of conformal
+    intervals `interval_coverage` and `interval_width`.
+
     Binary is a classification of two classes. Labels of each pixel or step count each, so that all but the `nll` of a
     regression are means over them. Of a regression without `noise_std`, `nll` and `coverage` are left out: how far weights
     differ is not how far targets do.
@@ -171,7 +174,20 @@ def of_outputs(outputs: Mapping[str, np.ndarray], targets: Arrays) -> dict[str, 
         if noise is not None:
             std = np.sqrt(np.square(noise) + np.square(outputs.get("weights_std", 0.0)))
         scores = regression(mean, std, _shaped(targets, mean, mean.shape))
-    return scores | {name: float(outputs[name].mean()) for name in EXTRA if name in outputs}
+    uncertain = {name: float(outputs[name].mean()) for name in EXTRA if name in outputs}
+    return scores | uncertain | _of_conformal(outputs, targets)
+
+
+def _of_conformal(outputs: Mapping[str, np.ndarray], targets: np.ndarray) -> dict[str, float]:
+    if "prediction_set" in outputs and targets.size == len(outputs["prediction_set"]):
+        sets = outputs["prediction_set"]
+        held = sets[np.arange(len(sets)), _class_numbers(targets.reshape(-1), sets.shape[-1])]
+        return {"set_coverage": float(held.mean()), "set_size": float(sets.sum(-1).mean())}
+    if "interval" in outputs:
+        low, high = np.moveaxis(outputs["interval"], -1, 0)
+        within = (targets.reshape(low.shape) >= low) & (targets.reshape(low.shape) <= high)
+        return {"interval_coverage": float(within.mean()), "interval_width": float((high - low).mean())}
+    return {}
 
 
 def of_probabilities(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:

@@ -18,6 +18,7 @@ from tfp_bprune.graphs.heads import Head, Said, heads_of, input_names
 from tfp_bprune.graphs.rebuild import calls_of, check_graph
 from tfp_bprune.layers import kind_of
 from tfp_bprune.prediction.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
+from tfp_bprune.prediction.calibration import Calibration
 from tfp_bprune.prediction.checks import explained, refuse_hidden, refuse_moments, refuse_ragged, tables_of
 from tfp_bprune.prediction.dropped import drawn_layers
 from tfp_bprune.prediction.ends import without_ends
@@ -49,6 +50,7 @@ class Predictor(tf.Module):
         with this probability at most (`export.draws`); None for all draws for all. Where an output gives classes of many
         positions, all of them have to be settled.
       task, from_logits: what the outputs mean, where the model does not say it (`models.heads`).
+      calibration: of a network with one output: a temperature, and the reach of sets or intervals.
 
     Attributes:
       heads: what each output means, by its name.
@@ -57,6 +59,7 @@ class Predictor(tf.Module):
       dropout: names of the layers of which Monte-Carlo dropout was asked, by a call with training=True: drawn by
         "sampled", carried as variances by "moments", off in "mean".
       policy: what the network computed in, if not float32, as the export does.
+      calibration: as given.
 
     Raises:
       BpruneError: what an output means is not certain, or the model is none whose graph is known.
@@ -74,6 +77,7 @@ class Predictor(tf.Module):
         *,
         task: Said = None,
         from_logits: bool | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__(name="predictor")
         _check(model, predictive, samples)
@@ -89,9 +93,11 @@ class Predictor(tf.Module):
         whole = network
         self._network = lambda: whole  # a module that it held would go into SavedModels
         lowering = lowering or Lowering()
+        self.calibration = calibration = calibration or Calibration()
         if predictive == "moments":  # both forms and their slopes would be more graph than they save time
             lowering = replace(lowering, by_batch=False, followed=True)
-            network, heads = without_ends(network, heads)
+        if predictive == "moments" or calibration.temperature is not None:
+            network, heads = without_ends(network, heads, predictive == "moments")
         linears = lowered(network, lowering)
         refuse_hidden(network, linears)
         if predictive == "moments":
@@ -100,11 +106,13 @@ class Predictor(tf.Module):
         self._linears = list(dict.fromkeys(linears.values()))
         self._costs = lowering.costs
         self._read = [*variables_of(network, linears), *tables_of(network)]
-        program = Program(network, linears, answers_for(heads), samples, seed, error_rate, has_erf=lowering.at_load)
+        program = Program(
+            network, linears, answers_for(heads), samples, seed, error_rate, lowering.at_load, calibration
+        )
         bodies: dict[Predictive, Callable[..., Outputs]] = {
             "mean": program.mean, "sampled": program.sampled, "moments": program.moments,
         }  # fmt: skip
-        body, specs = bodies[predictive], list(self.inputs.values())
+        body, specs = calibration.around(bodies[predictive], next(iter(heads.values()))), list(self.inputs.values())
         if lowering.at_load and any(hasattr(layer, "kernel_size") for layer in calls_of(network)):
             body = never_empty(body)
         if lowering.at_load:

@@ -13,6 +13,7 @@ from tfp_bprune._keras import tf
 from tfp_bprune.layers.rules.normals import erf_of_exp
 from tfp_bprune.prediction import draws
 from tfp_bprune.prediction.answers import Answer, Outputs, Targets
+from tfp_bprune.prediction.calibration import Calibration
 from tfp_bprune.prediction.checks import by_row
 from tfp_bprune.prediction.lower import Linear, LoweredParts
 from tfp_bprune.prediction.normal import of_moments
@@ -35,9 +36,11 @@ class Program:
         seed: int,
         error_rate: float | None,
         has_erf: bool,
+        calibration: Calibration | None = None,
     ) -> None:
         self._network, self._linears, self._answers = network, linears, answers
         self._samples, self._seed, self._error_rate = samples, seed, error_rate
+        self._calibration = calibration or Calibration()
         self._erf, self._scoped = (tf.math.erf if has_erf else erf_of_exp), not has_erf
 
     def mean(self, *inputs: Any) -> Outputs:
@@ -103,7 +106,8 @@ class Program:
             value if value.mean.dtype == tensor.dtype else value.each(_cast_to(tensor)) for tensor, value in tensors
         ]
         with tf.name_scope(NETWORK) if self._scoped else nullcontext():
-            return [value.as_rows().as_float() for value in walk(self._network, inputs, rule)]
+            outputs = [value.as_rows().as_float() for value in walk(self._network, inputs, rule)]
+        return [self._calibration.cooled(value) for value in outputs]
 
     def _merged(self, say: Callable[[Answer, Any], Outputs], of: Sequence[Any]) -> Outputs:
         """What is said of each output, together."""

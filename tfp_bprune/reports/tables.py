@@ -194,6 +194,26 @@ def precision_line(manifest: Json) -> str:
     return f"{said}; float32 and rounded, {cost['examples']} examples: {', '.join([*pairs, *others])}"
 
 
+def calibration_lines(manifest: Json) -> list[str]:
+    """What an export was calibrated by, a line for each.
+
+    >>> calibration_lines({"conformal": {"method": "LAC", "level": 0.9, "examples": 99, "reach": 0.4}})
+    ['conformal: holds the right answer with probability 0.9 or more (LAC, 99 validation examples)']
+    """
+    lines = []
+    if (found := manifest.get("calibration")) is not None:
+        pairs = [f"{key} {found['before'][key]:.4f} to {value:.4f}" for key, value in found["after"].items()]
+        lines.append(
+            f"temperature {found['temperature']:.4g}: {', '.join(pairs)} ({found['examples']} validation examples)"
+        )
+    if (found := manifest.get("conformal")) is not None:
+        lines.append(
+            f"conformal: holds the right answer with probability {found['level']:g} or more ({found['method']}, "
+            f"{found['examples']} validation examples)"
+        )
+    return lines
+
+
 def products_table(layers: Json) -> Table:
     """How each dense layer of an export is multiplied, and from which sparsity on sparse would be the faster form.
 
