@@ -20,6 +20,7 @@ from tfp_bprune.files.runs import write_atomically, write_json
 from tfp_bprune.layers import set_train_size
 from tfp_bprune.plot.style import png
 from tfp_bprune.reports.tables import markdown_table
+from tfp_bprune.training.accumulate import accumulating
 
 Step = Callable[[], Any]
 RESULTS = Path(__file__).parent / "results"
@@ -35,21 +36,30 @@ def dataset_of(network: str) -> str:
 
 
 def training_step(
-    model: Any, shape: tuple[int, ...], batch: int, train_size: int = 60000, optimizer: Any = None
+    model: Any,
+    shape: tuple[int, ...],
+    batch: int,
+    train_size: int = 60000,
+    optimizer: Any = None,
+    accumulate: int = 1,
+    spread: Callable[[Any], Any] | None = None,
 ) -> Step:
     """One step of `model.fit`, compiled, on a batch of images of noise; traced and run twice before it is returned.
 
-    The optimizer is the one that `compile_model` chooses, unless another is given.
+    The optimizer is the one that `compile_model` chooses, unless another is given. With `accumulate` the batch is so many times
+    as large and taken in as many parts; `spread` makes of a dataset what a strategy of tf.distribute takes.
     """
     set_train_size(model, train_size)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer or keras.optimizers.legacy.Adam(1e-4), loss)
     random = np.random.default_rng(0)
-    x = tf.constant(random.integers(0, 256, (batch, *shape)), tf.float32)
-    batches = iter(tf.data.Dataset.from_tensors((x, tf.constant(random.integers(0, 10, batch)))).repeat())
-    function = model.make_train_function()
-    for _ in range(2):
-        function(batches)
+    x = tf.constant(random.integers(0, 256, (accumulate * batch, *shape)), tf.float32)
+    dataset = tf.data.Dataset.from_tensors((x, tf.constant(random.integers(0, 10, accumulate * batch)))).repeat()
+    batches = iter(dataset if spread is None else spread(dataset))
+    with accumulating(model, accumulate):
+        function = model.make_train_function()
+        for _ in range(2):
+            function(batches)
     # What the step returns is read, so that it has really ended.
     return lambda: float(function(batches)["loss"])
 

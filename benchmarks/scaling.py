@@ -1,6 +1,8 @@
 """Throughput of one worker and of two, one core each: weak scaling of Bayesian networks and of plain ones.
 
-    python benchmarks/scaling.py            # needs Horovod; starts its two workers itself
+    python benchmarks/scaling.py                              # needs Horovod; starts its two workers itself
+    python benchmarks/scaling.py --engine multiworker         # by tf.distribute; "both" has the engines side by side
+    python benchmarks/scaling.py --accumulate 4 --networks vgg16 resnet18   # one exchange for four batches
 
 In every round the first worker trains alone while the second waits, then both train with gradients exchanged, then both
 train without: efficiency is throughput(2) / (2 throughput(1)), and the third turn tells what of the loss is the exchange's
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,6 +41,7 @@ CASES = (
 LAYERS = ("deterministic", "flipout")
 SIZES = (2**10, 2**14, 2**17, 2**20, 2**22)
 COLUMNS = {
+    "engine": "",
     "network": "",
     "layers": "",
     "batch": "d",
@@ -50,7 +54,9 @@ COLUMNS = {
 
 
 class Workers:
-    """This worker of the two, and how both take turns."""
+    """This worker of the two under Horovod, and how both take turns."""
+
+    engine = "horovod"
 
     def __init__(self) -> None:
         import horovod.tensorflow as hvd
@@ -60,26 +66,61 @@ class Workers:
         self.hvd, self.plain = hvd, Horovod()
         self.rank = self.plain.rank
 
+    def slowest(self, spent: float) -> float:
+        """The longest time of both, once both have come here."""
+        return max(self.hvd.allgather_object(spent))
+
+    def step(self, make: Callable[..., Any]) -> Any:
+        """A training step that exchanges gradients."""
+        return make(wrap=self.plain.wrap)
+
     def together(self, call: Callable[[], Any], times: int, alone: bool = False) -> float:
         """Milliseconds a call, of the slower worker; with `alone` the second waits meanwhile."""
-        self.hvd.allgather_object(None)
+        self.slowest(0.0)
         begin = time.perf_counter()
         if not alone or self.rank == 0:
             for _ in range(times):
                 call()
         spent = (time.perf_counter() - begin) / times * 1e3
-        return max(self.hvd.allgather_object(spent))
+        return self.slowest(spent)
 
 
-def network_row(workers: Workers, network: str, width: float, batch: int, layers: str, rounds: int) -> dict[str, Any]:
+class ReplicaWorkers(Workers):
+    """This worker of the two under tf.distribute."""
+
+    engine = "multiworker"
+
+    def __init__(self) -> None:
+        from tfp_bprune.training import Strategy
+
+        self.workers = Strategy("multiworker")
+        self.rank = self.workers.rank
+
+    def slowest(self, spent: float) -> float:
+        """The longest time of both, once both have come here."""
+        return float(self.workers._sum(np.eye(2)[self.rank] * spent).max())
+
+    def step(self, make: Callable[..., Any]) -> Any:
+        """A training step that exchanges gradients."""
+        strategy = self.workers.strategy
+        with strategy.scope():
+            return make(spread=lambda dataset: strategy.distribute_datasets_from_function(lambda _: dataset))
+
+
+def network_row(
+    workers: Workers, network: str, width: float, batch: int, layers: str, rounds: int, accumulate: int
+) -> dict[str, Any]:
     """One network's turns."""
-    wraps = {"one": lambda o: o, "two": workers.plain.wrap}
-    steps = {}
-    for name, wrap in wraps.items():
+    counted = []
+
+    def make(wrap: Callable[[Any], Any] = lambda one: one, spread: Any = None) -> Any:
         model = networks.network(network, layers, width)
         optimizer = wrap(keras.optimizers.legacy.Adam(1e-4))
-        steps[name] = measure.training_step(model, model.input_shape[1:], batch, optimizer=optimizer)
-    parameters = int(sum(np.prod(w.shape) for w in model.trainable_weights))
+        counted.append(int(sum(np.prod(w.shape) for w in model.trainable_weights)))
+        options = {"optimizer": optimizer, "accumulate": accumulate, "spread": spread}
+        return measure.training_step(model, model.input_shape[1:], batch, **options)
+
+    steps, parameters = {"one": make(), "two": workers.step(make)}, counted[0]
     took = workers.together(steps["one"], 3)
     times, turns = max(2, round(150 / took)), []
     for _ in range(rounds):
@@ -87,10 +128,12 @@ def network_row(workers: Workers, network: str, width: float, batch: int, layers
         turns.append([alone, *(workers.together(steps[name], times) for name in ("two", "one"))])
     alone, two, apart = np.array(turns).T
     return {
+        "engine": workers.engine,
         "network": network,
         "width": width,
         "layers": layers,
         "batch": batch,
+        "accumulate": accumulate,
         "parameters": parameters,
         "one_ms": float(np.median(alone)),
         "two_ms": float(np.median(two)),
@@ -143,19 +186,52 @@ def survivors_rows(workers: Workers, rounds: int) -> list[dict[str, Any]]:
     return [{"exchange": name, "numbers": 1_294_000, "ms": float(ms)} for name, ms in took.items()]
 
 
-def work(path: Path, rounds: int) -> None:
+def work(path: Path, arguments: Any) -> None:
     """What each of the two workers does; the first writes the rows."""
-    os.sched_setaffinity(0, {int(os.environ["HOROVOD_LOCAL_RANK"])})  # before TensorFlow starts its threads
-    workers = Workers()
+    task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task")
+    # Before TensorFlow starts its threads.
+    os.sched_setaffinity(0, {int(os.environ["HOROVOD_LOCAL_RANK"] if task is None else task["index"])})
+    workers, rounds = Workers() if task is None else ReplicaWorkers(), arguments.rounds
     rows: list[dict[str, Any]] = []
     for network, width, batch in CASES:
-        for layers in LAYERS:
-            rows.append(network_row(workers, network, width, batch, layers, rounds))
+        for layers in LAYERS if not arguments.networks or network in arguments.networks else ():
+            rows.append(network_row(workers, network, width, batch, layers, rounds, arguments.accumulate))
             if workers.rank == 0:
                 print(measure.markdown(rows[-1:], COLUMNS).splitlines()[-1], file=sys.stderr, flush=True)
-    rows += exchange_rows(workers, rounds) + survivors_rows(workers, rounds)
+    if task is None and not arguments.networks:
+        rows += exchange_rows(workers, rounds) + survivors_rows(workers, rounds)
     if workers.rank == 0:
         path.write_text(json.dumps(rows))
+
+
+def started(engine: str, arguments: Any) -> list[dict[str, Any]]:
+    """The rows of both workers of an engine."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "rows.json"
+        words = [sys.executable, __file__, "--worker", found, "--rounds", arguments.rounds]
+        words += [
+            "--accumulate",
+            arguments.accumulate,
+            *(["--networks", *arguments.networks] if arguments.networks else []),
+        ]
+        if engine == "horovod":
+            horovodrun = [Path(sys.executable).with_name("horovodrun"), "-np", "2", "-H", "localhost:2"]
+            subprocess.run([*map(str, horovodrun + words)], check=True, env=measure.with_package())
+        else:
+            places = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+            configs = ({"cluster": {"worker": places}, "task": {"type": "worker", "index": i}} for i in range(2))
+            envs = [measure.with_package() | {"TF_CONFIG": json.dumps(one)} for one in configs]
+            jobs = [subprocess.Popen([*map(str, words)], env=env) for env in envs]
+            if any([job.wait() for job in jobs]):
+                raise SystemExit("a worker failed")
+        return json.loads(found.read_text())
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def figure(rows: list[dict[str, Any]]) -> Any:
@@ -186,19 +262,21 @@ def main() -> None:
     """Starts the workers, writes and draws."""
     parser = measure.parser(__doc__, "scaling")
     parser.add_argument("--worker", type=Path, help="used by this program for its workers")
+    parser.add_argument(
+        "--engine", choices=("horovod", "multiworker", "both"), default="horovod", help="what exchanges"
+    )
+    parser.add_argument("--accumulate", type=int, default=1, help="batches of a step (default: 1)")
+    parser.add_argument("--networks", nargs="+", choices=sorted({name for name, *_ in CASES}), help="these alone")
     arguments = parser.parse_args()
     if arguments.worker:
-        work(arguments.worker, arguments.rounds)
+        work(arguments.worker, arguments)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "rows.json"
-        horovodrun = Path(sys.executable).with_name("horovodrun")
-        words = [horovodrun, "-np", "2", "-H", "localhost:2", sys.executable, __file__, "--worker", found]
-        subprocess.run([*map(str, words), "--rounds", str(arguments.rounds)], check=True, env=measure.with_package())
-        rows = json.loads(found.read_text())
+    engines = ("horovod", "multiworker") if arguments.engine == "both" else (arguments.engine,)
+    rows = [row for engine in engines for row in started(engine, arguments)]
     measure.write(rows, arguments.json)
     if arguments.json != "-":
-        measure.draw(figure(rows), Path(arguments.json).with_suffix(".png"))
+        if engines == ("horovod",) and not arguments.networks:
+            measure.draw(figure(rows), Path(arguments.json).with_suffix(".png"))
         print(measure.markdown([row for row in rows if "network" in row], COLUMNS))
 
 

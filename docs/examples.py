@@ -47,6 +47,11 @@ EXAMPLES = {
         "# under `horovodrun -np 2 python train.py`\nimport importlib.util\n\n"
         'if importlib.util.find_spec("horovod"):\n    workers = bp.Horovod()\n    mine = workers.shard(data)'
     ),
+    "Strategy": (
+        '# all GPUs of this host; of several hosts `bp.Strategy("multiworker")`, first of all\n'
+        'workers = bp.Strategy("mirrored")\n'
+        "rows = bp.fit(model, data, settings=bp.Settings(epochs=1), distributor=workers, progress=False)"
+    ),
     "distribute": (
         "# under `horovodrun`: gradients are averaged over the workers\nimport importlib.util\n\nimport tf_keras as keras\n\n"
         'if importlib.util.find_spec("horovod"):\n    bp.Horovod()\n    optimizer = bp.distribute(keras.optimizers.legacy.Adam(1e-3))'

@@ -14,7 +14,8 @@ PAGES = {
     "models": ("Models", "build bayesianize adopt strip save_model load_model"),
     "training": (
         "Training",
-        "fit Settings compile_model recalibrate Horovod distribute distributed_callbacks TensorBoardLogger MLflowLogger",
+        "fit Settings compile_model recalibrate Horovod Strategy distribute distributed_callbacks TensorBoardLogger "
+        "MLflowLogger",
     ),
     "asking": (
         "Predicting and scoring",

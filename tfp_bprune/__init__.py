@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tfp_bprune.training.metrics import ExpectedCalibrationError as ExpectedCalibrationError
     from tfp_bprune.training.metrics import NegativeLogLikelihood as NegativeLogLikelihood
     from tfp_bprune.training.recalibrate import recalibrate as recalibrate
+    from tfp_bprune.training.strategy import Strategy as Strategy
     from tfp_bprune.tuning.tuner import hyper_model as hyper_model
     from tfp_bprune.tuning.tuner import tune as tune
     from tfp_bprune.types import BpruneError as BpruneError
@@ -97,6 +98,7 @@ _ROOMS = {
     "training": (
         "Horovod",
         "Settings",
+        "Strategy",
         "compile_model",
         "distribute",
         "distributed_callbacks",

@@ -24,6 +24,7 @@ Groups = Literal["input", "output", "both"]  # of the weights of a tensor, by wh
 KLWeighting = Literal["warmup", "constant", "blundell"]
 Scaling = Literal["none", "root", "linear"]  # of the learning rate, with the number of workers
 Compression = Literal["none", "fp16"]  # of the gradients that workers send
+Distribution = Literal["mirrored", "multiworker"]  # of a training, by tf.distribute
 Calibrated = Literal["mean", "sampled"]  # what batch normalization is measured for
 Kernels = Literal["auto", "dense", "sparse"]
 Calibrate = Literal["temperature"]  # of an export's probabilities

@@ -45,6 +45,7 @@ PYTHON: dict[str, tuple[Any, str]] = {  # the Python argument that each of the c
     "train kl": (bp.Settings, "kl"),
     "train scaling": (bp.Settings, "scaling"),
     "train compression": (detect, "compression"),
+    "distribute": (detect, "distribution"),
     "train augmentation": (load, "augmentation"),
     "tune prior": (tune, "prior"),
     "tune method": (tune, "method"),

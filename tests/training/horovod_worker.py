@@ -8,24 +8,19 @@ third the death of rank 1 in the middle of an epoch.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import os
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tfp_bprune as bp
+from tests.training.endings import Interrupt, commanded, die_after, die_in_third_checkpoint
 from tests.training.horovod_gradients import compare
-from tfp_bprune._keras import keras, tf
+from tfp_bprune._keras import tf
 from tfp_bprune.cli.main import main
 from tfp_bprune.data.splits import load
-from tfp_bprune.files.runs import Run
 from tfp_bprune.graphs.shrink import units
 from tfp_bprune.layers import noise, variational_layers
 from tfp_bprune.networks import build
@@ -34,43 +29,6 @@ from tfp_bprune.types import Json
 
 TRAIN = ["train", "--hidden", "16", "--epochs", "2", "--validation-fraction", "0.2", "--out"]
 LONG = ["train", "--hidden", "16", "--epochs", "30", "--out"]
-
-
-class Interrupt(keras.callbacks.Callback):
-    """Ends training on all workers at the same batch."""
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Stops at the third epoch."""
-        if epoch == 2:
-            raise InterruptedError
-
-
-def die() -> None:
-    """Ends this process at once."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_in_third_checkpoint() -> None:
-    """From now on this process is killed where the third checkpoint would get its name, its content being written."""
-    replace = os.replace
-
-    def killed(source: Any, target: Any, **folders: Any) -> None:
-        if str(target).endswith("epoch-00003.safetensors"):
-            die()
-        replace(source, target, **folders)
-
-    os.replace = killed
-
-
-def die_after(run: Path) -> None:
-    """From now on this process is killed in the middle of an epoch of `run` after the first."""
-
-    def watch() -> None:
-        while not (Run(run).exists and Run.open(run).manifest.get("epoch", 0) >= 1):
-            time.sleep(0.01)
-        die()
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def trained(workers: Any, out: Path, prior: str | None = None, **options: Any) -> Json:
@@ -96,13 +54,6 @@ def shrunk(workers: Any, out: Path) -> Json:
     """The same of a network whose units leave after the first epoch and the second."""
     pruning = bp.GradualPruning(0.6, granularity="unit", over=(0.1, 0.5), every=1)
     return trained(workers, out, prior="ard", callbacks=[pruning, bp.Shrink()])
-
-
-def commanded(*words: object) -> Json:
-    """The exit code of a command, and what this rank said on standard output."""
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        code = main([*map(str, words)])
-    return {"code": code, "said": said.getvalue()}
 
 
 def first(workers: Any, folder: Path) -> Json:

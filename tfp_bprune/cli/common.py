@@ -267,6 +267,7 @@ def data_of(config: Json, arguments: Any) -> Splits:
         batch_size=data["batch_size"],
         validation_fraction=request["validation_fraction"],
         seed=data["seed"],
+        streaming=bool(request.get("streaming")),
     )
     if splits.info.fingerprint != data.get("fingerprint"):
         raise BpruneError(

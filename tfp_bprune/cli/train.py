@@ -13,6 +13,7 @@ from tfp_bprune.types import (
     BpruneError,
     Compression,
     Counts,
+    Distribution,
     Granularity,
     Groups,
     Json,
@@ -35,6 +36,7 @@ EXAMPLE = """example:
   tfp-bprune train --dataset digits --hidden 64 64 --prior ard --kl-weight 0.1 --sparsity 0.9 --granularity unit \\
     --criterion evidence --counts multiplications --inputs --pruned-over 0.1 0.5 --shrink --out runs/smaller
   horovodrun -np 2 -H localhost:2 tfp-bprune train --dataset digits --out runs/two-workers
+  tfp-bprune train --distribute mirrored --dataset digits --out runs/all-gpus
 """
 
 
@@ -42,6 +44,7 @@ _PRUNING = ("granularity", "criterion", "counts", "inputs")
 _PRUNING_BEFORE = {"sparsity": None, "granularity": "weight", "criterion": None, "counts": "weights", "inputs": False}
 _PRUNING_BEFORE |= {"pruned_over": None, "shrink": None}  # what runs have that were begun before there was a choice
 _SETTINGS = ("epochs", "learning_rate", "kl", "kl_weight", "scaling", "scaling_warmup")
+_SETTINGS_BEFORE = {"accumulate": 1}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -90,6 +93,13 @@ def _add_network(parser: Parser) -> None:
 def _add_training(parser: Parser) -> None:
     parser.add_argument("--epochs", type=int, default=20, help="passes over the training split")
     parser.add_argument("--batch-size", type=int, default=100, help="examples in a training step of one worker")
+    parser.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="BATCHES",
+        help="batches whose gradients are added up for one step, as if they were one; workers exchange once a step",
+    )
     parser.add_argument(
         "--learning-rate", type=float, default=1e-3, help="initial learning rate of Adam; it falls to 0 along a cosine"
     )
@@ -161,6 +171,11 @@ def _add_distributions(parser: Parser) -> None:
 
 
 def _add_examples(parser: Parser) -> None:
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="leave the examples on disk and read them batch by batch, for datasets of TensorFlow Datasets larger than memory",
+    )
     add_validation_fraction(parser)
     add_choice(parser, "--augmentation", Augmentation, "none", "shift training images at random, and mirror them")
 
@@ -175,7 +190,11 @@ def _add_workers(parser: Parser) -> None:
         metavar="EPOCHS",
         help="epochs over which the learning rate rises to the scaled one",
     )
-    add_choice(parser, "--compression", Compression, "none", "compression of the gradients that workers exchange")
+    add_choice(
+        parser, "--compression", Compression, "none", "compression of the gradients that Horovod's workers exchange"
+    )
+    by = "train by tf.distribute: on all GPUs of this host, or on all workers that TF_CONFIG names (default: Horovod's workers "
+    add_choice(parser, "--distribute", Distribution, help=f"{by}under horovodrun, else one process)")
 
 
 def run(arguments: Any) -> int:
@@ -215,14 +234,17 @@ def train(
     from tfp_bprune.files.runs import Run
     from tfp_bprune.networks import build
     from tfp_bprune.reports import history_figure
-    from tfp_bprune.training import Settings, fit
-    from tfp_bprune.training.distribute import detect
+    from tfp_bprune.training import Settings, detect, fit
 
     _check_pruning(out, request)
-    settings = Settings(**{name: request[name] for name in _SETTINGS})
-    distributor = detect(request["compression"])
+    settings = Settings(
+        **{name: request[name] for name in _SETTINGS},
+        **{name: request.get(name, before) for name, before in _SETTINGS_BEFORE.items()},
+    )
+    distributor = detect(request["compression"], request.get("distribute"))
     ways = ("data_dir", "batch_size", "validation_fraction", "seed", "augmentation")
-    data = load(request["dataset"], **{way: request[way] for way in ways})
+    streaming = bool(request.get("streaming"))
+    data = load(request["dataset"], **{way: request[way] for way in ways}, streaming=streaming)
     if request["task"] not in (None, data.info.task):
         raise BpruneError(
             f"dataset {request['dataset']!r} is a {data.info.task}: it cannot be trained as {request['task']}"

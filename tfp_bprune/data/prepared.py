@@ -26,21 +26,36 @@ def prepared(name: str, data_dir: Path) -> tuple[Any, Any, Info]:
     Raises:
       DataError: it is unknown, absent, damaged, or not an image classification.
     """
-    builder = _prepared_builder(name, data_dir)
-    image, label = _image_and_label(builder)
+    builder = prepared_builder(name, data_dir)
+    _, label = image_and_label(builder)
+    source, held_out = sources(builder)
+    x, y = _read(builder, source)
+    train, test = ((x, y), _read(builder, held_out)) if held_out else hold_out(x, y)
+    return train, test, info_of_images(name, x.shape[1:], x.dtype, label.num_classes)
+
+
+def sources(builder: Any) -> tuple[str, str | None]:
+    """The splits to train on and to test on; None where the second has to be taken out of the first."""
     splits = builder.info.splits
     source = "train" if "train" in splits else next(iter(splits))
-    x, y = _read(builder, source)
-    held_out = next((s for s in ("test", "validation") if s in splits and s != source), None)
-    train, test = ((x, y), _read(builder, held_out)) if held_out else hold_out(x, y)
-    if x.dtype != np.uint8:
+    return source, next((s for s in ("test", "validation") if s in splits and s != source), None)
+
+
+def info_of_images(name: str, shape: tuple[int, ...], dtype: Any, classes: int) -> Info:
+    """What a network needs to know of them."""
+    if dtype != np.uint8:
         scale, offset = 1.0, 0.0
     else:  # pixels / 126 as in Blundell et al. 2015; colour images are centred besides
-        scale, offset = 1 / 126, (-1.0 if image.shape[-1] == 3 else 0.0)
-    return train, test, Info(name, "classification", x.shape[1:], label.num_classes, scale, offset)
+        scale, offset = 1 / 126, (-1.0 if shape[-1] == 3 else 0.0)
+    return Info(name, "classification", tuple(shape), classes, scale, offset)
 
 
-def _prepared_builder(name: str, data_dir: Path) -> Any:
+def prepared_builder(name: str, data_dir: Path) -> Any:
+    """The dataset's builder, its folder looked at first.
+
+    Raises:
+      DataError: it is unknown, absent or damaged.
+    """
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -68,7 +83,12 @@ def _expected() -> str:
     return f"expected one of {', '.join(DATASETS)} or a name such as mnist, fashion_mnist, cifar10"
 
 
-def _image_and_label(builder: Any) -> tuple[Any, Any]:
+def image_and_label(builder: Any) -> tuple[Any, Any]:
+    """The features of an example's image and of its class.
+
+    Raises:
+      DataError: it is not an image classification, or its images have no one size.
+    """
     import tensorflow_datasets as tfds
 
     keys, features = builder.info.supervised_keys, builder.info.features

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tfp_bprune.data.prepared import prepared
 from tfp_bprune.data.targets import SaidTask, Target
 from tfp_bprune.types import Augmentation, DataError, Json, if_percent
 
-_EVALUATION_BATCH = 1000
+EVALUATION_BATCH = 1000
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +48,25 @@ class Split:
         """The examples with these numbers, or in this slice."""
         return Split(self.name, rows(self.x, chosen), rows(self.y, chosen))
 
-    def batches(self, batch_size: int = _EVALUATION_BATCH) -> tf.data.Dataset:
+    def called(self, name: str) -> Split:
+        """The same under another name."""
+        return Split(name, self.x, self.y)
+
+    def renamed(self, inputs: Callable[[Any], Any], targets: Callable[[Any], Any]) -> Split:
+        """The same with inputs and targets under other names."""
+        return Split(self.name, inputs(self.x), targets(self.y))
+
+    @property
+    def parallel(self) -> Any:
+        """How many batches `taker` makes at once; None for one after the other."""
+        return None
+
+    def taker(self) -> Callable[[Any], tuple[Any, Any]]:
+        """A function, to be called where batches are made, that gives examples and targets by their numbers."""
+        x, y = (tf.nest.map_structure(tf.constant, arrays) for arrays in (self.x, self.y))
+        return lambda numbers: tf.nest.map_structure(lambda one: tf.gather(one, numbers), (x, y))
+
+    def batches(self, batch_size: int = EVALUATION_BATCH) -> tf.data.Dataset:
         """All examples once, in order, as batches [b, ...] with their targets [b]: float32, but for text and for whole
         numbers of more than a byte, such as the tokens of a text, which stay as they are."""
         dataset = tf.data.Dataset.from_tensor_slices((self.x, self.y)).batch(batch_size)
@@ -129,8 +148,8 @@ class Splits:
     def valid(self) -> tf.data.Dataset:
         """The validation split, in order; of several workers each has a part, in as many batches as the others."""
         mine = self._valid
-        batches = -(-len(self.parts["valid"]) // (_EVALUATION_BATCH * self.workers))
-        return mine.batches(_EVALUATION_BATCH if mine is self.parts["valid"] else -(-len(mine) // batches))
+        batches = -(-len(self.parts["valid"]) // (EVALUATION_BATCH * self.workers))
+        return mine.batches(EVALUATION_BATCH if mine is self.parts["valid"] else -(-len(mine) // batches))
 
     @property
     def test(self) -> tf.data.Dataset:
@@ -150,12 +169,19 @@ class Splits:
             )
         return replace(self, rank=rank, workers=workers)
 
+    def merged(self, count: int) -> Splits:
+        """The same in batches `count` times as large."""
+        return replace(self, batch_size=count * self.batch_size)
+
+    def replicas(self, count: int) -> list[Splits]:
+        """What this worker and those after it see, `count` of them."""
+        return [replace(self, rank=self.rank + i) for i in range(count)]
+
     def _epoch(self, epoch: Any) -> tf.data.Dataset:
         """Batches of one epoch: (x, y), and of several workers (x, y, weight), by which the mean of the workers' means
         is the mean over the global batch although one worker's part may be larger by one example."""
         split, steps = self.parts["train"], self.steps
-        x, y = (tf.nest.map_structure(tf.constant, arrays) for arrays in (split.x, split.y))
-        bounds = tf.constant(self._bounds)
+        taken, bounds = split.taker(), tf.constant(self._bounds)
         order = tf.random.experimental.stateless_shuffle(
             tf.range(len(split)), tf.stack([tf.cast(self.seed, tf.int64), epoch])
         )
@@ -164,7 +190,7 @@ class Splits:
         def batch(i: Any) -> tuple[Any, ...]:
             everyone = order[bounds[i] : bounds[i + 1]]
             chosen = everyone[self.rank :: self.workers]
-            examples, targets = tf.nest.map_structure(lambda one: tf.gather(one, chosen), (x, y))
+            examples, targets = taken(chosen)
             if self.augmentation != "none":
                 examples = augment(self.augmentation, examples, tf.gather(numbers, chosen))
             mine = as_float(examples, targets)
@@ -173,7 +199,7 @@ class Splits:
             weight = self.workers * tf.size(chosen) / tf.size(everyone)
             return *mine, tf.fill([tf.size(chosen)], tf.cast(weight, tf.float32))
 
-        return tf.data.Dataset.range(steps).map(batch)
+        return tf.data.Dataset.range(steps).map(batch, num_parallel_calls=split.parallel)
 
 
 def as_float(x: Any, y: Any) -> tuple[Any, Any]:
@@ -195,6 +221,7 @@ def load(
     validation_fraction: float = 0.1,
     seed: int = 0,
     augmentation: Augmentation = "none",
+    streaming: bool = False,
 ) -> Splits:
     """Loads a dataset as train, validation and test splits.
 
@@ -206,15 +233,23 @@ def load(
       validation_fraction: part of the training split that is held out, in [0, 1).
       seed: decides the validation split and the order of training.
       augmentation: what training examples go through, anew each epoch: "none", "shift" or "shift_flip".
+      streaming: whether the examples stay on disk and are read batch by batch, the same batches as without; for what
+        TensorFlow Datasets prepared as tfrecord. `examples(...)` reads a split into memory where its arrays are asked for.
 
     Raises:
       DataError: the dataset is unknown, absent, not an image classification, or a split would be empty.
     """
     _check_order(batch_size, seed)  # before anything that takes time
-    read = registered if name in DATASETS else prepared
-    train, test, info = read(name, _data_dir(data_dir))
     place = None if data_dir is None else os.path.abspath(data_dir)
     request = {"dataset": name, "data_dir": place, "validation_fraction": validation_fraction}
+    if streaming:
+        from tfp_bprune.data.streaming import streamed  # which makes splits of this module's
+
+        parts, info = streamed(name, _data_dir(data_dir), validation_fraction, seed)
+        check_augmentation(augmentation, info.input_shape)
+        return Splits(parts, info, batch_size, seed, augmentation=augmentation, request=request | {"streaming": True})
+    read = registered if name in DATASETS else prepared
+    train, test, info = read(name, _data_dir(data_dir))
     splits = from_arrays(
         train,
         test,
@@ -264,29 +299,35 @@ def from_arrays(
             )
         train_x, train_y = read_arrays(train_x, train_y, info, task)
     test_x, test_y = read_arrays(test_x, test_y, info, task)
-    if not 0 <= validation_fraction < 1:
-        raise DataError(
-            f"validation_fraction must be in [0, 1), got {validation_fraction}{if_percent(validation_fraction)}"
-        )
     check_augmentation(augmentation, info.input_shape)
     if augmentation != "none" and info.inputs is not None:
         raise DataError(
             f"augmentation {augmentation!r} is for one input, {info.name} has {len(info.inputs)}: leave it out"
         )
-    n = count(train_x)
-    held_out = round(validation_fraction * n)
-    _check_sizes(info.name, n, held_out, validation_fraction, count(test_x))
-    order = np.random.default_rng(seed).permutation(n)
-    valid_rows, train_rows = np.sort(order[:held_out]), np.sort(order[held_out:])
+    valid_rows, train_rows = held_out(info.name, count(train_x), validation_fraction, seed, count(test_x))
     info = with_target_scale(info, rows(train_y, train_rows))
     info = with_fingerprint(info, train_x, train_y, test_x, test_y)
     whole = Split("train", train_x, train_y)
     parts = {
         "train": whole.rows(train_rows),
-        "valid": replace(whole.rows(valid_rows), name="valid"),
+        "valid": whole.rows(valid_rows).called("valid"),
         "test": Split("test", test_x, test_y),
     }
     return Splits(parts, info, batch_size, seed, augmentation=augmentation)
+
+
+def held_out(name: str, n: int, fraction: float, seed: int, test: int) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the examples to validate on and of those to train on, of `n`.
+
+    Raises:
+      DataError: the fraction is none, or a split would be empty.
+    """
+    if not 0 <= fraction < 1:
+        raise DataError(f"validation_fraction must be in [0, 1), got {fraction}{if_percent(fraction)}")
+    cut = round(fraction * n)
+    _check_sizes(name, n, cut, fraction, test)
+    order = np.random.default_rng(seed).permutation(n)
+    return np.sort(order[:cut]), np.sort(order[cut:])
 
 
 def _check_sizes(name: str, n: int, held_out: int, fraction: float, test: int) -> None:

@@ -60,6 +60,13 @@ class Stream(Splits):
         """Endless training batches."""
         return self.dataset.repeat().prefetch(2)
 
+    def merged(self, count: int) -> Stream:
+        """The same in batches `count` times as large."""
+        if count == 1:
+            return self
+        size = count * self.batch_size
+        return replace(self, dataset=self.dataset.rebatch(size), batch_size=size, batches=-(-self.size // size))
+
     def renamed(self, inputs: Callable[[Any], Any], targets: Callable[[Any], Any]) -> Stream:
         """The batches with inputs and targets under other names."""
 

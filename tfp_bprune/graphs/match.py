@@ -8,7 +8,7 @@ from typing import Any
 
 from tfp_bprune._keras import tf
 from tfp_bprune.data.arrays import Arrays, by_name
-from tfp_bprune.data.splits import Split, Splits
+from tfp_bprune.data.splits import Splits
 from tfp_bprune.data.stream import Stream
 from tfp_bprune.graphs.names import in_order, input_names, output_names
 from tfp_bprune.graphs.rebuild import check_known
@@ -49,7 +49,7 @@ def matched(model: Any, data: Splits) -> Splits:
       DataError: the model has others.
     """
     parts = {
-        name: Split(split.name, inputs_for(model, split.x), _outputs_for(model, split.y))
+        name: split.renamed(lambda x: inputs_for(model, x), lambda y: _outputs_for(model, y))
         for name, split in data.parts.items()
     }
     if isinstance(data, Stream):

@@ -16,13 +16,19 @@ AVERAGE = "_model_variables_moving_average"
 
 
 def optimizer_variables(model: Any) -> list[Any]:
-    """The state of the model's optimizer, created if need be; for Keras's old and new optimizers."""
+    """The state of the model's optimizer, created if need be; for Keras's old and new optimizers, and what scales losses."""
     optimizer = model.optimizer
     if _is_legacy(optimizer):
         optimizer._create_all_weights(model.trainable_variables)
-        return optimizer.variables()
+        return [*optimizer.variables(), *_scale_of(optimizer)]
     optimizer.build(model.trainable_variables)
-    return list(optimizer.variables)
+    return [*optimizer.variables, *_scale_of(optimizer)]
+
+
+def _scale_of(optimizer: Any) -> list[Any]:
+    """The factor on losses computed in float16, and for how many steps it has been that; none where it is fixed."""
+    state: Any = getattr(optimizer, "_loss_scale", None)
+    return [state.current_loss_scale, state.counter] if hasattr(state, "counter") else []
 
 
 def check_slots(model: Any) -> None:

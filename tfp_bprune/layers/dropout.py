@@ -27,7 +27,7 @@ class StatelessDropout(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Creates the call counter."""
         self.noise_step = self.add_weight(
-            name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
+            name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", **noise.of_each_replica()
         )
         super().build(input_shape)
 
@@ -38,7 +38,7 @@ class StatelessDropout(keras.layers.Layer):
         return tf.cond(tf.cast(training, tf.bool), lambda: self._dropped(inputs), lambda: tf.identity(inputs))
 
     def _dropped(self, inputs: Any) -> Any:
-        seed = noise.seed_pair(noise.next_step(self.noise_step, self.name), self.seed, self.name)
+        seed = noise.example_seed_pair(noise.next_step(self.noise_step, self.name), self.seed, self.name)
         return tf.nn.experimental.stateless_dropout(inputs, self.rate, seed=seed)
 
     def get_config(self) -> Json:

@@ -6,18 +6,22 @@ draw different noise, all without a generator whose state could be lost.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.types import BpruneError
+from tfp_bprune.types import BpruneError, Json
 
 _process_rank = 0
+_here = threading.local()
+_PART_STEPS = 2**40  # more than a training has steps
 _POOL, _GRID = 2**20, 16
 
 
@@ -35,7 +39,43 @@ def derive(*key: int | str) -> int:
 
 def seed_pair(step: Any, *key: int | str) -> Any:
     """The seed [2] of stateless TensorFlow operations for `key` at `step`, an integer variable or tensor."""
-    return tf.stack([tf.constant(derive(*key, _process_rank), tf.int64), tf.cast(step, tf.int64)])
+    return tf.stack([tf.constant(derive(*key, _rank()), tf.int64), tf.cast(step, tf.int64)])
+
+
+def _rank() -> int:
+    """This process's; under tf.distribute that of the replica whose step is traced, which are told apart in one process too."""
+    replica = tf.distribute.get_replica_context() if tf.distribute.has_strategy() else None
+    return _process_rank + (0 if replica is None else int(tf.get_static_value(replica.replica_id_in_sync_group)))
+
+
+def of_each_replica() -> Json:
+    """Options of `add_weight` for what each replica of tf.distribute counts or notes for itself; the first one's is stored."""
+    return {
+        "synchronization": tf.VariableSynchronization.ON_READ,
+        "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        "trainable": False,
+    }
+
+
+@contextlib.contextmanager
+def part(number: Any) -> Iterator[None]:
+    """What is called in it is part `number`, an integer tensor from 0, of a batch that is taken in parts.
+
+    All parts of a batch see the weights that the whole would see; examples get noise of their own (`example_seed_pair`).
+    """
+    _here.part = number
+    try:
+        yield
+    finally:
+        _here.part = None
+
+
+def example_seed_pair(step: Any, *key: int | str) -> Any:
+    """As `seed_pair`, for what is drawn for each example: other numbers in each part of a batch."""
+    number = getattr(_here, "part", None)
+    if number is not None:
+        step = tf.cast(step, tf.int64) + _PART_STEPS * tf.cast(number, tf.int64)
+    return seed_pair(step, *key)
 
 
 def next_step(counter: Any, layer_name: str) -> Any:
@@ -49,7 +89,8 @@ def next_step(counter: Any, layer_name: str) -> Any:
             f"layer {layer_name!r} counts its draws, which tf.vectorized_map cannot do for each iteration: use tf.map_fn, or "
             "call the model on all examples as one batch, once for each draw"
         )
-    return counter.assign_add(1)
+    number = getattr(_here, "part", None)
+    return counter.assign_add(1) if number is None else counter.assign_add(tf.cast(tf.equal(number, 0), tf.int64))
 
 
 def _is_vectorized() -> bool:

@@ -135,11 +135,11 @@ class Variational(_LayerPart):
         self.__dict__["posteriors"] = {}  # past Keras, which would track and wrap it
         self._add_weights(input_shape)
         self.noise_step = self.add_weight(
-            name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
+            name="noise_step", shape=(), dtype=tf.int64, initializer="zeros", **noise.of_each_replica()
         )
         scalar: Json = {"shape": (), "dtype": tf.float32, "trainable": False, "experimental_autocast": False}
         self.kl_schedule = self.add_weight(name="kl_schedule", initializer="ones", **scalar)
-        self.last_kl = self.add_weight(name="last_kl", initializer="zeros", **scalar)
+        self.last_kl = self.add_weight(name="last_kl", initializer="zeros", **scalar | noise.of_each_replica())
         self.built = True
 
     def _add_weights(self, input_shape: Any) -> None:
@@ -234,12 +234,13 @@ class Variational(_LayerPart):
 
     def _terms(self, name: str, moment: Moment, step: Any, training: bool) -> Terms:
         def seeds(stream: str) -> Any:
-            return self._seed(step, f"{name}/{stream}")
+            return noise.seed_pair(step, self.seed, self.name, f"{name}/{stream}")
 
         return self.posteriors[name].terms(moment, seeds, every_value=not training)
 
     def _seed(self, step: Any, stream: str) -> Any:
-        return noise.seed_pair(step, self.seed, self.name, stream)
+        """That of noise which each example has for itself."""
+        return noise.example_seed_pair(step, self.seed, self.name, stream)
 
     def get_config(self) -> Json:
         """The layer's arguments as JSON scalars; the posterior only where it is not the usual one."""

@@ -13,6 +13,7 @@ from tfp_bprune.training.distribute import (
 from tfp_bprune.training.fit import Settings, compile_model, fit
 from tfp_bprune.training.loss import gaussian_nll, negative_log_likelihood
 from tfp_bprune.training.recalibrate import recalibrate
+from tfp_bprune.training.strategy import Strategy
 
 __all__ = [
     "Distributor",
@@ -23,6 +24,7 @@ __all__ = [
     "RunWriter",
     "Settings",
     "StopAtNonFinite",
+    "Strategy",
     "compile_model",
     "detect",
     "distribute",

@@ -1,10 +1,11 @@
-"""One process or many behind one small protocol; many means Horovod, through its Keras callbacks."""
+"""One process or many behind one small protocol; many means Horovod, through its Keras callbacks, or `strategy`."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +17,7 @@ from tfp_bprune.graphs.slots import optimizer_variables
 from tfp_bprune.layers import noise
 from tfp_bprune.storage import store
 from tfp_bprune.training.workers import AverageMetrics, SameMasks
-from tfp_bprune.types import Compression, Json, TrainingError
+from tfp_bprune.types import Compression, Distribution, Json, TrainingError
 
 Result = TypeVar("Result")
 
@@ -58,6 +59,8 @@ class Distributor(Protocol):
 
     rank: int
     size: int
+    replicas: int
+    """How many of the `size` copies of the network are trained in this process."""
     attempts_again: bool
     """Whether training is attempted again from the last commit when workers change."""
 
@@ -70,6 +73,12 @@ class Distributor(Protocol):
     def start(self, model: Any, begun: Begun) -> Begun:
         """Gives every worker the state of the first, model and optimizer, and returns where the first begins."""
 
+    def training(self, model: Any, compiled: Callable[[Any], Any]) -> contextlib.AbstractContextManager[Any]:
+        """The model that is trained in the place of `model`, compiled by `compiled` if it is another one."""
+
+    def spread(self, data: Splits, part: Callable[[Splits], Any]) -> Any:
+        """What `part` gives of this worker's data, as the model that is trained takes it."""
+
     def callbacks(self, data: Splits) -> list[Any]:
         """Keras callbacks that keep workers in step; `data` is this worker's."""
 
@@ -77,7 +86,22 @@ class Distributor(Protocol):
         """Calls `attempt` until it returns: once, unless workers may come and go."""
 
 
-class OneProcess:
+class OneModel:
+    """What trains the model that it is given, one in each process."""
+
+    replicas = 1
+
+    @contextlib.contextmanager
+    def training(self, model: Any, compiled: Callable[[Any], Any]) -> Iterator[Any]:
+        """The model itself."""
+        yield model
+
+    def spread(self, data: Splits, part: Callable[[Splits], Any]) -> Any:
+        """The batches as they are."""
+        return part(data)
+
+
+class OneProcess(OneModel):
     """Training in this process alone."""
 
     rank, size, attempts_again = 0, 1, False
@@ -103,7 +127,7 @@ class OneProcess:
         return attempt(Committed())
 
 
-class Horovod:
+class Horovod(OneModel):
     """Training on all workers that `horovodrun` started (Sergeev and Del Balso 2018, arXiv 1802.05799).
 
     Gradients and metrics are averaged; the initial state is rank 0's; each worker draws noise of its own.
@@ -237,11 +261,27 @@ class _ElasticallyCommitted(Committed):
         self._state.commit()
 
 
-def detect(compression: Compression = "none") -> Distributor:
-    """`ElasticHorovod` or `Horovod` under `horovodrun`, else `OneProcess`."""
-    if os.environ.get("HOROVOD_ELASTIC") == "1":
-        return ElasticHorovod(compression=compression)
-    return Horovod(compression=compression) if "HOROVOD_RANK" in os.environ else OneProcess()
+def detect(compression: Compression = "none", distribution: Distribution | None = None) -> Distributor:
+    """The engine that is named; by default `ElasticHorovod` or `Horovod` under `horovodrun`, else `OneProcess`.
+
+    Raises:
+      TrainingError: an engine of tf.distribute under `horovodrun`, or with a compression.
+    """
+    if distribution is None:
+        if os.environ.get("HOROVOD_ELASTIC") == "1":
+            return ElasticHorovod(compression=compression)
+        return Horovod(compression=compression) if "HOROVOD_RANK" in os.environ else OneProcess()
+    if "HOROVOD_RANK" in os.environ:
+        raise TrainingError(
+            f"horovodrun started this process, which cannot be distributed as {distribution!r} too: leave one out"
+        )
+    if compression != "none":
+        raise TrainingError(
+            f"compression {compression!r} is Horovod's: leave it out with distribution {distribution!r}"
+        )
+    from tfp_bprune.training.strategy import Strategy  # which is a distributor of this module's
+
+    return Strategy(distribution)
 
 
 def distribute(optimizer: Any, *, compression: Compression = "none") -> Any:

@@ -8,9 +8,10 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.data.stream import Stream
 from tfp_bprune.data.targets import SaidTask
@@ -23,6 +24,7 @@ from tfp_bprune.graphs.rebuild import check_known
 from tfp_bprune.layers import set_train_size
 from tfp_bprune.storage import compress, store
 from tfp_bprune.storage.saved import heads_config, present_architecture
+from tfp_bprune.training.accumulate import accumulating
 from tfp_bprune.training.callbacks import (
     STOPPED,
     History,
@@ -38,13 +40,15 @@ from tfp_bprune.training.callbacks import (
 from tfp_bprune.training.distribute import Begun, Committed, Distributor, OneProcess
 from tfp_bprune.training.loss import loss_of, metrics_of
 from tfp_bprune.training.progress import ProgressBar
-from tfp_bprune.training.rate import SettableAdam
+from tfp_bprune.training.rate import SettableAdam, for_precision
 from tfp_bprune.training.schedules import WARMUP_PART, ScaledCosine, kl_schedule, scale_for
 from tfp_bprune.training.states import PREFIX, SetStates, states_of
+from tfp_bprune.training.strategy import distributor_of
 from tfp_bprune.training.taken import Given, splits_of
 from tfp_bprune.training.watched import own_optimizer, warn_of_divergence
 from tfp_bprune.types import Json, KLWeighting, RunError, Scaling, TrainingError
 
+_BEFORE = {"accumulate": 1}  # what settings were before there was a choice
 _SET_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
 
@@ -63,6 +67,8 @@ class Settings:
       scaling_warmup: epochs over which that factor rises from 1.
       kl_weight: a further factor on the KL throughout. 1 is the evidence lower bound; below 1 the posterior is "cold"
         (Wenzel et al. 2020, arXiv 2002.02405), which large convolutional networks need to fit small datasets.
+      accumulate: batches whose gradients are added up for one step, as of one batch so many times as large; see
+        `accumulate.accumulating`. Workers exchange once a step.
     """
 
     epochs: int = 20
@@ -72,6 +78,7 @@ class Settings:
     kl_weight: float = 1.0
     scaling: Scaling = "root"
     scaling_warmup: int = 5
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or not 0 < self.learning_rate < float("inf"):
@@ -84,6 +91,8 @@ class Settings:
             raise TrainingError(f"kl_weight must be at least 0, got {self.kl_weight}")
         if self.scaling_warmup < 0:
             raise TrainingError(f"scaling_warmup must be at least 0, got {self.scaling_warmup}")
+        if self.accumulate < 1 or self.accumulate != int(self.accumulate):
+            raise TrainingError(f"accumulate must be a whole number of batches, at least 1, got {self.accumulate}")
 
 
 def compile_model(
@@ -111,7 +120,9 @@ def compile_model(
     set_train_size(model, data.train_size)
     distributor = distributor or OneProcess()
     optimizer = distributor.wrap(_adam(settings, data, distributor) if optimizer is None else own_optimizer(optimizer))
-    losses = {name: loss_of(head, targets[name]) for name, head in heads.items()}
+    optimizer = for_precision(optimizer, model)
+    half = any(tensor.dtype.size < 4 for tensor in model.outputs)
+    losses = {name: loss_of(head, targets[name], half) for name, head in heads.items()}
     metrics = {name: metrics_of(head, targets[name]) for name, head in heads.items()}
     if is_alone(model):
         model.compile(optimizer, *losses.values(), metrics=[one for several in metrics.values() for one in several])
@@ -148,7 +159,7 @@ def fit(
     resume: bool = False,
     request: Json | None = None,
     callbacks: Sequence[Any] = (),
-    distributor: Distributor | None = None,
+    distributor: Any = None,
     progress: bool = True,
     from_logits: bool | None = None,
 ) -> Rows:
@@ -181,7 +192,8 @@ def fit(
         or `ReduceLROnPlateau` there is none from the start. A checkpoint holds the state of Keras's `EarlyStopping`,
         `ReduceLROnPlateau` and `ModelCheckpoint`, of others none. A run that a callback stopped is finished: resumed, it
         stays as it is.
-      distributor: `Horovod()` under `horovodrun`.
+      distributor: `Horovod()` under `horovodrun`; `Strategy(...)`, or a strategy itself, to train by `tf.distribute`, where
+        callbacks see a copy of the model and the model gets what was learned at the end.
       progress: a bar on standard error, from rank 0 alone.
       from_logits: whether class outputs are logits; by default as the model's end says: a softmax or sigmoid gives
         probabilities, a linear layer logits.
@@ -196,11 +208,11 @@ def fit(
       DataError: examples do not have the shape that the model takes, or its outputs do not suit the targets.
       BpruneError: whether outputs are logits or probabilities is not certain, and `from_logits` does not say it.
     """
-    settings, distributor = _settings(settings, epochs), distributor or OneProcess()
+    settings, distributor = _settings(settings, epochs), distributor_of(distributor)
     check_known(model)
     data = splits_of(model, data, Given(y, batch_size, validation_data, validation_split, task, seed))
     check_shapes(model, data)
-    data = matched(model, data)
+    data = matched(model, data).merged(settings.accumulate)
     if resume and isinstance(data, Stream):
         raise TrainingError("a dataset of batches cannot go on where a run was ended: give arrays or splits to resume")
     warn_of_divergence(model, callbacks)
@@ -208,9 +220,15 @@ def fit(
 
     def attempt(committed: Committed) -> list[Json]:
         mine = distributor.shard(data)
-        compile_model(
-            model, mine, settings=settings, distributor=distributor, from_logits=from_logits, optimizer=optimizer
+        compiled = partial(
+            compile_model,
+            data=mine,
+            settings=settings,
+            distributor=distributor,
+            from_logits=from_logits,
+            optimizer=optimizer,
         )
+        compiled(model)
         going_on = committed.arrays is not None
         # Without a run the network need not be storable.
         config = {} if out is None else _config(model, mine, settings, data.request if request is None else request)
@@ -227,8 +245,13 @@ def fit(
             writers: list[Any] = [_Commit(committed, rows, ordered)] if distributor.attempts_again else []
             writers += [RunWriter(run, rows, ordered)] if run is not None else []
             epochs = len(rows) if STOPPED in begun.states else settings.epochs
-            shown = progress and distributor.rank == 0
-            _run_epochs(model, mine, settings, (len(rows), epochs), further, writers, shown)
+            called = [*further, *_always(settings, mine), *writers]
+            with (
+                distributor.training(model, compiled) as trained,
+                accumulating(trained, settings.accumulate),
+                _bar(settings, len(rows), progress and distributor.rank == 0) as shown,
+            ):
+                _run_epochs(trained, mine, (len(rows), epochs), [*called, *shown], distributor)
             return rows
 
     return Rows(distributor.launch(attempt), model, data.steps)
@@ -253,47 +276,58 @@ class _Commit(keras.callbacks.Callback):
 def _announce(distributor: Distributor, data: Splits) -> None:
     """A line on standard error from each worker, so that what a log holds can be told apart."""
     who = f"rank {distributor.rank} of {distributor.size} workers on {socket.gethostname()}"
-    share = f"{data.seen('train'):,} of {data.train_size:,} training examples an epoch"
+    seen = sum(replica.seen("train") for replica in data.replicas(distributor.replicas))
+    share = f"{seen:,} of {data.train_size:,} training examples an epoch"
     print(f"{who}: {share}", file=sys.stderr, flush=True)
 
 
-def _run_epochs(
-    model: Any,
-    data: Splits,
-    settings: Settings,
-    span: tuple[int, int],
-    callbacks: list[Any],
-    writers: list[Any],
-    progress: bool,
-) -> None:
-    """Trains from the first to the last epoch of `span`; `writers` come after all that changes anything."""
-    start, epochs = span
-    if settings.kl != "constant" or settings.kl_weight != 1:
-        schedule = kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part)
-        callbacks.append(KLSchedule(lambda step: settings.kl_weight * schedule(step), data.steps))
-    callbacks.append(StopAtNonFinite())
-    optimizer_variables(model)  # which, created in the first step, would have it traced twice
-    bar = ProgressBar(settings.epochs, start) if progress else None
+def _always(settings: Settings, data: Splits) -> list[Any]:
+    """Callbacks of every training, between those that change something and those that write."""
+    stop = StopAtNonFinite()
+    if settings.kl == "constant" and settings.kl_weight == 1:
+        return [stop]
+    schedule = kl_schedule(settings.kl, data.steps, settings.epochs, settings.warmup_part)
+    return [KLSchedule(lambda step: settings.kl_weight * schedule(step), data.steps), stop]
+
+
+@contextlib.contextmanager
+def _bar(settings: Settings, start: int, shown: bool) -> Iterator[list[Any]]:
+    """The bar, if it is to be shown, taken away also after an error."""
+    bar = ProgressBar(settings.epochs, start) if shown else None
     try:
-        model.fit(
-            data.epochs(start),
-            epochs=epochs,
-            initial_epoch=start,
-            steps_per_epoch=data.steps,
-            validation_data=data.valid if data.seen("valid") else None,
-            callbacks=[*callbacks, *writers, *([bar] if bar else [])],
-            verbose=0,
-        )
+        yield [bar] if bar else []
     finally:
         if bar:
             bar.close()
+
+
+def _run_epochs(
+    model: Any, data: Splits, span: tuple[int, int], callbacks: list[Any], distributor: Distributor
+) -> None:
+    """Trains from the first to the last epoch of `span`."""
+    start, epochs = span
+    optimizer_variables(model)  # which, created in the first step, would have it traced twice
+    valid = distributor.spread(data, lambda mine: mine.valid) if data.seen("valid") else None
+    # Of batches that replicas take in turn nobody can tell the number.
+    batches = None if valid is None or isinstance(valid, tf.data.Dataset) else int(data.valid.cardinality())
+    model.fit(
+        distributor.spread(data, lambda mine: mine.epochs(start)),
+        epochs=epochs,
+        initial_epoch=start,
+        steps_per_epoch=data.steps,
+        validation_data=valid,
+        validation_steps=batches,
+        callbacks=callbacks,
+        verbose=0,
+    )
 
 
 def _config(model: Any, data: Splits, settings: Settings, request: Json) -> Json:
     config = heads_config(model) | {
         "request": request,
         "data": data.info.to_json()
-        | {key: getattr(data, key) for key in ("batch_size", "seed", "train_size", "augmentation")},
+        | {key: getattr(data, key) for key in ("seed", "train_size", "augmentation")}
+        | {"batch_size": data.batch_size // settings.accumulate},
     }
     return finite(json.loads(json.dumps(config | {"settings": asdict(settings), "architecture": _architecture(model)})))
 
@@ -338,6 +372,7 @@ def _check_same(run: Run, config: Json) -> None:
     if config["architecture"] == present_architecture(run):  # a model that shrank in this run
         config = config | {"architecture": run.config.get("architecture")}
     stored, config = without_homes(run.config), without_homes(config)
+    stored["settings"] = _BEFORE | (stored.get("settings") or {})
     for part in ("data", "settings", "architecture"):
         if stored.get(part) != config[part]:
             differing = sorted(k for k in config[part] if (stored.get(part) or {}).get(k) != config[part][k])

@@ -112,7 +112,7 @@ class _PerExample(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """A scalar; Keras hands over masks among the weights."""
-        values = self._of_labels(y_true, y_pred)
+        values = self._of_labels(y_true, _single(y_pred))
         batch = tf.cast(tf.shape(values)[0], values.dtype)
         if sample_weight is not None:
             weights = tf.cast(sample_weight, values.dtype)
@@ -122,6 +122,11 @@ class _PerExample(keras.losses.Loss):
                 weights = weights[..., None]
             values = values * weights
         return tf.reduce_sum(values) / batch
+
+
+def _single(prediction: Any) -> Any:
+    """Predictions of two bytes as float32, in which logarithms and sums lose nothing."""
+    return tf.cast(prediction, tf.float32) if prediction.dtype.size < 4 else prediction
 
 
 def _of_classes(head: Head) -> OfLabels:
@@ -149,11 +154,11 @@ _LOSS_NAMES = {
 }  # fmt: skip
 
 
-def loss_of(head: Head, target: Target) -> Any:
-    """The Keras loss of an output that means `head`, trained on `target`."""
-    if head.task == "gaussian" and not target.positions:
+def loss_of(head: Head, target: Target, half: bool = False) -> Any:
+    """The Keras loss of an output that means `head`, trained on `target`; `half`: it comes in two bytes."""
+    if head.task == "gaussian" and not target.positions and not half:
         return gaussian_nll  # a function that Keras stores by name, where no labels of an example are to be summed
-    if head.task == "classification" and not target.positions:
+    if head.task == "classification" and not target.positions and not half:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=head.logits)
     return _PerExample(head, target, _LOSS_NAMES.get(head.task, "binary_crossentropy"))
 

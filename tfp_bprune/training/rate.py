@@ -1,4 +1,4 @@
-"""Adam whose learning rate follows a schedule until somebody sets it."""
+"""Adam whose learning rate follows a schedule until somebody sets it, also where losses are scaled for float16."""
 
 from __future__ import annotations
 
@@ -64,3 +64,32 @@ class SettableAdam(keras.optimizers.legacy.Adam):
         else:
             self._rate.assign(value)
             self._shown.assign(_NOTHING)
+
+
+_LossScale: Any = keras.src.mixed_precision.loss_scale_optimizer.LossScaleOptimizer
+
+
+@keras.saving.register_keras_serializable("tfp_bprune")
+class ScaledAdam(_LossScale):
+    """A `SettableAdam` behind Keras's loss scaling, with which gradients of float16 do not underflow."""
+
+    @property
+    def rate_state(self) -> list[Any]:
+        """As Adam's."""
+        return self.inner_optimizer.rate_state
+
+    def leave_schedule(self) -> None:
+        """As Adam's."""
+        self.inner_optimizer.leave_schedule()
+
+
+def for_precision(optimizer: Any, model: Any) -> Any:
+    """The optimizer, behind loss scaling where a layer of `model` computes in float16 and it is not yet."""
+    policies = {getattr(layer.dtype_policy, "name", "") for layer in model._flatten_layers(include_self=False)}
+    if "mixed_float16" not in policies or isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+        return optimizer
+    return (
+        ScaledAdam(optimizer)
+        if hasattr(optimizer, "rate_state")
+        else keras.mixed_precision.LossScaleOptimizer(optimizer)
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.layers import variational_layers
 from tfp_bprune.types import Json, TrainingError
@@ -81,6 +81,44 @@ class SameMasks(keras.callbacks.Callback):
             raise TrainingError(
                 f"the masks of rank {', '.join(different)} differ from rank 0's: prune every worker's model alike"
             )
+
+
+class SameStatistics(keras.callbacks.Callback):
+    """Gives all replicas of tf.distribute the mean of their moving averages, before each validation and checkpoint.
+
+    Batch normalization keeps them by replica: validated and stored is then one network, from which a resumed run goes on alike.
+
+    Args:
+      strategy: in whose scope the model is.
+    """
+
+    def __init__(self, strategy: Any) -> None:
+        super().__init__()
+        self._strategy = strategy
+
+    def set_model(self, model: Any) -> None:
+        """Keras's hook; finds what there is to average."""
+        super().set_model(model)
+        own = {id(v) for layer in variational_layers(model) for v in (layer.noise_step, layer.last_kl)}
+        self._kept = [
+            v
+            for v in model.non_trainable_weights
+            if v.synchronization == tf.VariableSynchronization.ON_READ and v.dtype.is_floating and id(v) not in own
+        ]
+        self._means = tf.function(self._mean, autograph=False)
+
+    def _mean(self) -> list[Any]:
+        values = self._strategy.run(lambda: [v.read_value() for v in self._kept])
+        return [self._strategy.reduce("MEAN", one, axis=None) for one in values]
+
+    def on_test_begin(self, logs: Json | None = None) -> None:
+        """Averages."""
+        self.on_epoch_end(0)
+
+    def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
+        """Averages, as far as layers keep any."""
+        for variable, mean in zip(self._kept, self._means() if self._kept else (), strict=True):
+            variable.assign(mean)
 
 
 def mask_digest(model: Any) -> str:
