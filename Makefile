@@ -32,7 +32,7 @@ $(VENV)/.setup: $(BIN)/uv pyproject.toml uv.lock
 
 $(VENV)/.setup-test: $(BIN)/uv pyproject.toml uv.lock Makefile
 	@echo "$(if $(filter 3.11,$(VERSION)),$(WITH_HOROVOD),$(WITHOUT_HOROVOD))"
-	$(SYNC) --extra horovod --extra formats --extra notebooks --extra dev
+	$(SYNC) --extra horovod --extra formats --extra openvino --extra notebooks --extra dev
 	@touch $@ $(VENV)/.setup
 
 $(VENV)/.setup-docs: $(BIN)/uv pyproject.toml uv.lock Makefile

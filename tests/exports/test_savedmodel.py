@@ -194,7 +194,7 @@ def test_a_savedmodel_says_its_format_too(exports: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "pickle"}, r"unknown format 'pickle': expected one of 'savedmodel', 'onnx', 'litert'"),
+        ({"format": "pickle"}, r"unknown format 'pickle': expected one of 'savedmodel', 'onnx', 'litert', 'openvino'"),
         (
             {"format": "litert", "kernels": "sparse"},
             r"LiteRT has no sparse products: expected kernels 'auto' or 'dense'",

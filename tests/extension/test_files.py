@@ -111,6 +111,6 @@ def test_without_its_module_it_is_unknown(served: tuple[Path, Path]) -> None:
     code = f"import tfp_bprune as bp; bp.reload([{str(served[1])!r}], __import__('numpy').zeros((1, 2)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stderr.splitlines()[-1] == (
-        "tfp_bprune.types.ExportError: unknown format 'npz': expected one of 'savedmodel', 'onnx', 'litert', "
+        "tfp_bprune.types.ExportError: unknown format 'npz': expected one of 'savedmodel', 'onnx', 'litert', 'openvino', "
         "or import the module that registers it"
     )

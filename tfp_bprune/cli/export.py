@@ -36,6 +36,7 @@ EXAMPLE = """example:
   tfp-bprune export runs/demo --calibrate temperature --conformal 0.9 --out served/demo-sets
   tfp-bprune export runs/demo --precision auto --out served/demo-small
   tfp-bprune export runs/demo --format litert --precision int8 --out served/demo-litert      # needs the extra `formats`
+  tfp-bprune export runs/demo --format litert --batch 1 --out served/demo-browser            # for LiteRT.js
 """
 
 
@@ -53,7 +54,19 @@ def add_arguments(parser: Parser) -> None:
         help="for sampled classification: stop sampling once the predicted class is statistically certain; P bounds the chance "
         "that all draws would predict another class",
     )
-    add_choice(parser, "--format", FORMATS, "savedmodel", "file format; onnx and litert need the extra `formats`")
+    add_choice(
+        parser,
+        "--format",
+        FORMATS,
+        "savedmodel",
+        "file format; onnx and litert need the extra `formats`, openvino one of its name",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="the one size of batches that an onnx or litert file takes (default: any)",
+    )
     parser.add_argument("--float16", action="store_true", help="the same as --precision float16")
     add_precision(parser)
     parser.add_argument(
@@ -121,6 +134,7 @@ def run(arguments: Any) -> int:
         seed=arguments.seed,
         kernels=arguments.kernels,
         format=arguments.format,
+        batch=arguments.batch,
         float16=arguments.float16,
         precision=precision_of(arguments),
         representative=_representative(saved.config, arguments),

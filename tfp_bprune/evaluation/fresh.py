@@ -18,7 +18,7 @@ from tfp_bprune.data.arrays import Arrays, mapped
 from tfp_bprune.evaluation.metrics import of_outputs
 from tfp_bprune.exports.card import CARD
 from tfp_bprune.exports.converting import require
-from tfp_bprune.exports.forms import form_of
+from tfp_bprune.exports.forms import BATCHES, form_of
 from tfp_bprune.files.aside import scratch
 from tfp_bprune.files.reading import check
 from tfp_bprune.files.runs import MANIFEST, Run
@@ -182,7 +182,13 @@ def served_by(path: Path, manifest: Json, private: Path | None) -> Json:
             write_below(private, name, content := run.read(name))
             if form.check is not None and name != CARD:
                 form.check(name, content, path)
-    return {"loader": str(form.load.resolve()), "runtime": form.runtime, "path": str((private or path) / form.file)}
+    batches = {"batches": str(BATCHES.resolve()), "batch": manifest["batch"]} if "batch" in manifest else {}
+    return {
+        "loader": str(form.load.resolve()),
+        "runtime": form.runtime,
+        "path": str((private or path) / form.file),
+        **batches,
+    }
 
 
 def limits_of(manifests: Sequence[Json]) -> Json:

@@ -1,7 +1,8 @@
 """Loads exports where nothing but their runtime is imported; run as a script, in a process of its own.
 
 Argument: a JSON file with `models` (each a `loader`, which is a Python file, its `runtime`, a `path` and `inputs`: by name, the
-key of an array and the type that it is read as), `inputs` (.npz), `outputs` (one .npz a model), `batches`, `rounds`, `threads`;
+key of an array and the type that it is read as; where a file takes batches of one size, this `batch`, and `batches`, a Python
+file that makes it take any), `inputs` (.npz), `outputs` (one .npz a model), `batches`, `rounds`, `threads`;
 `limits` with `seconds` and `bytes`, or none; `for`, the process that waits, with which this one ends.
 Prints one JSON object: for each model its latency in ms by batch size, the median over rounds, models interleaved.
 
@@ -42,14 +43,23 @@ class Served(NamedTuple):
     run: Callable[[Any], Outputs]
 
 
-def served(loader: str, path: str, threads: int) -> Served:
-    """The model at `path`, by the loader of its form: a Python file that stands alone."""
-    spec = importlib.util.spec_from_file_location("_loader", loader)
+def served(about: dict[str, Any], threads: int) -> Served:
+    """A model of the request, by the loader of its form."""
+    module = module_at(about["loader"])
+    prepare, run = getattr(module, "prepare", dict), module.load(about["path"], threads)
+    if "batch" in about:
+        return Served(dict, module_at(about["batches"]).in_batches(lambda x: run(prepare(x)), about["batch"]))
+    return Served(prepare, run)
+
+
+def module_at(path: str) -> Any:
+    """A Python file that stands alone."""
+    spec = importlib.util.spec_from_file_location("_loader", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Served(getattr(module, "prepare", dict), module.load(path, threads))
+    return module
 
 
 def main(request_file: str) -> None:
@@ -64,7 +74,7 @@ def main(request_file: str) -> None:
     for name in {model["runtime"] for model in request["models"]}:
         importlib.import_module(name)  # which takes long itself, and is not the writer's choice
     limits = Limits(request["limits"])
-    models = [served(model["loader"], model["path"], request["threads"]) for model in request["models"]]
+    models = [served(model, request["threads"]) for model in request["models"]]
     inputs = [read(arrays, model["inputs"]) for model in request["models"]]
     limits.loosen(lambda: [predict(model, repeated(x, 1)) for model, x in zip(models, inputs, strict=True)])
     for model, x, target in zip(models, inputs, request["outputs"], strict=True):
@@ -86,7 +96,7 @@ def serve(request: dict[str, Any]) -> None:
     [about] = request["models"]
     importlib.import_module(about["runtime"])
     limits = Limits(request["limits"])
-    model, first = served(about["loader"], about["path"], request["threads"]), True
+    model, first = served(about, request["threads"]), True
     while size := int.from_bytes(sys.stdin.buffer.read(_LENGTH), "little"):
         x = read(dict(np.load(io.BytesIO(sys.stdin.buffer.read(size)))), about["inputs"])
         if first:

@@ -117,7 +117,8 @@ A Bayesian neural network, exported with tfp_bprune as {form}. It predicts by {p
 def _inputs(manifest: Json) -> str:
     inputs = manifest.get("inputs") or {}
     lines = [
-        f"- {word(name)}: {word(['batch', *about['shape']])}, {word(about['dtype'])}" for name, about in inputs.items()
+        f"- {word(name)}: {word([manifest.get('batch', 'batch'), *about['shape']])}, {word(about['dtype'])}"
+        for name, about in inputs.items()
     ]
     shown = ("## Inputs, in raw units\n\n" + "\n".join(lines) + "\n\n") if lines else ""
     outputs = _meanings(manifest)

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._registry import Registry
+from tfp_bprune.exports.loaders.batches import in_batches
 from tfp_bprune.types import BpruneError, ExportError, Json, Predictive, Storage, names_of
 
+MOST_IN_BATCH = 2**16
+BATCHES = Path(__file__).parent / "loaders" / "batches.py"
 TOLERANCE, TOLERANCE_FLOAT16 = 1e-4, 0.02  # float16 keeps 11 bits of each weight: 5e-4, which add up over layers
 Outputs = dict[str, np.ndarray]
 ALL: tuple[Predictive, ...] = ("mean", "sampled", "moments")
@@ -50,6 +53,8 @@ class Form:
       check: `check(name, content, path)` refuses a file of an export that could do more than compute; called for each
         file of an export that is not trusted.
       payload: `payload(predictor, path)` counts the bytes of the weights alone in what was written.
+      batch: whether it can hold a network for batches of one size. `convert` then takes the keyword `batch`, the size or None,
+        and writes `predictor.for_batches_of(batch)`; what is loaded need not take other sizes.
     """
 
     name: str
@@ -69,6 +74,7 @@ class Form:
     needed: tuple[str, ...] = ()
     check: Callable[[str, bytes, object], None] | None = None
     payload: Callable[[Any, Path], int] | None = None
+    batch: bool = False
 
     def __post_init__(self) -> None:
         defaults = {"title": self.name, "files": re.escape(self.file), "needed": (self.file,), "load": Path(self.load)}
@@ -85,15 +91,16 @@ class Form:
         """Whether layers can have a precision each."""
         return not set(self.precisions) <= {"float32", "float16"}
 
-    def runner(self, path: Path, threads: int = 1) -> Callable[[Outputs], Outputs]:
-        """The loader's function for the file at `path`, in this process."""
+    def runner(self, path: Path, threads: int = 1, batch: int | None = None) -> Callable[[Outputs], Outputs]:
+        """The loader's function for the file at `path`, in this process; for any number of examples, also of a file for
+        batches of `batch`."""
         spec = importlib.util.spec_from_file_location(f"_loader_{self.name}", self.load)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         prepare, run = getattr(module, "prepare", dict), module.load(str(path), threads)
-        return lambda inputs: run(prepare(inputs))
+        return in_batches(lambda inputs: run(prepare(inputs)), batch) if batch else lambda inputs: run(prepare(inputs))
 
 
 FORMS: Registry[Form] = Registry("format")

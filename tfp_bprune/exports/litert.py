@@ -25,8 +25,9 @@ def to_litert(
     float16: bool = False,
     precision: Mapping[str, Storage] | None = None,
     representative: Mapping[str, np.ndarray] | None = None,
+    batch: int | None = None,
 ) -> bytes:
-    """Converts `predictor.predict` to builtin LiteRT operations, for any batch size.
+    """Converts `predictor.predict` to builtin LiteRT operations, for any batch size or for one.
 
     The signature `serving_default` takes `inputs` [batch, ...] and gives the named outputs of `export.predict`. Pruned
     kernels in float32 or float16 are stored sparse where that is smaller, see `sparsify`; those in few bits are multiplied as
@@ -37,6 +38,7 @@ def to_litert(
       float16: stores all weights in half the bytes; computed is in float32 all the same.
       precision: of the weights, by the layer's name.
       representative: examples [n, ...] by the input's name, which settle the ranges of activations.
+      batch: the size of batches; None for any.
 
     Raises:
       ExportError: the extra `formats` is missing, or LiteRT lacks an operation.
@@ -45,13 +47,14 @@ def to_litert(
     few = {name: storage for name, storage in (precision or {}).items() if bits_of(storage)}
     halves = {storage for storage in (precision or {}).values()} == {"float16"}
     with hushed():
-        content = _converted(predictor, float16 or halves)
+        content = _converted(predictor, float16 or halves, batch)
         # What was quantized holds its numbers beside the tables that `sparsify` writes anew.
-        return quantized(content, few, representative, predictor.last) if few else sparsify(content)
+        return quantized(content, few, representative, predictor.last, batch) if few else sparsify(content)
 
 
-def _converted(predictor: Predictor, float16: bool) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([predictor.predict.get_concrete_function()], predictor)
+def _converted(predictor: Predictor, float16: bool, batch: int | None) -> bytes:
+    function = predictor.for_batches_of(batch).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], predictor)
     # Nothing else: TensorFlow's own operations would need a runtime of 100 MB with TensorFlow in it.
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if float16:
@@ -76,8 +79,9 @@ def _write(
     path: Path,
     precision: Mapping[str, Storage],
     representative: Mapping[str, np.ndarray] | None,
+    batch: int | None,
 ) -> None:
-    write_atomically(path, to_litert(predictor, precision=precision, representative=representative))
+    write_atomically(path, to_litert(predictor, precision=precision, representative=representative, batch=batch))
 
 
 LITERT = register_form(
@@ -93,5 +97,6 @@ LITERT = register_form(
         check=check_litert,
         precisions=("float32", "float16", "int8", "int4"),
         payload=lambda predictor, path: constants(path.read_bytes()),
+        batch=True,
     )
 )

@@ -28,6 +28,7 @@ class Making:
       predictor_of: the predictor whose weights are held as a plan says.
       plan: the first.
       representative: examples by which a form may settle ranges of activations, or None.
+      batch: the one size of batches that the file is for, or None.
 
     Attributes:
       plan: as it was written.
@@ -36,8 +37,15 @@ class Making:
         converted; `precision_cost`, where it was measured.
     """
 
-    def __init__(self, form: Form, predictor_of: Callable[[Plan], Predictor], plan: Plan, representative: Any) -> None:
-        self.form, self.plan, self._predictor_of = form, plan, predictor_of
+    def __init__(
+        self,
+        form: Form,
+        predictor_of: Callable[[Plan], Predictor],
+        plan: Plan,
+        representative: Any,
+        batch: int | None = None,
+    ) -> None:
+        self.form, self.plan, self._predictor_of, self._batch = form, plan, predictor_of, batch
         self.predictor, self.about = predictor_of(plan), Json()
         self._representative = self._by_name(representative)
         self._examples: Examples | None = None
@@ -86,7 +94,7 @@ class Making:
         require(form.name, form.runtime.split(".")[0], extra=form.extra)
         with hushed():
             try:
-                run = form.runner(place)
+                run = form.runner(place, batch=self._batch)
                 tolerance = self._tolerance(form.tolerance)
                 self.about["difference"] = check_agreement(form.title, self.predictor, run, tolerance)
             except BpruneError:
@@ -96,9 +104,10 @@ class Making:
         return run
 
     def _options(self) -> Json:
+        batch = {"batch": self._batch} if self.form.batch else {}
         if self.form.by_layer:
-            return {"precision": self.plan.storages, "representative": self._representative}
-        return {"float16": self.plan.uniform == "float16"} if self.form.float16 else {}
+            return {"precision": self.plan.storages, "representative": self._representative, **batch}
+        return batch | ({"float16": self.plan.uniform == "float16"} if self.form.float16 else {})
 
     def _tolerance(self, tolerance: float) -> float:
         """What answers may differ by; rounding activations to few bits is measured, and refuses nothing by itself."""

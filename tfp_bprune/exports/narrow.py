@@ -39,6 +39,7 @@ def narrowed(
     precision: Mapping[str, Storage],
     representative: Mapping[str, np.ndarray] | None,
     last: Collection[str],
+    batch: int | None = None,
 ) -> Any:
     """An ONNX model in float32 with the weights of some layers in 8 or 16 bits.
 
@@ -49,11 +50,12 @@ def narrowed(
         8 bits but the last ones are in whole numbers then. Without them dense products are, which round what they read as it
         comes; convolutions read weights of 8 bits in float32.
       last: layers whose outputs stay in float32, as answers are made of them.
+      batch: the one size of batches that the model takes; None for any.
     """
     layers = [name for name, storage in precision.items() if storage == "int8"]
     settled = [name for name in layers if representative is not None and name not in last]
     if settled:
-        model = _static(model, settled, representative)
+        model = _static(model, settled, representative, batch or _BATCH)
     products = [node.name for node in _nodes_of(model, layers) if node.op_type in ("MatMul", "Gemm")]
     if products:
         model = _by_tool(model, lambda source, target: _dynamic(source, target, products))
@@ -62,7 +64,7 @@ def narrowed(
     return model
 
 
-def _static(model: Any, layers: Collection[str], examples: Any) -> Any:
+def _static(model: Any, layers: Collection[str], examples: Any, batch: int) -> Any:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     nodes = [node.name for node in _nodes_of(model, layers) if node.op_type in _PRODUCTS]
@@ -72,7 +74,7 @@ def _static(model: Any, layers: Collection[str], examples: Any) -> Any:
 
     def quantize(source: Path, target: Path) -> None:
         quantize_static(
-            source, target, _Reader(examples), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_quantize=nodes,
+            source, target, _Reader(examples, batch), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_quantize=nodes,
             op_types_to_quantize=[*_PRODUCTS, *_PASSING], weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
         )  # fmt: skip
 
@@ -91,9 +93,10 @@ def _dynamic(source: Path, target: Path, nodes: list[str]) -> None:
 class _Reader:
     """Batches of examples, one after the other, as the tools ask for them."""
 
-    def __init__(self, examples: Mapping[str, np.ndarray]) -> None:
-        count = min(len(next(iter(examples.values()))), _AT_ONCE)
-        self._batches = iter({name: x[i : i + _BATCH] for name, x in examples.items()} for i in range(0, count, _BATCH))
+    def __init__(self, examples: Mapping[str, np.ndarray], size: int) -> None:
+        count = len(next(iter(examples.values())))
+        starts = range(0, min(count, _AT_ONCE), size)
+        self._batches = iter({name: x[np.arange(i, i + size) % count] for name, x in examples.items()} for i in starts)
 
     def get_next(self) -> Any:
         """The next batch; None after the last."""

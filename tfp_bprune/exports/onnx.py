@@ -23,8 +23,9 @@ def to_onnx(
     predictor: Predictor,
     precision: Mapping[str, Storage] | None = None,
     representative: Mapping[str, np.ndarray] | None = None,
+    batch: int | None = None,
 ) -> bytes:
-    """Converts `predictor.predict` to ONNX, opset 17, for any batch size.
+    """Converts `predictor.predict` to ONNX, opset 17, for any batch size or for one.
 
     The graph takes `inputs` [batch, ...] and gives the named outputs of `export.predict`; the file is checked by
     `onnx.checker`; `export` runs it against TensorFlow.
@@ -33,17 +34,18 @@ def to_onnx(
       predictor: with dense kernels, rounded where they are to be of few bits.
       precision: of the weights, by the layer's name; see `narrow`.
       representative: examples [n, ...] by the input's name, which settle the ranges of activations.
+      batch: the size of batches; None for any.
 
     Raises:
       ExportError: the extra `formats` is missing, ONNX lacks an operation or fails.
     """
     require("onnx", "tf2onnx", "onnx", "onnxruntime")
     with hushed():
-        model = _converted(predictor)
+        model = _converted(predictor, batch)
         if set((precision or {}).values()) <= {"float32"}:
             return model.SerializeToString()
         try:
-            return narrowed(model, precision or {}, representative, predictor.last).SerializeToString()
+            return narrowed(model, precision or {}, representative, predictor.last, batch).SerializeToString()
         except Exception as error:
             raise failure("onnxruntime.quantization", error, predictor.predictive) from error
 
@@ -53,8 +55,9 @@ def _write(
     path: Path,
     precision: Mapping[str, Storage],
     representative: Mapping[str, np.ndarray] | None,
+    batch: int | None,
 ) -> None:
-    write_atomically(path, to_onnx(predictor, precision, representative))
+    write_atomically(path, to_onnx(predictor, precision, representative, batch))
 
 
 def _payload(predictor: Predictor, path: Path) -> int:
@@ -63,12 +66,12 @@ def _payload(predictor: Predictor, path: Path) -> int:
     return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(str(path)).graph.initializer)
 
 
-def _converted(predictor: Predictor) -> Any:
+def _converted(predictor: Predictor, batch: int | None) -> Any:
     import onnx
     import tf2onnx
 
     handlers: dict[str, Any] = {"Xlogy": (_xlogy, [])}
-    function = predictor.predict
+    function = predictor.for_batches_of(batch)
     try:
         model, _ = tf2onnx.convert.from_function(
             function, input_signature=function.input_signature, opset=OPSET, custom_op_handlers=handlers
@@ -106,5 +109,6 @@ ONNX = register_form(
         payload=_payload,
         extra=EXTRA,
         check=check_onnx,
+        batch=True,
     )
 )

@@ -30,6 +30,7 @@ def quantized(
     precision: Mapping[str, Storage],
     representative: Mapping[str, np.ndarray] | None = None,
     last: set[str] = frozenset(),  # type: ignore[assignment]
+    batch: int | None = None,
 ) -> bytes:
     """A LiteRT file in float32 with the weights of some layers in 8 or 4 bits, a scale for each channel.
 
@@ -39,6 +40,7 @@ def quantized(
       representative: examples [n, ...] by the input's name: activations of the whole network take 8 bits too, in ranges that
         these settle. Without them each product rounds what it reads as it comes.
       last: layers whose outputs stay in float32, as answers are made of them.
+      batch: the one size of batches that the file takes; None for any.
 
     Raises:
       ExportError: the quantizer is not installed, or LiteRT multiplies none of a layer's kernels in so few bits.
@@ -54,7 +56,11 @@ def quantized(
             _all_static(made)
         for layer, storage in precision.items():
             _of_layer(made, layer, storage, static=representative is not None and layer not in last)
-        ranges = None if representative is None else made.calibrate({"serving_default": _batches(representative)})
+        ranges = (
+            None
+            if representative is None
+            else made.calibrate({"serving_default": _batches(representative, batch or 1)})
+        )
         content = bytes(made.quantize(ranges).quantized_model)
     _check_types(content, precision)
     return content
@@ -112,9 +118,10 @@ def _kernels(model: Any, graph: Any, operator: Any) -> list[Any]:
     return [tensor for tensor in stored if tensor.shape is not None and len(tensor.shape) >= 2]
 
 
-def _batches(examples: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+def _batches(examples: Mapping[str, np.ndarray], size: int) -> list[dict[str, np.ndarray]]:
     count = len(next(iter(examples.values())))
-    return [{name: x[i : i + 1] for name, x in examples.items()} for i in range(min(count, _AT_ONCE))]
+    starts = range(0, min(count, _AT_ONCE), size)
+    return [{name: x[np.arange(i, i + size) % count] for name, x in examples.items()} for i in starts]
 
 
 def constants(content: bytes) -> int:

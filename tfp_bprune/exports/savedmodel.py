@@ -34,7 +34,8 @@ def to_savedmodel(
     write_warmup(path, name, fixed(predictor.predict, list(predictor.inputs.values())))
 
 
-def _check(name: str, content: bytes, path: object) -> None:
+def check_graph_file(name: str, content: bytes, path: object) -> None:
+    """`Form.check` of forms that are SavedModels: searches the graph."""
     if name == f"{VERSION}/saved_model.pb":
         check_harmless(content, path)
 
@@ -54,7 +55,7 @@ SAVED_MODEL = register_form(
         files=rf"{VERSION}/(saved_model\.pb|fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})"
         rf"|{FILE.replace('.', '[.]')})",
         needed=(f"{VERSION}/saved_model.pb", f"{VERSION}/variables/variables.index"),
-        check=_check,
+        check=check_graph_file,
         payload=lambda predictor, path: predictor.payload,
     )
 )

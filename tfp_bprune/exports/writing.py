@@ -20,10 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune._keras import tf
 from tfp_bprune.exports.calibrating import calibrator
 from tfp_bprune.exports.card import CARD, card_of
-from tfp_bprune.exports.forms import Form, form_named
+from tfp_bprune.exports.forms import FORMS, MOST_IN_BATCH, Form, form_named
 from tfp_bprune.exports.making import Making
 from tfp_bprune.exports.manifest import describe, signature_of
 from tfp_bprune.exports.precision import Asked, planned, wider
@@ -56,6 +58,7 @@ def export(
     calibrate: Calibrate | None = None,
     conformal: float | None = None,
     error_rate: float | None = None,
+    batch: int | None = None,
     task: Said = None,
     from_logits: bool | None = None,
     costs: Costs | None = None,
@@ -96,6 +99,8 @@ def export(
         examples from the same source, and if training did not choose by them either.
       error_rate: of "sampled": stops sampling an example once its predicted class is statistically certain; the chance that
         infinitely many draws would predict another class is at most this.
+      batch: of an ONNX or LiteRT file, the one size of batches that it takes, for runtimes that allocate all beforehand, such
+        as LiteRT.js; by default it takes any. `predict` and `reload` fill the last batch.
       task: what the outputs mean, for all or by the output's name: "classification", "binary", "multilabel", "regression",
         or "gaussian", means and then standard deviations. By default what `fit` or the loss said, or what is certain from
         the model: a softmax, sigmoid or `GaussianOutput` at its end.
@@ -122,6 +127,7 @@ def export(
     check_new(path)
     form, asked = form_named(format), _asked(precision, float16)
     _check_form(form, predictive, kernels)
+    _check_batch(form, batch)
     check_graph(model)
     plan = planned(model, asked, form, predictive)
     fitting = calibrator(model, calibrate, conformal, validation, bool(plan.choices))
@@ -138,7 +144,9 @@ def export(
         return build() if fitting is None else fitting.predictor(build)
 
     lowering = Lowering(kernels, costs=costs or Costs()) if form.sparse else FOR_CONVERTERS
-    making = Making(form, lambda plan: predictor_of(replace(lowering, by_layer=plan.storages)), plan, representative)
+    making = Making(
+        form, lambda plan: predictor_of(replace(lowering, by_layer=plan.storages)), plan, representative, batch
+    )
     if validation is not None and not plan.whole:
         whole = plain_of(Lowering("dense"), predictive, samples, making.predictor.calibration)
         making.compare(whole, validation if fitting is None else fitting.fitted_on)
@@ -147,6 +155,8 @@ def export(
         about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
     if error_rate is not None:
         about["error_rate"] = error_rate
+    if batch is not None:
+        about["batch"] = int(batch)
     if validation is not None and predictive == "moments":
         drawn = plain_of(Lowering(), "sampled", DRAWS, making.predictor.calibration)
         about["moments_vs_draws"] = distance_to_draws(
@@ -218,6 +228,16 @@ def _check_form(form: Form, predictive: Predictive, kernels: Kernels) -> None:
         raise ExportError(f"{form.title} has no predictive {predictive!r}: expected {expected}")
     if kernels == "sparse" and not form.sparse:
         raise ExportError(f"{form.title} has no sparse products: expected kernels 'auto' or 'dense', got 'sparse'")
+
+
+def _check_batch(form: Form, batch: Any) -> None:
+    if batch is None:
+        return
+    if not form.batch:
+        holders = " and ".join(repr(one.name) for one in FORMS.values() if one.batch)
+        raise ExportError(f"a fixed batch is for the formats {holders}, got {form.name!r}: leave batch out")
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or not 1 <= batch <= MOST_IN_BATCH:
+        raise ExportError(f"batch must be a whole number from 1 to {MOST_IN_BATCH}, got {batch!r}")
 
 
 @contextmanager

@@ -36,7 +36,8 @@ def _patches(kind: Kind, layer: Any, name: str, inputs: Any, shape: tuple[int, .
     others = [size for place, size in enumerate(shape) if place != axis]
     # A kernel without an axis of outputs alone has the groups among the others.
     entries = math.prod(others) // (groups if made is None else 1)
-    each = tf.eye(entries) if groups == 1 else tf.tile(tf.eye(entries)[:, None], [1, groups, 1])
+    unit = tf.one_hot(tf.range(entries), entries)  # `tf.eye` is an operation that few runtimes have
+    each = unit if groups == 1 else tf.tile(unit[:, None], [1, groups, 1])
     last = tf.reshape(each, [*others, groups * entries**2 // math.prod(others)])
     places = list(range(len(others)))
     kernel = last if axis == len(others) else tf.transpose(last, [*places[:axis], len(others), *places[axis:]])

@@ -37,7 +37,7 @@ def followed(logits: Value) -> Any:
     """
     classes = logits.mean.shape[-1]
     if classes <= _ALL:
-        return tf.tile(tf.eye(classes)[None], [tf.shape(logits.mean)[0], 1, 1])
+        return tf.tile(tf.one_hot(tf.range(classes), classes)[None], [tf.shape(logits.mean)[0], 1, 1])
     chosen = leading(logits, LEADING)
     others = (1.0 - tf.reduce_sum(chosen, 1, keepdims=True)) / (classes - LEADING)
     return tf.concat([chosen, others], 1)

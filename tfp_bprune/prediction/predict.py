@@ -117,8 +117,16 @@ class Predictor(tf.Module):
             body = never_empty(body)
         if lowering.at_load:
             body = shape_held(body, [spec.shape for spec in specs])
+        self._body = body
         self.predict = tf.function(body, input_signature=specs)
         self._read.extend(self._traced(model.name))
+
+    def for_batches_of(self, size: int | None) -> Any:
+        """`predict`, which takes any number of examples, or the same function for `size` of them alone."""
+        if size is None:
+            return self.predict
+        specs = [tf.TensorSpec([size, *spec.shape[1:]], spec.dtype, spec.name) for spec in self.inputs.values()]
+        return tf.function(self._body, input_signature=specs)
 
     @property
     def network(self) -> Any:

@@ -1,1 +1,1 @@
-"""The loaders of the three forms that come with the package: files that stand alone, see `forms.Form.load`."""
+"""The loaders of the forms that come with the package: files that stand alone, see `forms.Form.load`."""
