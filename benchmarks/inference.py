@@ -114,8 +114,12 @@ def export_draws(model: Any, path: Path) -> Path:
 
     draws = Draws()
     tf.saved_model.save(draws, str(path / "1"), signatures={"serving_default": draws.predict})
-    size = sum(file.stat().st_size for file in (path / "1").rglob("*") if file.is_file())
-    Run(path).record(kind="export", predictive="draws", input_shape=list(model.input_shape[1:]), bytes=size)
+    bp.export(model, path.with_name("like"), predictive="sampled", samples=DRAWS, kernels="dense")
+    facts = {
+        k: v for k, v in Run.open(path.with_name("like")).manifest.items() if k not in ("format", "files", "versions")
+    }
+    facts["bytes"] = sum(file.stat().st_size for file in (path / "1").rglob("*") if file.is_file())
+    Run(path).record(**facts)
     return path
 
 

@@ -26,7 +26,7 @@ from tfp_bprune.training import recalibrate
 from tfp_bprune.training.distribute import detect
 from tfp_bprune.training.schedules import kl_schedule, scale_for
 from tfp_bprune.tuning.tuner import hyper_model, tune
-from tfp_bprune.types import BpruneError, HeldOut, Logger, Shell
+from tfp_bprune.types import BpruneError, Calibrate, HeldOut, Logger, Shell
 
 PYTHON: dict[str, tuple[Any, str]] = {  # the Python argument that each of the command line is handed to
     "granularity": (prune, "granularity"),
@@ -54,6 +54,7 @@ PYTHON: dict[str, tuple[Any, str]] = {  # the Python argument that each of the c
 NAMES: dict[str, Any] = {
     "criterion": scores.CRITERIA,
     "export format": FORMS,
+    "export calibrate": ("products", *typing.get_args(Calibrate)),
     "train prior": ("scale_mixture", "normal", "ard", "normal_jeffreys", "horseshoe"),
     "train prior_groups": ("input", "output", "both"),
     "split": typing.get_args(HeldOut),

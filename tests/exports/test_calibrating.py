@@ -174,6 +174,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"conformal": 90, "validation": (X, Y)}, r"^conformal must be in \(0, 1\), got 90: use 0.9 for 90 %"),
     ({"conformal": 0.9, "validation": X}, r"^conformal needs the targets of validation examples: give a Split"),
     ({"conformal": 0.99, "validation": (X, Y)}, r"^conformal=0.99 needs at least 99 examples .*, got 30: give more"),
+    (
+        {"conformal": 0.9, "validation": (X, Y), "format": "litert", "precision": "int8"},
+        r"^conformal holds for the answers that it was fitted to, and LiteRT rounds .* use precision 'float32', or the format",
+    ),
+    (
+        {"conformal": 0.9, "validation": (X, Y), "format": "onnx", "precision": "float16"},
+        r"^conformal holds for the answers that it was fitted to, and ONNX rounds",
+    ),
 ]
 
 

@@ -182,14 +182,15 @@ def repeated(x: Inputs, batch: int) -> Inputs:
 def timed(models: list[Served], batches: list[Inputs], rounds: int) -> list[list[float]]:
     """Milliseconds of each call: rounds in which every model has its turn, after a warm-up.
 
-    The order changes from round to round: a call takes longer after one of another runtime, which leaves its own code
-    and data in the caches.
+    A turn is two calls, of which the second counts: the first finds another model's weights in the caches and another
+    runtime's threads at work, which a server of one model does not. The order changes from round to round.
     """
     times: list[list[float]] = [[] for _ in models]
     inputs = [model.prepare(x) for model, x in zip(models, batches, strict=True)]
     orders = np.random.default_rng(0)
     for round_number in range(-3, rounds):
         for index in orders.permutation(len(models)):
+            models[index].run(inputs[index])
             start = time.perf_counter()
             models[index].run(inputs[index])
             if round_number >= 0:

@@ -130,6 +130,11 @@ def export(
     _check_batch(form, batch)
     check_graph(model)
     plan = planned(model, asked, form, predictive)
+    if conformal is not None and form.tolerance is not None and not plan.whole:
+        raise ExportError(
+            f"conformal holds for the answers that it was fitted to, and {form.title} rounds those of weights in fewer bits "
+            "by itself: use precision 'float32', or the format 'savedmodel'"
+        )
     fitting = calibrator(model, calibrate, conformal, validation, bool(plan.choices))
     if plan.whole and fitting is None:
         check_validation(validation, predictive)
