@@ -124,7 +124,7 @@ def test_operations_that_litert_lacks_are_named(arguments: Any, operation: str) 
 
 def test_wrong_answers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = lambda x: {"probabilities": np.full((len(x["inputs"]), 4), np.nan), "entropy": np.zeros(len(x["inputs"]))}  # noqa: E731
-    monkeypatch.setattr(Form, "runner", lambda form, path: wrong)
+    monkeypatch.setattr(Form, "runner", lambda form, path, batch=None: wrong)
     with pytest.raises(ExportError, match="'probabilities' of the LiteRT file differs from TensorFlow's by nan"):
         export(NETWORKS["mlp"](), tmp_path / "out", format="litert")
 

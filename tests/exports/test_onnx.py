@@ -83,7 +83,7 @@ def test_operations_that_onnx_lacks_are_named(arguments: Any, operation: str) ->
 
 def test_wrong_answers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = lambda x: {"probabilities": np.full((len(x["inputs"]), 4), 0.9), "entropy": np.zeros(len(x["inputs"]))}  # noqa: E731
-    monkeypatch.setattr(Form, "runner", lambda form, path: wrong)
+    monkeypatch.setattr(Form, "runner", lambda form, path, batch=None: wrong)
     with pytest.raises(ExportError, match=r"of the ONNX file differs from TensorFlow's by .*expected at most [12]e-04"):
         export(NETWORKS["mlp"](), tmp_path / "out", format="onnx")
     assert not list(tmp_path.iterdir())

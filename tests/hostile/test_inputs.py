@@ -191,7 +191,7 @@ def put(place: Path, content: bytes | Callable[[Path], bytes], outside: Path) ->
     return place
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")  # the latter are other people's
 @pytest.mark.parametrize(
     ("suffix", "kind"),
     [
@@ -231,7 +231,7 @@ def test_data_that_are_no_file_are_not_read(suffix: str, hostile: Hostile, refus
         refused("evaluate", hostile.run, "--data", place.rename(place.with_suffix(suffix)))
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")  # the latter are other people's
 @pytest.mark.parametrize(
     ("suffix", "kind"), [(s, k) for s, kinds in {".npz": ARCHIVES, ".csv": TABLES}.items() for k in kinds]
 )
