@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tfp_bprune.data.splits import Splits
 from tfp_bprune.evaluation.fresh import reload
 from tfp_bprune.evaluation.metrics import of_outputs
 from tfp_bprune.files.runs import Run
-from tfp_bprune.types import Granularity, Scope
+from tfp_bprune.types import Granularity, Layers, Scope
 
 BATCHES = (1, 32, 256)
 GRID_SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -45,6 +46,16 @@ class Pruned:
 
 
 @dataclass(frozen=True)
+class Shrunk:
+    """How a network is trained that loses its units while it learns, with a scale of the prior for each unit."""
+
+    layers: Layers
+    sparsity: float  # of the multiplications
+    epochs: int
+    kl_weight: float = 0.1
+
+
+@dataclass(frozen=True)
 class Case:
     """One network: how it is trained and what of it is exported."""
 
@@ -53,14 +64,17 @@ class Case:
     options: dict[str, Any]
     settings: bp.Settings
     pruned: tuple[Pruned, ...]
+    shrunk: Shrunk | None = None
 
 
 CASES = {
     "mlp": Case(
-        "mlp", "mnist", {"hidden": (500, 500)}, bp.Settings(20), (Pruned(0.95), Pruned(0.98, epochs=3))
+        "mlp", "mnist", {"hidden": (500, 500)}, bp.Settings(20), (Pruned(0.95), Pruned(0.98, epochs=3)),
+        Shrunk("local", 0.9, 40),
     ),
     "lenet5": Case(
-        "lenet5", "mnist", {}, bp.Settings(10), (Pruned(0.9), Pruned(0.75, "unit", "layer", 8, 1e-3))
+        "lenet5", "mnist", {}, bp.Settings(10), (Pruned(0.9), Pruned(0.75, "unit", "layer", 8, 1e-3)),
+        Shrunk("reparameterization", 0.933, 30),
     ),
     "vgg16": Case(
         "vgg16", "cifar10", {"width": 0.25}, bp.Settings(15, kl_weight=0.1),
@@ -81,10 +95,10 @@ def trained(name: str, data: Splits, runs: Path) -> Any:
     return kept(runs / name, model, data, case.settings)
 
 
-def kept(path: Path, model: Any, data: Splits, settings: bp.Settings) -> Any:
+def kept(path: Path, model: Any, data: Splits, settings: bp.Settings, callbacks: Sequence[Any] = ()) -> Any:
     """What the run at `path` holds, once it has all epochs of training `model`."""
     if not Run(path).exists or Run.open(path).manifest["epoch"] < settings.epochs:
-        bp.fit(model, data, settings=settings, out=path, resume=True)
+        bp.fit(model, data, settings=settings, out=path, resume=True, callbacks=list(callbacks))
     return bp.load_model(path).model
 
 
@@ -96,6 +110,17 @@ def pruned(place: Path, model: Any, data: Splits, case: Case, wanted: Pruned) ->
         smaller = kept(place, smaller, data, settings)
     normalized = any("normalization" in layer.name for layer in smaller.layers)
     return bp.recalibrate(smaller, data.examples("train").batches(100)) if normalized else smaller
+
+
+def shrunk(name: str, data: Splits, runs: Path) -> Any:
+    """The network of a case that lost units while it learned."""
+    case, wanted = CASES[name], CASES[name].shrunk
+    assert wanted is not None
+    model = bp.build(case.network, data.info, layers=wanted.layers, prior="ard", options=case.options)  # type: ignore[arg-type]
+    given: Any = {"granularity": "unit", "criterion": "evidence", "counts": "multiplications", "inputs": True}
+    callbacks = [bp.GradualPruning(wanted.sparsity, over=(0.05, 0.4), **given), bp.Shrink()]
+    settings = bp.Settings(wanted.epochs, kl_weight=wanted.kl_weight)
+    return kept(runs / f"{name}-shrunk", model, data, settings, callbacks)
 
 
 def export_draws(model: Any, path: Path) -> Path:
@@ -139,11 +164,8 @@ def exports_of(name: str, model: Any, data: Splits, runs: Path) -> dict[Path, di
     add("dense", model, about, kernels="dense")
     add("dense-litert", model, about, format="litert")
     add("dense-litert-int8", model, about, format="litert", precision="int8")
-    for wanted in CASES[name].pruned:
-        label = f"{wanted.granularity}-{wanted.sparsity:g}"
-        smaller = pruned(runs / f"{name}-{label}", model, data, CASES[name], wanted)
-        facts = about | {key: getattr(wanted, key) for key in ("sparsity", "granularity", "scope")}
-        facts |= {"retrained": wanted.epochs}
+
+    def forms(label: str, smaller: Any, facts: dict[str, Any]) -> None:
         add(f"{label}-mean", smaller, facts)
         add(f"{label}-mean-half", smaller, facts, float16=True)
         add(f"{label}-litert", smaller, facts, format="litert")
@@ -158,6 +180,15 @@ def exports_of(name: str, model: Any, data: Splits, runs: Path) -> dict[Path, di
             add(f"{label}-moments-half", smaller, facts, predictive="moments", float16=True)
             add(f"{label}-moments-litert", smaller, facts, predictive="moments", format="litert")
             add(f"{label}-adaptive", smaller, facts, predictive="sampled", error_rate=0.01)
+
+    for wanted in CASES[name].pruned:
+        label = f"{wanted.granularity}-{wanted.sparsity:g}"
+        smaller = pruned(runs / f"{name}-{label}", model, data, CASES[name], wanted)
+        facts = about | {key: getattr(wanted, key) for key in ("sparsity", "granularity", "scope")}
+        forms(label, smaller, facts | {"retrained": wanted.epochs})
+    if (gone := CASES[name].shrunk) is not None:
+        facts = about | {"sparsity": gone.sparsity, "granularity": "unit", "scope": "learned"}
+        forms("shrunk", shrunk(name, data, runs), facts)
     return made
 
 

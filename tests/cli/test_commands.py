@@ -174,6 +174,24 @@ def test_a_sweep_by_unit_has_files_of_its_own(answer: Answer, tiny_run: Path, tm
     assert not (path / "sweep.json").exists()
 
 
+def test_a_sweep_in_few_bits_has_files_of_its_own(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    for words, name in ((["int4"], "sweep-int4"), (["logits=int8"], "sweep-mixed")):
+        (row,) = answer("sweep", path, "--sparsity", 0.5, "--samples", 2, "--precision", *words)["rows"]
+        exported = [Run.open(path / place).manifest for place in row["exports"].values()]
+        assert {layer.get("precision", "float32") for made in exported for layer in made["layers"].values()} >= {
+            words[0].split("=")[-1]
+        }
+        assert {f"{name}.json", f"{name}.png"} <= set(Run.open(path).verify())
+    assert not (path / "sweep.json").exists()
+
+
+def test_all_int8_means_weights_in_int8(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
+    made = answer("export", tiny_run, "--out", tmp_path / "served", "--format", "litert", "--all-int8", "--no-score")
+    assert made["precision"] == "int8"
+    assert {layer["precision"] for layer in made["layers"].values()} == {"int8"}
+
+
 @pytest.mark.parametrize("word", ["layers", "twin"])
 def test_a_run_says_how_its_weights_are_inferred_in_words_of_before_too(word: str) -> None:
     config = {"request": {"model": "mlp", word: "local"}, "data": {"name": "digits", "seed": 3}}

@@ -223,6 +223,7 @@ def test_a_bench_is_of_one_dataset_and_of_data_that_is_there(refused: Refused, t
             "--calibrate temperature takes the validation split, got --no-score too",
         ),
         ("--conformal 0.9 --no-score", "--conformal takes the validation split, got --no-score too"),
+        ("--all-int8", "--all-int8 is for --format litert or onnx, got savedmodel: leave it out"),
         ("--costs c.json --format onnx", "--costs is for --format savedmodel, got onnx: leave it out"),
         ("--costs c.json --kernels dense", "--costs is for --kernels auto, got dense, which chooses nothing"),
         ("--costs nowhere.json", "nowhere.json holds no costs of products (FileNotFoundError): expected a file that"),

@@ -72,7 +72,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--all-int8",
         action="store_true",
-        help="calibrate the ranges of activations on training examples, and compute in integers throughout (litert, onnx)",
+        help="calibrate the ranges of activations on training examples, and compute in integers throughout (litert, onnx; "
+        "--precision int8 unless another is given)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     _add_kernels(parser)
@@ -159,6 +160,11 @@ def _check(arguments: Any) -> None:
     if arguments.no_score and (_fits_temperature(arguments) or arguments.conformal is not None):
         given = "--calibrate temperature" if _fits_temperature(arguments) else "--conformal"
         raise ExportError(f"{given} takes the validation split, got --no-score too: leave one of them out")
+    if arguments.all_int8:
+        if arguments.format == "savedmodel":
+            raise ExportError("--all-int8 is for --format litert or onnx, got savedmodel: leave it out")
+        if not fewer_bits(arguments):
+            arguments.precision = ["int8"]
     if not (_times_products(arguments) or arguments.costs):
         return
     given = "--calibrate" if _times_products(arguments) else "--costs"

@@ -76,8 +76,11 @@ def run(arguments: Any) -> int:
 
 
 def name_of(arguments: Any) -> str:
-    """Name of the sweep's files, one for each way of pruning: `sweep`, `sweep-unit`, `sweep-unit-recalibrated`."""
+    """Name of the sweep's files, one for each way of pruning and rounding: `sweep`, `sweep-unit`, `sweep-recalibrated-int8`."""
     parts = ["unit"] * (arguments.granularity == "unit") + ["recalibrated"] * arguments.recalibrate
+    if fewer_bits(arguments):
+        precision = precision_of(arguments)
+        parts.append(precision if isinstance(precision, str) else "mixed")
     return "-".join(["sweep", *parts])
 
 
