@@ -202,7 +202,7 @@ def test_a_proof_ends_at_the_first_failure() -> None:
     drops = {"a/kernel": 10_000}
     ranking, looked = Ranking({"a/kernel": np.arange(100_000, dtype=float)}), []
 
-    def pair(masks: Any) -> Pair:
+    def pair(masks: Any, bits: Any = None) -> Pair:
         looked.append(int(masks["a/kernel"].sum()))
         return with_drop(0.0 if looked[-1] > 11_000 else 0.02)
 
@@ -213,7 +213,7 @@ def test_a_proof_ends_at_the_first_failure() -> None:
     assert (claim.holds, claim.counts["a/kernel"], claim.looks) == (True, looked[-2], len(looked))
     assert list(FACTORS) == sorted(FACTORS, reverse=True)
     hopeless = prove(
-        SimpleNamespace(pair=lambda masks: with_drop(0.02)), Budget(0.005), Candidate(ranking, "score", drops)
+        SimpleNamespace(pair=lambda masks, bits: with_drop(0.02)), Budget(0.005), Candidate(ranking, "score", drops)
     )  # type: ignore[arg-type]
     assert (hopeless.holds, hopeless.looks, hopeless.counts) == (False, 2, ranking.left)
 
@@ -223,7 +223,7 @@ def test_a_second_sequence_begins_near_the_best() -> None:
     drops = {"a/kernel": 10_000}
     ranking = Ranking({"a/kernel": np.arange(100_000, dtype=float)})
 
-    def pair(masks: Any) -> Pair:
+    def pair(masks: Any, bits: Any = None) -> Pair:
         total = int(masks["a/kernel"].sum())
         return with_drop(0.02 if total < 11_000 or 27_000 < total < 29_000 else 0.0)
 
@@ -253,7 +253,7 @@ def test_a_broken_budget_is_promised_no_more_often_than_the_level_allows(best: i
     rng, n, samples = np.random.default_rng(4), 500, 100
     ranking = Ranking({"a/kernel": np.arange(100_000, dtype=float)})
 
-    def pair(masks: Any) -> Pair:
+    def pair(masks: Any, bits: Any = None) -> Pair:
         broken = int(masks["a/kernel"].sum()) <= 30_000
         lost, gained, _ = rng.multinomial(n, [0.05, 0.01, 0.94] if broken else [0.015, 0.005, 0.98])
         return differing(n, lost, gained)
@@ -275,7 +275,7 @@ def test_both_sequences_share_the_error() -> None:
         assert (evidence["p_value"] <= 0.045) == holds
         assert evidence["p_value"] <= 0.05
         claim = prove(
-            SimpleNamespace(pair=lambda masks, a=answers: a), Budget(0.005), Candidate(ranking, "score", drops)
+            SimpleNamespace(pair=lambda masks, bits, a=answers: a), Budget(0.005), Candidate(ranking, "score", drops)
         )  # type: ignore[arg-type]
         assert claim.holds == holds
 
@@ -284,7 +284,7 @@ def test_all_promises_of_one_sample_hold_together() -> None:
     """Each by itself at the whole error, one of two would be false in 9.75 % of the samples."""
     rng, samples, budget = np.random.default_rng(5), 4000, Chance(0.005)
     ranking = Ranking({"a/kernel": np.arange(100, dtype=float)})
-    sample: Any = SimpleNamespace(pair=lambda masks: 0.0 if masks["a/kernel"].all() else rng.uniform())
+    sample: Any = SimpleNamespace(pair=lambda masks, bits: 0.0 if masks["a/kernel"].all() else rng.uniform())
     found = [Candidate(ranking, name, {"a/kernel": 20}) for name in ("refined", "score")]
     claims = [prove_all(sample, budget, found) for _ in range(samples)]
     false = sum(any(claim.counts["a/kernel"] < 100 for claim in both) for both in claims)

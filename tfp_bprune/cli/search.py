@@ -20,6 +20,7 @@ EXAMPLE = """example:
   tfp-bprune search runs/demo --export 1 --to served/demo-1       # a point of the Pareto front, by its number
   tfp-bprune search runs/mnist --max-ece-increase 0.02 --min-ood-auroc 0.9 --ood fashion_mnist --target bytes
   tfp-bprune search runs/mnist --granularity unit --target latency
+  tfp-bprune search runs/mnist --target bytes --bits
 """
 
 
@@ -39,6 +40,11 @@ def add_arguments(parser: Parser) -> None:
     )
     whole = "remove single weights, or whole neurons and filters; for these --target latency times exports"
     add_choice(parser, "--granularity", Granularity, "weight", whole)
+    parser.add_argument(
+        "--bits",
+        action="store_true",
+        help="with --target bytes: also search for the fewest bits of each layer's weights, 8 to 2",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the optimization and the refinement")
     parser.add_argument(
         "--out",
@@ -120,7 +126,7 @@ def settings_of(arguments: Any) -> Settings:
 
     conditions = (arguments.max_accuracy_drop, arguments.max_ece_increase, arguments.min_ood_auroc)
     budget = Budget(*conditions, arguments.level, arguments.max_rmse_increase)
-    how = (arguments.order, arguments.criterion, arguments.seed, arguments.granularity)
+    how = (arguments.order, arguments.criterion, arguments.seed, arguments.granularity, arguments.bits)
     return Settings(budget, arguments.target, arguments.trials, *how)
 
 
@@ -179,7 +185,7 @@ def _export(arguments: Any, out: Path) -> int:
     from tfp_bprune.exports.writing import check_new
     from tfp_bprune.files.schemas import SEARCHED_SCHEMA
     from tfp_bprune.searching.find import SETTINGS_FILE
-    from tfp_bprune.searching.results import network_at, point_of
+    from tfp_bprune.searching.results import network_at, point_of, precision_of
     from tfp_bprune.searching.samples import fingerprint_of
     from tfp_bprune.storage import load_model
     from tfp_bprune.trials.log import read_sealed
@@ -191,7 +197,7 @@ def _export(arguments: Any, out: Path) -> int:
         raise RunError(f"{out} holds a search of another network than {arguments.run}: name the run that was searched")
     facts = {**facts_of(saved.config), "data": saved.config.get("data"), "request": saved.config.get("request")}
     pruned = network_at(saved.model, out, row, settings)
-    manifest = export(pruned, arguments.to, facts=facts)
+    manifest = export(pruned, arguments.to, facts=facts, precision=precision_of(row.get("bits", {})))
     if not emit(
         {"export": str(arguments.to), "point": row["point"], "trial": row["trial"], **manifest}, arguments.json
     ):

@@ -47,6 +47,7 @@ class MaskedNetwork:
       network: an ordinary network, of its own.
       locs: posterior means by tensor name.
       kernels: the variables that hold them, pruned or not.
+      owners: the layer of each.
       head: what the output means.
       forward: compiled, from examples [n, ...] to probabilities [n, ...], or to the numbers of a regression. In float64, where
         a probability that float32 takes for 0 still has its logarithm.
@@ -68,6 +69,9 @@ class MaskedNetwork:
             for layer in weighted_layers(self.network)
             for name, weights in kernels_of(layer).items()
         }
+        self.owners = {
+            f"{layer.name}/{name}": layer for layer in weighted_layers(self.network) for name in kernels_of(layer)
+        }
         self.kernels = {name: kernels[name] for name in (kernels if names is None else names)}
         self.locs = {name: kernel.numpy() for name, kernel in self.kernels.items()}
         self._held: dict[str, np.ndarray | None] = dict.fromkeys(self.kernels)
@@ -84,8 +88,12 @@ class MaskedNetwork:
             if mask is None and held is None:
                 continue
             if mask is None or held is None or not np.array_equal(mask, held):
-                self.kernels[name].assign(self.locs[name] if mask is None else self.locs[name] * mask)
+                self.kernels[name].assign(self._left(name, mask))
                 self._held[name] = mask
+
+    def _left(self, name: str, mask: np.ndarray | None) -> np.ndarray:
+        """The weights of a tensor under its mask."""
+        return self.locs[name] if mask is None else self.locs[name] * mask
 
     def probabilities(self, x: Arrays, masks: Masks | None = None) -> np.ndarray:
         """What `forward` gives for examples [n, ...] without the weights whose mask is False."""

@@ -113,7 +113,7 @@ TRIAL_SCHEMA: Schema = record(
     ("trial", "phase", "ranking", "counts", "excess", "nonzeros", "bytes", "latency"),
     trial=COUNT, phase=TEXT, ranking={"enum": list(get_args(Order))}, counts=mapping(COUNT), nonzeros=NUMBER,
     accuracy=PART, nll=optional(NUMBER), ece=optional(NUMBER), accuracy_drop=NUMBER, excess=NUMBER,
-    rmse=NUMBER, rmse_increase=NUMBER, bytes=NUMBER, latency=NUMBER, sha256=DIGEST,
+    rmse=NUMBER, rmse_increase=NUMBER, bytes=NUMBER, latency=NUMBER, bits=mapping({"enum": list(range(2, 9))}), sha256=DIGEST,
 ) | {"anyOf": [{"required": ["accuracy", "accuracy_drop", "nll"]}, {"required": ["rmse", "rmse_increase"]}]}  # fmt: skip
 
 SEARCHED_SCHEMA: Schema = record(

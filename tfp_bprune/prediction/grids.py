@@ -12,6 +12,7 @@ together KL(moved || posterior). A grid whose step is s adds s^2 / 12 to the var
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -88,6 +89,11 @@ class Levels(Grid):
 def bits_of(storage: Storage) -> int | None:
     """The bits of a whole number; None for floats."""
     return int(storage[3:]) if storage.startswith("int") else None
+
+
+def storage_of(bits: int) -> Storage:
+    """Whole numbers of so many bits."""
+    return cast(Storage, f"int{bits}")
 
 
 def steps(array: np.ndarray, bits: int) -> Steps:

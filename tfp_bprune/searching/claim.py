@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from tfp_bprune.claims.budget import Budget, NumberPair, Pair
 from tfp_bprune.searching.session import Sample
 from tfp_bprune.searching.threshold import scaled
 from tfp_bprune.trials.ranking import Counts, Ranking
+from tfp_bprune.trials.trial import WHOLE, Bits
 from tfp_bprune.types import Json
 
 FACTORS = (
@@ -30,6 +31,7 @@ class Claim:
 
     Attributes:
       counts: weights kept of each kernel.
+      bits: of the weights of layers that are rounded.
       holds: whether it was shown.
       evidence: see `Budget.evidence`; its bounds are at `level`, which is above the budget's, as two sequences, and other
         claims from the same sample, share the error.
@@ -41,15 +43,17 @@ class Claim:
     holds: bool
     evidence: Json
     looks: int
+    bits: Bits = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a search found: weights kept of each kernel in the order of `ranking`, which goes by `name`."""
+    """What a search found: weights kept of each kernel in the order of `ranking`, which goes by `name`, and their bits."""
 
     ranking: Ranking
     name: str
     counts: Counts
+    bits: Bits = field(default_factory=dict)
 
 
 def prove_all(sample: Sample, budget: Budget, found: Sequence[Candidate]) -> list[Claim]:
@@ -65,11 +69,11 @@ def prove_all(sample: Sample, budget: Budget, found: Sequence[Candidate]) -> lis
 
 
 def _key(one: Candidate) -> tuple[Any, ...]:
-    return one.name, *sorted(one.counts.items())
+    return one.name, *sorted(one.counts.items()), *sorted(one.bits.items())
 
 
 def prove(sample: Sample, budget: Budget, found: Candidate, share: float = 1.0) -> Claim:
-    """Tests all weights, then multiples of what was found from large to small, and keeps the last before the first that fails.
+    """Tests all weights, then multiples of what was found from large to small, in its bits, and keeps the last before the first that fails.
 
     Near what was found a second sequence begins, so that one unlucky network among the large ones does not end it all. Both are
     settled before the sample is looked at, each ends at its first failure, and each is tested at its part of the level's
@@ -82,7 +86,7 @@ def prove(sample: Sample, budget: Budget, found: Candidate, share: float = 1.0) 
       share: part of the error of the budget's level that this claim may take.
     """
     ranking, error = found.ranking, share * (1 - budget.level)
-    networks = _sequence(found.counts, ranking.left)
+    networks = _sequence(found.counts, ranking.left, bool(found.bits))
     most = _SECOND_START * sum(found.counts.values())
     near = next(place for place, counts in enumerate(networks) if sum(counts.values()) <= most)
     pairs: dict[int, Pair | NumberPair] = {}
@@ -92,19 +96,19 @@ def prove(sample: Sample, budget: Budget, found: Candidate, share: float = 1.0) 
         strict = replace(budget, level=1 - part * error)
         for place in range(begin, len(networks)):
             if place not in pairs:
-                pairs[place] = sample.pair(ranking.masks(networks[place]))
+                pairs[place] = sample.pair(ranking.masks(networks[place]), found.bits if place else WHOLE)
             if not strict.shown(pairs[place]):
                 break
             kept, at, holds = place, strict, True
     evidence = at.evidence(pairs[kept]) | {"level": at.level}
-    return Claim(networks[kept], found.name, holds, evidence, len(pairs))
+    return Claim(networks[kept], found.name, holds, evidence, len(pairs), found.bits if kept else WHOLE)
 
 
-def _sequence(best: Counts, left: Counts) -> list[Counts]:
-    """All weights, then multiples of `best` from large to small, each once."""
+def _sequence(best: Counts, left: Counts, rounded: bool = False) -> list[Counts]:
+    """All weights, then multiples of `best` from large to small, each once; all of them again where the others are rounded."""
     networks = [left]
     for counts in (scaled(best, factor, left) for factor in FACTORS):
-        if counts != networks[-1]:
+        if counts != networks[-1] or (rounded and len(networks) == 1):
             networks.append(counts)
     return networks
 

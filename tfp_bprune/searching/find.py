@@ -19,6 +19,7 @@ from tfp_bprune.graphs.heads import Head, heads_for, heads_of, note_heads, noted
 from tfp_bprune.graphs.match import check_shapes
 from tfp_bprune.pruning.scoring import Scoring, default_criterion
 from tfp_bprune.searching import layers
+from tfp_bprune.searching.bits import fewest_bits
 from tfp_bprune.searching.claim import Candidate, Claim, on_test, prove_all
 from tfp_bprune.searching.samples import digest, fingerprint_of, fingerprint_of_splits, others_parted, parted, sample_of
 from tfp_bprune.searching.sensitivity import KEPT, sensitivity
@@ -29,7 +30,7 @@ from tfp_bprune.trials.pareto import front
 from tfp_bprune.trials.ranking import STEPS, Counts, Ranking, refined, stored_scores
 from tfp_bprune.trials.size import Sizes, check_target
 from tfp_bprune.trials.times import Times, stored_times
-from tfp_bprune.trials.trial import Evaluator
+from tfp_bprune.trials.trial import WHOLE, Evaluator
 from tfp_bprune.trials.units import ranked
 from tfp_bprune.types import BpruneError, Criterion, Granularity, Json, Order, PruneError, Target
 
@@ -38,6 +39,7 @@ _EXPECTED = 0.65  # of what one threshold leaves by score: where it is expected 
 _LEAST_TRIALS = 20
 _MOST = 16  # trials of one bisection, of which the first leaves some of _LEAST_TRIALS
 _FOR_CURVES = 0.25
+_FOR_BITS = 0.3
 _FEWEST = 6
 
 
@@ -55,6 +57,8 @@ class Settings:
       granularity: "weight", or "unit" for whole neurons and filters: counts are then of the units of each layer, and the target
         "latency" is that of exports, a few of which are timed once before the first trial (`trials.times`).
       seed: of the optimization and the refinement.
+      bits: whether the weights of each layer get fewer bits too, 8 to 2 as an export has them, while the budget holds; for the
+        target "bytes".
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -64,6 +68,7 @@ class Settings:
     criterion: Criterion | None = None
     seed: int = 0
     granularity: Granularity = "weight"
+    bits: bool = False
 
     def __post_init__(self) -> None:
         check_target(self.target)
@@ -72,6 +77,10 @@ class Settings:
             raise BpruneError(f"trials must be at least {_LEAST_TRIALS}, got {self.trials}")
         if self.order not in get_args(Order):
             raise BpruneError(f"order must be 'refined' or 'score', got {self.order!r}")
+        if self.bits and self.target != "bytes":
+            raise BpruneError(
+                f"fewer bits make files smaller: expected the target 'bytes' with bits, got {self.target!r}"
+            )
         if self.seed < 0:
             raise BpruneError(f"seed must be at least 0, got {self.seed}")
 
@@ -153,7 +162,11 @@ def search(
     on_step("one threshold")
     best = single = bisect(session, most=_MOST)
     if single is not None:
-        best = _every_layer(session, evaluator, data, settings, single, out, on_step) or single
+        most = round(settings.trials * (1 - _FOR_BITS)) if settings.bits else settings.trials
+        best = _every_layer(session, evaluator, data, replace(settings, trials=most), single, out, on_step) or single
+        if settings.bits:
+            on_step("bits")
+            best = fewest_bits(session, best, settings.trials - session.done)
     on_step("proving")
     aside = sample_of(evaluator, kept_aside, odd_aside, whole)
     test = sample_of(evaluator, data.examples("test"), odd_test, whole)
@@ -176,11 +189,11 @@ def _candidate(session: Session, row: Json | None) -> Candidate:
     """The network of a trial; that of all weights where there is none."""
     order = session.rankings["score"]
     name, counts = (row["ranking"], row["counts"]) if row else ("score", order.left)
-    return Candidate(session.rankings[name], name, counts)
+    return Candidate(session.rankings[name], name, counts, row.get("bits", WHOLE) if row else WHOLE)
 
 
 def _on_test(session: Session, test: Sample, claim: Claim) -> Json:
-    return on_test(test.pair(session.rankings[claim.ranking].masks(claim.counts)), session.budget)
+    return on_test(test.pair(session.rankings[claim.ranking].masks(claim.counts), claim.bits), session.budget)
 
 
 def _every_layer(
@@ -312,4 +325,6 @@ def _fingerprint(model: Any, data: Splits, settings: Settings, strange: Split | 
         del asked["budget"]["max_rmse_increase"]
     if settings.granularity == "weight":  # nor such a choice
         del asked["granularity"]
+    if not settings.bits:
+        del asked["bits"]
     return finite(asked | {"network": fingerprint_of(model), "data": fingerprint_of_splits(data), "ood": odd})

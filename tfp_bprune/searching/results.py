@@ -19,6 +19,7 @@ from tfp_bprune.files.runs import finite, write_json
 from tfp_bprune.files.schemas import COUNT, listing, record
 from tfp_bprune.files.writing import beside, put_in_place
 from tfp_bprune.graphs.convert import adopt
+from tfp_bprune.prediction.grids import storage_of
 from tfp_bprune.pruning.prune import with_masks
 from tfp_bprune.pruning.scoring import Scoring, default_criterion
 from tfp_bprune.searching.claim import Claim
@@ -26,8 +27,9 @@ from tfp_bprune.searching.find import TRIALS_FILE, Found, Settings, settings_for
 from tfp_bprune.searching.samples import others_parted
 from tfp_bprune.trials.log import TrialLog, read_sealed
 from tfp_bprune.trials.ranking import SCORES_FILE, read_scores
+from tfp_bprune.trials.trial import Bits
 from tfp_bprune.trials.units import ranked
-from tfp_bprune.types import BpruneError, ExportError, Json, RunError
+from tfp_bprune.types import BpruneError, ExportError, Json, Precision, RunError
 
 RESULT_FILE, EXPORTS = "search.json", "exports"
 _FRONT = record(("front",), front=listing(record(("point", "trial"), point=COUNT, trial=COUNT)))
@@ -60,7 +62,7 @@ def write_results(
         for name, claim, on_test in (("layers", found.layers, found.test), ("global", found.single, found.single_test)):
             order = found.rankings[claim.ranking]
             pruned = with_masks(model, order.masks(claim.counts))
-            measured = _measured(pruned, fresh / name, test, odd, facts)
+            measured = _measured(pruned, fresh / name, test, odd, facts, claim.bits)
             rows[name] = {
                 **scalars,
                 "method": f"{name}, order by {claim.ranking}",
@@ -68,7 +70,7 @@ def write_results(
                 **_claimed(claim),
                 "export": str(out / EXPORTS / name / "mean"),
                 "test": on_test,
-                "of_unpruned": found.sizes.of(claim.counts, order)[settings.target]
+                "of_unpruned": found.sizes.of(claim.counts, order, claim.bits)[settings.target]
                 / found.sizes.of(order.left, order)[settings.target],
             }
         # The result must not name exports that are gone.
@@ -92,17 +94,23 @@ def write_results(
 def _claimed(claim: Claim) -> Json:
     return {
         "layers": claim.counts,
+        **({"bits": dict(claim.bits)} if claim.bits else {}),
         "claim": {"holds": claim.holds, "looks": claim.looks, **claim.evidence},
     }
 
 
-def _measured(pruned: Any, place: Path, test: Split, strange: Split | None, facts: Json) -> Json:
+def precision_of(bits: Bits) -> dict[str, Precision] | None:
+    """The `precision` of an export of a network whose layers have so many bits."""
+    return {name: storage_of(number) for name, number in bits.items()} or None
+
+
+def _measured(pruned: Any, place: Path, test: Split, strange: Split | None, facts: Json, bits: Bits) -> Json:
     """Scores, bytes and latency of the exported mean network, and the epistemic uncertainty of the distribution, of a
     regression the standard deviation by its weights.
 
     `ood_auroc` is of test examples against those of the other dataset that neither led the search nor proved anything.
     """
-    manifest = export(pruned, place / "mean", facts=facts)
+    manifest = export(pruned, place / "mean", facts=facts, precision=precision_of(bits))
     test = as_served(test, manifest)
     [mean] = reload([place / "mean"], test.x, batches=BATCHES, trust=True)
     found: Json = {key: manifest[key] for key in ("sparsity", "nonzeros", "parameters", "prunable", "bytes")}

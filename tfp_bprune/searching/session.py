@@ -11,7 +11,7 @@ from tfp_bprune.claims.budget import Budget, NumberPair, Pair, auroc
 from tfp_bprune.trials.log import TrialLog
 from tfp_bprune.trials.ranking import Counts, Ranking
 from tfp_bprune.trials.size import Sizes
-from tfp_bprune.trials.trial import Answers, Examples, Numbers
+from tfp_bprune.trials.trial import WHOLE, Answers, Bits, Examples, Numbers
 from tfp_bprune.types import Json, RunError, Target
 
 
@@ -23,9 +23,10 @@ class Sample:
     strange: Examples | None
     whole: Answers | Numbers
 
-    def pair(self, masks: Any) -> Pair | NumberPair:
-        """The network under `masks` beside the unpruned one."""
-        pruned, strange = self.examples.answers(masks), self.strange.answers(masks) if self.strange else None
+    def pair(self, masks: Any, bits: Bits = WHOLE) -> Pair | NumberPair:
+        """The network under `masks`, its layers rounded to `bits`, beside the unpruned one."""
+        pruned = self.examples.answers(masks, bits)
+        strange = self.strange.answers(masks, bits) if self.strange else None
         if isinstance(self.whole, Numbers):
             return NumberPair(self.whole, cast(Numbers, pruned))
         return Pair(self.whole, cast(Answers, pruned), cast("Answers | None", strange))
@@ -54,28 +55,29 @@ class Session:
     seconds: float = 0.0
     rows: list[Json] = field(default_factory=list)
 
-    def trial(self, phase: str, ranking: str, counts: Counts) -> Json:
-        """Prunes and evaluates, or reads what an earlier process found.
+    def trial(self, phase: str, ranking: str, counts: Counts, bits: Bits = WHOLE) -> Json:
+        """Prunes, rounds and evaluates, or reads what an earlier process found.
 
         Returns:
-          `trial` (its number), `phase`, `ranking`, `counts`; `accuracy`, `nll`, `ece`, `accuracy_drop`, `lost`, `gained`,
-          with another dataset `ood_auroc`; of a regression `rmse` and `rmse_increase` instead; `excess` of the budget;
-          `nonzeros`, `bytes`, `latency` as `Sizes` has them.
+          `trial` (its number), `phase`, `ranking`, `counts`, `bits` of layers that are rounded, if any; `accuracy`, `nll`, `ece`,
+          `accuracy_drop`, `lost`, `gained`, with another dataset `ood_auroc`; of a regression `rmse` and `rmse_increase` instead;
+          `excess` of the budget; `nonzeros`, `bytes`, `latency` as `Sizes` has them.
 
         Raises:
           RunError: the log holds another trial in this place.
         """
         asked: Json = {"trial": self.done, "phase": phase, "ranking": ranking, "counts": counts}
+        asked |= {"bits": dict(bits)} if bits else {}
         if self.done < len(self.log.rows):
             row = self.log.trial(self.done)
-            if {key: row.get(key) for key in asked} != asked:
+            if {key: row.get(key) for key in asked} != asked or bool(bits) != ("bits" in row):
                 raise RunError(
                     f"trial {self.done} in {self.log.path} is not the one that this search would make: "
                     "search with the same run, budget and seed, or choose another folder with --out"
                 )
         else:
             begin = time.perf_counter()
-            row = asked | self._measured(ranking, counts)
+            row = asked | self._measured(ranking, counts, bits)
             self.evaluated, self.seconds = self.evaluated + 1, self.seconds + time.perf_counter() - begin
             self.log.append(row)
             row = self.log.rows[-1]
@@ -84,14 +86,15 @@ class Session:
         self.on_trial(row)
         return row
 
-    def _measured(self, ranking: str, counts: Counts) -> Json:
-        pair = self.sample.pair(self.rankings[ranking].masks(counts))
+    def _measured(self, ranking: str, counts: Counts, bits: Bits) -> Json:
+        pair = self.sample.pair(self.rankings[ranking].masks(counts), bits)
+        sizes = self.sizes.of(counts, self.rankings[ranking], bits)
         if isinstance(pair, NumberPair):
             return {
                 "rmse": pair.pruned.rmse,
                 "rmse_increase": pair.increase,
                 "excess": self.budget.excess(pair, self.proof),
-                **self.sizes.of(counts, self.rankings[ranking]),
+                **sizes,
             }
         scores = pair.pruned.scores()
         found: Json = {key: scores[key] for key in ("accuracy", "nll", "ece")}
@@ -101,7 +104,7 @@ class Session:
         return found | {
             "soft_drop": pair.soft_drop,
             "excess": self.budget.excess(pair, self.proof),
-            **self.sizes.of(counts, self.rankings[ranking]),
+            **sizes,
         }
 
     @property

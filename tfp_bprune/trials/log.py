@@ -123,7 +123,7 @@ def check_same(path: Path, settings: Json) -> None:
         write_json(path, wanted, True)
         return
     stored = renewed(read_sealed(path))
-    differing = sorted(key for key in wanted if stored.get(key) != wanted[key])
+    differing = sorted(key for key in {*wanted, *stored} - {"sha256"} if stored.get(key) != wanted.get(key))
     if differing:
         raise RunError(
             f"{path.parent} holds a search with another {', '.join(differing)}: repeat that one to go on with it, or choose another folder with --out"

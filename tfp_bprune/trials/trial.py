@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune.data.arrays import leaves
 from tfp_bprune.data.splits import Split
-from tfp_bprune.evaluation.masked import MaskedNetwork, batches
+from tfp_bprune.evaluation.masked import MaskedNetwork, Masks, batches
 from tfp_bprune.evaluation.metrics import classification, of_two
 from tfp_bprune.evaluation.uncertainty import entropy
 from tfp_bprune.graphs.heads import Head
+from tfp_bprune.prediction.grids import storage_of
+from tfp_bprune.prediction.kernels import rounded
+from tfp_bprune.prediction.lower import channels_of
 from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.types import Criterion
+
+Bits = Mapping[str, int]  # of the weights of layers, by the layer's name; those not in it are float32
+WHOLE: Bits = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,22 @@ class Evaluator(MaskedNetwork):
 
     def __init__(self, model: Any, criterion: Criterion) -> None:
         super().__init__(model, prunable_weights(model, criterion))
+        self.layers = {name: layer for name, layer in self.owners.items() if name in self.kernels}
+        self._bits: Bits = {}
+
+    def hold(self, masks: Masks, bits: Bits = WHOLE) -> None:
+        """Removes the weights whose mask is False, and rounds those of layers in `bits` as an export does."""
+        for name, layer in self.layers.items():
+            if bits.get(layer.name) != self._bits.get(layer.name):
+                self._held[name] = np.zeros(0, bool)  # unlike any mask: to be assigned anew
+        self._bits = dict(bits)
+        super().hold(masks)
+
+    def _left(self, name: str, mask: np.ndarray | None) -> np.ndarray:
+        left, layer = super()._left(name, mask), self.layers[name]
+        if (bits := self._bits.get(layer.name)) is None:
+            return left
+        return rounded(left, storage_of(bits), channels_of(layer, name.rpartition("/")[2], left.ndim))
 
     def on(self, split: Split) -> Examples:
         """The examples of a split, put on the device."""
@@ -133,9 +156,9 @@ class Examples:
         self.labels = leaves(split.y)[0]
         self._batches = list(batches(split.x, evaluator.network))
 
-    def answers(self, masks: Mapping[str, np.ndarray]) -> Answers | Numbers:
-        """What the network under `masks` says of the examples."""
-        self.evaluator.hold(masks)
+    def answers(self, masks: Masks, bits: Bits = WHOLE) -> Answers | Numbers:
+        """What the network under `masks`, its layers rounded to `bits`, says of the examples."""
+        self.evaluator.hold(masks, bits)
         return said(self.evaluator.head, self.as_held(), self.labels)
 
     def as_held(self) -> np.ndarray:
