@@ -6,8 +6,10 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,40 @@ def _calls_within(step: Step, milliseconds: float) -> int:
     begin = time.perf_counter()
     step()
     return max(1, round(milliseconds / ((time.perf_counter() - begin) * 1e3)))
+
+
+class Turns(keras.callbacks.Callback):
+    """Lets one training after the other have an epoch, and notes what each took, validation included.
+
+    Attributes:
+      seconds: of each epoch.
+    """
+
+    def __init__(self, locks: list[threading.Semaphore], mine: int) -> None:
+        super().__init__()
+        self.locks, self.mine, self.seconds = locks, mine, list[float]()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Waits for its turn."""
+        self.locks[self.mine].acquire()
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Passes it on."""
+        self.seconds.append(time.perf_counter() - self.began)
+        self.locks[(self.mine + 1) % len(self.locks)].release()
+
+
+def by_turns(train: Callable[[str, Turns], Any], rivals: Sequence[str]) -> dict[str, Any]:
+    """What `train(rival, turns)` gives for each rival, all of as many epochs and with `turns` among their callbacks."""
+    locks = [threading.Semaphore(int(number == 0)) for number in range(len(rivals))]
+    with ThreadPoolExecutor(len(rivals)) as pool:
+        jobs = {name: pool.submit(train, name, Turns(locks, number)) for number, name in enumerate(rivals)}
+        for job in jobs.values():
+            job.add_done_callback(
+                lambda job: job.exception() and [lock.release() for lock in locks for _ in range(10**4)]
+            )
+        return {name: job.result() for name, job in jobs.items()}
 
 
 def ratio(times: Mapping[str, np.ndarray], name: str, base: str) -> float:

@@ -9,8 +9,6 @@ what else the machine does meets all alike. Writes results/shrinking.json.
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +16,6 @@ import measure
 import numpy as np
 
 import tfp_bprune as bp
-from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.graphs import compact
 from tfp_bprune.graphs.products import multiplications
@@ -31,24 +28,6 @@ VARIANTS = ("plain", "not shrinking", "shrinking")
 KL_WEIGHT = 0.1
 
 
-class Turns(keras.callbacks.Callback):
-    """Lets one training after the other have an epoch, and notes what each took."""
-
-    def __init__(self, locks: list[threading.Semaphore], mine: int) -> None:
-        super().__init__()
-        self.locks, self.mine, self.seconds = locks, mine, list[float]()
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Waits for its turn."""
-        self.locks[self.mine].acquire()
-        self.began = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Passes it on."""
-        self.seconds.append(time.perf_counter() - self.began)
-        self.locks[(self.mine + 1) % len(self.locks)].release()
-
-
 def of(data: Splits, examples: int) -> Splits:
     """As many training examples, and none to validate on: what is timed is the training."""
     train = data.examples("train")
@@ -56,8 +35,8 @@ def of(data: Splits, examples: int) -> Splits:
     return replace(data, parts={**data.parts, **few})
 
 
-def trained(name: str, variant: str, data: Splits, turns: Turns, found: dict[str, Any]) -> None:
-    """Trains one of them, in a thread of its own, into `found`."""
+def trained(name: str, variant: str, data: Splits, turns: measure.Turns) -> dict[str, Any]:
+    """Trains one of them."""
     about = NETWORKS[name]
     bayesian = variant != "plain"
     layers = "reparameterization" if bayesian else "deterministic"
@@ -70,25 +49,14 @@ def trained(name: str, variant: str, data: Splits, turns: Turns, found: dict[str
         callbacks.append(bp.Shrink())
     settings = bp.Settings(epochs=about["epochs"], kl_weight=KL_WEIGHT if bayesian else 1.0)
     bp.fit(model, data, settings=settings, progress=False, callbacks=callbacks)
-    found[variant] = {
-        "seconds": turns.seconds,
-        "multiplications": multiplications(compact(bp.strip(model)) if bayesian else model),
-    }
+    left = compact(bp.strip(model)) if bayesian else model
+    return {"seconds": turns.seconds, "multiplications": multiplications(left)}
 
 
 def rows_of(name: str, data_dir: str) -> list[dict[str, Any]]:
     """A row a variant."""
     data = of(bp.load(measure.dataset_of(name), data_dir, batch_size=64), NETWORKS[name]["examples"])
-    locks = [threading.Semaphore(int(number == 0)) for number in range(len(VARIANTS))]
-    found: dict[str, Any] = {}
-    threads = [
-        threading.Thread(target=trained, args=(name, variant, data, Turns(locks, number), found))
-        for number, variant in enumerate(VARIANTS)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = measure.by_turns(lambda variant, turns: trained(name, variant, data, turns), VARIANTS)
     whole = sum(found["plain"]["seconds"])
     about = {"network": name, "examples": NETWORKS[name]["examples"], "batch": 64, **NETWORKS[name]["options"]}
     return [

@@ -1,0 +1,123 @@
+"""Which estimator learns the most in the least time: validation NLL against seconds of training.
+
+    python benchmarks/time_to_quality.py --data-dir DIR [--networks mlp lenet5 vgg16 resnet18] [--seeds 3] [--epochs N]
+
+Flipout, reparameterization and local on mlp and lenet5 (mnist), vgg16 and resnet18 at a quarter of their width (cifar10, one seed). The
+three of a network and seed train at the same time and take turns, an epoch each, so that what else the machine does meets all alike.
+Validation is of the posterior mean. Writes results/time_to_quality.json and .png.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+
+import tfp_bprune as bp
+from tfp_bprune.data.splits import Splits
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mlp": {"options": {}, "epochs": 20, "examples": None, "seeds": 3, "batch": 100},
+    "lenet5": {"options": {}, "epochs": 12, "examples": None, "seeds": 3, "batch": 100},
+    "vgg16": {"options": {"width": 0.25}, "epochs": 20, "examples": None, "seeds": 1, "batch": 64},
+    "resnet18": {"options": {"width": 0.25}, "epochs": 20, "examples": None, "seeds": 1, "batch": 64},
+}
+ESTIMATORS = ("flipout", "reparameterization", "local")
+COLOURS = {"flipout": "#0072b2", "reparameterization": "#d55e00", "local": "#009e73"}
+
+
+def of(data: Splits, examples: int | None) -> Splits:
+    """As many training examples."""
+    if examples is None:
+        return data
+    return replace(data, parts={**data.parts, "train": data.examples("train").rows(np.arange(examples))})
+
+
+def trained(name: str, data: Splits, seed: int, layers: Any, turns: measure.Turns) -> dict[str, Any]:
+    """Trains one of them: seconds and scores by epoch."""
+    about = NETWORKS[name]
+    model = bp.build(name, data.info, layers=layers, options=about["options"], seed=seed)
+    settings = bp.Settings(epochs=about["epochs"], kl_weight=0.1 if name in ("vgg16", "resnet18") else 1.0)
+    rows = bp.fit(model, data, settings=settings, seed=seed, progress=False, callbacks=[turns])
+    return {"seconds": turns.seconds, **{key: [row[key] for row in rows] for key in ("val_nll", "val_accuracy")}}
+
+
+def rows_of(name: str, data_dir: str) -> list[dict[str, Any]]:
+    """A row an estimator and seed."""
+    about, rows = NETWORKS[name], []
+    for seed in range(about["seeds"]):
+        data = bp.load(measure.dataset_of(name), data_dir, batch_size=about["batch"], seed=seed)
+        data = of(data, about["examples"])
+        found = measure.by_turns(partial(trained, name, data, seed), ESTIMATORS)
+        goal = max(min(one["val_nll"]) for one in found.values())  # which all of them reach
+        for layers, one in found.items():
+            whole, spent = np.array(one["val_nll"]), np.cumsum(one["seconds"])
+            rows.append(
+                {"network": name, "estimator": layers, "seed": seed, **about["options"], "epochs": about["epochs"]}
+                | {"batch": about["batch"], "examples": len(data.examples("train")), **one}
+                | {
+                    "epoch_s": float(np.median(one["seconds"])),
+                    "goal": goal,
+                    "to_goal_s": float(spent[whole <= goal][0]),
+                }
+                | {"last_nll": one["val_nll"][-1], "last_accuracy": one["val_accuracy"][-1]}
+            )
+    return rows
+
+
+def figure(rows: list[dict[str, Any]]) -> Any:
+    """Validation NLL against seconds, a panel a network."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    made = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
+    for axes, name in zip(np.atleast_1d(made.subplots(1, len(names))), names, strict=True):
+        mine = [row for row in rows if row["network"] == name]
+        for row in mine:
+            label = row["estimator"] if row["seed"] == 0 else None
+            axes.plot(
+                np.cumsum(row["seconds"]), row["val_nll"], color=COLOURS[row["estimator"]], label=label, alpha=0.8
+            )
+        axes.set(xlabel="seconds of training", ylabel="validation NLL (nats)", yscale="log", title=name)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return made
+
+
+def main() -> None:
+    """Measures, writes and draws."""
+    parser = measure.parser(__doc__, "time_to_quality")
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    for what in ("epochs", "seeds", "examples"):
+        parser.add_argument(
+            f"--{what}", type=int, help=f"{what} of each network (default: those of the table in this file)"
+        )
+    arguments = parser.parse_args()
+    for name in arguments.networks:
+        given = {key: getattr(arguments, key) for key in ("epochs", "seeds", "examples")}
+        NETWORKS[name] |= {key: value for key, value in given.items() if value is not None}
+    rows = []
+    for name in arguments.networks:
+        rows += rows_of(name, arguments.data_dir)
+        measure.write(rows, arguments.json)
+    columns = {
+        "network": "",
+        "estimator": "",
+        "seed": "d",
+        "epochs": "d",
+        "epoch_s": ".1f",
+        "goal": ".4f",
+        "to_goal_s": ".0f",
+    }
+    print(measure.markdown(rows, columns | {"last_nll": ".4f", "last_accuracy": ".4f"}))
+    if arguments.json != "-":
+        measure.draw(figure(rows), Path(arguments.json).with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
