@@ -413,6 +413,7 @@ def test_another_format_is_exported_then_scored_and_timed(
     assert answer("evaluate", out)["nll"] == pytest.approx(answer("evaluate", tiny_run)["nll"], rel=1e-4)
     (row,) = answer("bench", out, "--batch", 2, "--rounds", 2, "--threads", 1)["rows"]
     assert (row["format"], row["bytes"]) == (file_format, made["bytes"])
+    assert row["payload_bytes"] == answer("evaluate", out)["payload_bytes"] == made["payload_bytes"] < made["bytes"]
 
 
 def test_a_regression_from_training_to_table(

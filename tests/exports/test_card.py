@@ -39,7 +39,7 @@ def test_the_text_says_what_the_manifest_says(export: Path) -> None:
         "`digits`",
         "(2 draws)",
         "| `dense_1` | 1,024 | 1,024 | 0.0 % |",
-        f"{manifest['bytes']:,} bytes",
+        f"{manifest['bytes']:,} bytes, {manifest['payload_bytes']:,} of them for weights.",
         "epistemic",
     ):
         assert part in text

@@ -185,6 +185,9 @@ def test_the_table_of_a_bench_says_once_what_is_the_same_for_all_batches() -> No
     assert shown["export"] == ["a", "", "b", "", "c", "", "d", ""]
     assert shown["accuracy"][:2] == ["0.9000", ""]
     assert shown["median ms"][:2] == ["0.500", "16.000"]
+    known = bench_table(BENCH | {"rows": [row | {"payload_bytes": 2048} for row in BENCH["rows"]]})
+    assert [str(column.header) for column in known.columns][3:5] == ["bytes", "of weights"]
+    assert list(known.columns[4].cells)[:3] == ["2.0 kB", "", "2.0 kB"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

@@ -119,7 +119,7 @@ def _rows(name: Json, manifest: Json, found: Reloaded, split: Split | None) -> l
     about = (
         name
         | {"format": form_of(manifest).name, "precision": _precision(manifest)}
-        | {key: manifest[key] for key in ("predictive", "sparsity", "bytes")}
+        | {key: manifest[key] for key in ("predictive", "sparsity", "bytes", "payload_bytes") if key in manifest}
     )
     scores = {} if split is None else scores_of(found.outputs, split.y, name["export"])
     return [

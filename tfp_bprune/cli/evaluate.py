@@ -91,5 +91,5 @@ def _evaluate_export(arguments: Any, path: Path, trust: bool, splits: Splits | N
         **scores,
         "sparsity": manifest["sparsity"],
         "nonzeros": manifest["nonzeros"],
-        "bytes": manifest["bytes"],
+        **{key: manifest[key] for key in ("bytes", "payload_bytes") if key in manifest},
     }

@@ -94,7 +94,17 @@ def _export_of(path: Path, arguments: Any, split: Split | None) -> Json:
     from tfp_bprune.evaluation.fresh import check_export
 
     manifest = check_export(path)
-    kept = ("predictive", "layers", "prunable", "nonzeros", "sparsity", "bytes", "latency_ms", "machine")
+    kept = (
+        "predictive",
+        "layers",
+        "prunable",
+        "nonzeros",
+        "sparsity",
+        "bytes",
+        "payload_bytes",
+        "latency_ms",
+        "machine",
+    )
     summary = _summary(path, split, trust=arguments.trust)
     shown = {key: manifest[key] for key in kept if key in manifest}
     return {"name": path.name, "format": manifest.get("export_format", "savedmodel"), **shown, "summary": summary}

@@ -159,8 +159,9 @@ def _weights(manifest: Json) -> str:
     if not rows:
         return ""
     removed = f"{100 * manifest['sparsity']:.1f} % of {manifest['prunable']:,} prunable weights are removed."
+    of_them = f", {manifest['payload_bytes']:,} of them for weights" if "payload_bytes" in manifest else ""
     head = "| layer | weights | left | removed |\n|:---|---:|---:|---:|\n"
-    return f"## Weights\n\n{removed} The files take {manifest['bytes']:,} bytes.\n\n{head}" + "\n".join(rows)
+    return f"## Weights\n\n{removed} The files take {manifest['bytes']:,} bytes{of_them}.\n\n{head}" + "\n".join(rows)
 
 
 def _measured(manifest: Json) -> str:

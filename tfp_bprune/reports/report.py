@@ -10,7 +10,7 @@ from tfp_bprune.plot.training import divergences, history
 from tfp_bprune.plot.weights import sparsity
 from tfp_bprune.reports import curves
 from tfp_bprune.reports.page import figure, figures, page, paragraph, section, table
-from tfp_bprune.reports.tables import human_bytes
+from tfp_bprune.reports.tables import human_bytes, payload
 from tfp_bprune.types import Json
 
 _SCORES = (
@@ -182,7 +182,7 @@ def _costs(networks: Sequence[Json]) -> str:
     timed = [one for one in stored if one.get("latency_ms")]
     batches = sorted({int(batch) for one in timed for batch in one["latency_ms"]})
     rows = [
-        [one["name"], one.get("format", ""), one["predictive"], human_bytes(one["bytes"]), f"{one['nonzeros']:,}",
+        [one["name"], one.get("format", ""), one["predictive"], human_bytes(one["bytes"]), payload(one), f"{one['nonzeros']:,}",
          *(f"{one['latency_ms'][str(b)]:.3f}" if str(b) in (one.get("latency_ms") or {}) else "" for b in batches)]
         for one in stored
     ]  # fmt: skip
@@ -195,7 +195,15 @@ def _costs(networks: Sequence[Json]) -> str:
         machine = timed[0].get("machine") or {}
         caption = f"Latency in a fresh process; {machine.get('processor', 'processor unknown')}, {machine.get('cores', '?')} cores."
         drawn.append(figure(lambda axes: curves.times(axes, timed), caption))
-    header = ("network", "format", "predictive", "bytes", "weights left", *(f"ms, batch {b}" for b in batches))
+    header = (
+        "network",
+        "format",
+        "predictive",
+        "bytes",
+        "of weights",
+        "weights left",
+        *(f"ms, batch {b}" for b in batches),
+    )
     return section("What each form costs", figures(*drawn), table(header, rows, words=3))
 
 

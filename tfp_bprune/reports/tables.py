@@ -34,6 +34,15 @@ def human_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def payload(row: Json) -> str:
+    """Bytes of the weights alone, of a manifest or row that says them; the rest of the files is the graph.
+
+    >>> payload({"bytes": 48_000, "payload_bytes": 2048})
+    '2.0 kB'
+    """
+    return human_bytes(row["payload_bytes"]) if "payload_bytes" in row else ""
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
     """A table in Markdown; the first `names` columns are of words and stand left.
 
@@ -54,6 +63,7 @@ CLASSIFICATION: list[Column] = [
     ("accuracy, sampled", _number("sampled_accuracy", 4)),
     ("ECE, sampled", _number("sampled_ece", 4)),
     ("bytes", lambda row: human_bytes(row["bytes"])),
+    ("of weights", payload),
     ("ms, batch 1", _latency("latency_ms", "1")),
     ("ms, batch 256", _latency("latency_ms", "256")),
 ]
@@ -78,13 +88,14 @@ BENCH: list[Column] = [
     ("format", lambda row: row["format"]),
     ("predictive", lambda row: row["predictive"]),
     ("bytes", lambda row: human_bytes(row["bytes"])),
+    ("of weights", payload),
     *SCORES,
     ("batch", lambda row: str(row["batch"])),
     ("median ms", _number("latency_ms", 3)),
     ("p95 ms", _number("p95_ms", 3)),
     ("examples / s", _number("throughput", 0)),
 ]
-_OF_AN_EXPORT = 8  # so many columns of BENCH say the same at every batch size
+_OF_AN_EXPORT = 9  # so many columns of BENCH say the same at every batch size
 
 
 def columns_for(rows: list[Json]) -> list[Column]:
