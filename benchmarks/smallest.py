@@ -6,8 +6,8 @@ One Bayesian network is pruned by SNR to 98 % while it is trained (15 epochs, de
 sparsity goes on: pruned over the first half (`prune.GradualPruning`), at a learning rate of .005 and with the whole KL from
 the first step. These settings were chosen on the validation split, a tenth of the training split; each network is trained
 besides on the whole training split, as the published ones were. A row tells the errors of the posterior mean and of 30 draws,
-on the validation split where there is one, and on the test split, on which nothing is chosen. Writes
-benchmarks/results/smallest.json.
+on the validation split where there is one, and on the test split, on which nothing is chosen; and of SavedModels of the mean in few
+bits the bytes of weights and of all files, with their test error. Writes benchmarks/results/smallest.json.
 
 Published, LeNet-5-Caffe, all weights over those left: sparse variational dropout 280 times (Molchanov et al. 2017, arXiv
 1701.05369), Bayesian compression 156 times (Louizos et al. 2017, arXiv 1705.08665).
@@ -18,12 +18,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import tfp_bprune as bp
 from tfp_bprune.claims.bounds import proportion
 from tfp_bprune.data.splits import Split
 from tfp_bprune.evaluation.sweep import machine
@@ -32,13 +35,14 @@ from tfp_bprune.pruning.masks import sparsity_of
 from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.studies.networks import Spec, train, trained
 from tfp_bprune.studies.scoring import outputs
-from tfp_bprune.types import Predictive
+from tfp_bprune.types import Precision, Predictive
 
 RESULTS = Path(__file__).parent / "results"
 PUBLISHED = {"sparse variational dropout": 280, "Bayesian compression": 156}
 START = Spec("mnist", "lenet5", epochs=15, sparsity=0.98)
 DRAWS = 30
 PREDICTIVES: tuple[Predictive, ...] = ("mean", "sampled")
+PRECISIONS: tuple[Precision, ...] = ("float32", "auto", "int4", "int3")
 
 
 def main() -> None:
@@ -49,9 +53,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9936, 0.9964])
     parser.add_argument("--out", type=Path, default=RESULTS / "smallest.json")
+    parser.add_argument("--all-examples", action="store_true", help="only networks trained on the whole training split")
     arguments = parser.parse_args()
     rows = []
-    for spec in specs(arguments.sparsities, arguments.epochs):
+    parts = (0.0,) if arguments.all_examples else (START.validation_fraction, 0.0)
+    for spec in specs(arguments.sparsities, arguments.epochs, parts):
         rows.append(measured(spec, arguments.networks, arguments.data_dir))
         print(rows[-1], file=sys.stderr)
         arguments.out.parent.mkdir(exist_ok=True)
@@ -59,10 +65,12 @@ def main() -> None:
         arguments.out.write_text(json.dumps(finite(stored), indent=2) + "\n")
 
 
-def specs(sparsities: list[float], epochs: int) -> list[Spec]:
+def specs(
+    sparsities: list[float], epochs: int, parts: Sequence[float] = (START.validation_fraction, 0.0)
+) -> list[Spec]:
     """The network that all go on from and those that do, with a validation split and without."""
     found = []
-    for start in (START, replace(START, validation_fraction=0.0)):
+    for start in (replace(START, validation_fraction=part) for part in parts):
         further: dict[str, Any] = {
             "parent": start,
             "epochs": epochs,
@@ -85,7 +93,17 @@ def measured(spec: Spec, store: Path, data_dir: Path) -> dict[str, Any]:
     for name, split in splits.items():
         if len(split):
             row |= {f"{name}_{key}": value for key, value in errors(network.model, split).items()}
-    return row
+    return row | {"stored": {name: stored(network.model, name, splits["test"]) for name in PRECISIONS}}
+
+
+def stored(model: Any, precision: Precision, test: Split) -> dict[str, float]:
+    """Bytes of the weights and of all files of an export of the mean, how much smaller the weights are than dense ones, the error."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = bp.export(model, Path(folder) / "out", precision=precision, task="classification", from_logits=True)
+        wrong = bp.predict(Path(folder) / "out", test.x, progress=False).labels != test.y
+    dense = 4 * bp.strip(model).count_params()
+    sizes = {key: manifest[key] for key in ("payload_bytes", "bytes")}
+    return sizes | {"times": dense / sizes["payload_bytes"], "test_mean": float(np.mean(wrong))}
 
 
 def errors(model: Any, split: Split) -> dict[str, float]:
