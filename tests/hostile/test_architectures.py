@@ -261,6 +261,27 @@ def test_a_long_sequence_is_not_unrolled(kind: str) -> None:
         store.from_architecture(unrolled(UNROLLED[kind](), 50_000))
 
 
+def test_steps_of_all_layers_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tfp_bprune.storage.unrolled._MOST_STEPS", 23)
+    store.from_architecture(unrolled(UNROLLED["LSTM"](), 12))
+    with pytest.raises(RunError, match=r"unrolls 24 steps"):
+        store.from_architecture(unrolled(UNROLLED["in both directions"](), 12))
+
+
+def test_steps_come_first_where_the_layer_says_so_and_loops_are_none() -> None:
+    def described_as(unroll: bool) -> Json:
+        inputs = keras.Input(batch_shape=(12, 3, 2), name="in")
+        description = json.loads(
+            keras.Model(inputs, keras.layers.SimpleRNN(2, unroll=unroll, time_major=True)(inputs)).to_json()
+        )
+        description["config"]["layers"][0]["config"]["batch_input_shape"] = [50_000, 3, 2]
+        return description
+
+    assert store.from_architecture(described_as(False)).input_shape == (50_000, 3, 2)
+    with pytest.raises(RunError, match=r"unrolls 50000 steps"):
+        store.from_architecture(described_as(True))
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("function", ["unstack", "split"])
 def test_a_tensor_is_not_taken_apart_into_a_million(function: str) -> None:

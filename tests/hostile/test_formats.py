@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,12 @@ def elsewhere(model: Any) -> None:
     model.externalBufferGroups, model.externalBuffers = [group], [buffer]
 
 
+def of_graph(model: Any, number: int, graph: int | None = None) -> None:
+    """By which the interpreter would read beyond its memory; the graph after the last by default."""
+    model.signatureDefs = [copy.copy(model.signatureDefs[0]) for _ in range(number + 1)]
+    model.signatureDefs[number].subgraphIndex = len(model.subgraphs) if graph is None else graph
+
+
 LITERT: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "an operation of TensorFlow's": ("'FlexWriteFile'", flex),
     "a custom operation": ("'evil'", lambda model: flex(model, b"evil")),
@@ -140,6 +147,9 @@ LITERT: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "ten thousand kinds": ("kinds", lambda model: setattr(model, "operatorCodes", model.operatorCodes[:1] * 10_000)),
     "no graph": ("kinds", lambda model: setattr(model, "subgraphs", [])),
     "no signature": ("kinds", lambda model: setattr(model, "signatureDefs", [])),
+    "a signature of no graph": ("signature of the graph 77", lambda model: of_graph(model, 0, 77)),
+    "a signature of the graph after the last": ("signature of the graph", lambda model: of_graph(model, 0)),
+    "a second signature of no graph": ("signature of the graph", lambda model: of_graph(model, 1)),
 }
 
 

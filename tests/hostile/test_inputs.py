@@ -18,7 +18,8 @@ import pytest
 
 from tests.hostile.conftest import Hostile, Refused
 from tfp_bprune.cli.main import main
-from tfp_bprune.data.from_files import _read_csv
+from tfp_bprune.data.from_files import _read_csv, read_examples
+from tfp_bprune.types import DataError
 
 SHAPE = (8, 8, 1)
 Maker = Callable[[Path], object]
@@ -267,3 +268,11 @@ def test_a_table_takes_little_more_memory_than_its_file(tmp_path: Path) -> None:
     assert (len(header), numbers.shape) == (64, (10_000, 64))
     assert (numbers == 0.1234).all()
     assert peak < 5 * place.stat().st_size
+
+
+def test_an_archive_unpacks_into_memory_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((100, 10)))
+    read_examples(tmp_path / "x.npz", {"x": {"shape": [10], "dtype": "float32"}})
+    monkeypatch.setattr("tfp_bprune.data.from_files.free_memory", lambda: 4000.0)
+    with pytest.raises(DataError, match=r"unpacks to more than 4e\+03 bytes: expected a smaller file"):
+        read_examples(tmp_path / "x.npz", {"x": {"shape": [10], "dtype": "float32"}})

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfp_bprune._keras import tf
+import tfp_bprune as bp
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.cli.main import main
 from tfp_bprune.layers import kernels_of
 from tfp_bprune.storage import load_model
@@ -130,12 +131,47 @@ def test_mlflow_reads_parameters_metrics_and_the_export(tracking: Any, tiny_run:
 
 
 def test_mlflow_begins_and_ends_a_run_of_its_own(tracking: Any, mlp: Any, digits: Any) -> None:
-    import tfp_bprune as bp
-
     bp.fit(mlp(), digits, settings=bp.Settings(epochs=1), progress=False, callbacks=[MLflowLogger(name="mine")])
     assert tracking.active_run() is None
     [run] = tracking.MlflowClient().search_runs(["0"])
     assert (run.info.run_name, run.info.status) == ("mine", "FINISHED")
+
+
+def test_what_reads_all_of_the_data_before_a_training_reads_one_epoch(
+    mlp: Any, digits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As MLflow's autolog does, around `fit` of Keras."""
+    fit, read = keras.Model.fit, []
+
+    def reading(model: Any, x: Any, **options: Any) -> Any:
+        read.append([batch for batch in x.as_numpy_iterator()])
+        return fit(model, x, **options)
+
+    plain = bp.fit(mlp(), digits, settings=bp.Settings(epochs=2), progress=False)
+    monkeypatch.setattr(keras.Model, "fit", reading)
+    x, y = digits.examples("train").x, digits.examples("train").y
+    for data in (digits, tf.data.Dataset.from_tensor_slices((x.astype("float32"), y)).batch(200)):
+        rows = bp.fit(mlp(), data, settings=bp.Settings(epochs=2), progress=False)
+        assert sum(len(batch[0]) for batch in read.pop()) == len(x)
+        assert len(rows) == 2
+        assert data is not digits or [row["loss"] for row in rows] == [row["loss"] for row in plain]
+
+
+def test_autolog_of_mlflow_takes_a_training(tracking: Any, mlp: Any, digits: Any) -> None:
+    pytest.importorskip("pandas", reason="mlflow.tensorflow needs it")
+    import mlflow.tensorflow
+
+    mlflow.tensorflow.autolog(log_models=False, checkpoint=False, silent=True)
+    try:
+        bp.fit(mlp(), digits, settings=bp.Settings(epochs=2), progress=False)
+    finally:
+        mlflow.tensorflow.autolog(disable=True, silent=True)
+    client = tracking.MlflowClient()
+    [run] = client.search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    assert {"loss", "nll", "val_nll", "val_accuracy"} <= set(run.data.metrics)
+    assert len(client.get_metric_history(run.info.run_id, "val_nll")) == 2
+    assert [one.tags[0].value for one in run.inputs.dataset_inputs] == ["train", "eval"]
 
 
 def test_without_mlflow_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

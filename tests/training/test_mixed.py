@@ -70,6 +70,19 @@ def test_a_training_goes_on_to_the_same_bits(policy: str, digits: Splits, tmp_pa
     assert_bit_identical(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_parts_of_a_batch_learn_at_the_rate_that_was_asked_for(policy: str, digits: Splits) -> None:
+    """Where losses are scaled, gradients of parts are scaled back once; Adam alone would not tell."""
+    moved = []
+    for accumulate in (1, 2):
+        keras.backend.clear_session()
+        model = network(digits, "deterministic")
+        before = [weight.numpy() for weight in model.trainable_weights]
+        settings = Settings(epochs=1, kl="constant", accumulate=accumulate)
+        fit(model, digits, settings=settings, optimizer=keras.optimizers.SGD(0.01), progress=False)
+        moved.append(max(np.abs(w.numpy() - b).max() for w, b in zip(model.trainable_weights, before, strict=True)))
+    assert 0.3 < moved[1] / moved[0] < 1.2  # half as many steps
+
+
 def test_the_scale_of_losses_is_part_of_a_checkpoint(digits: Splits, tmp_path: Path) -> None:
     from tfp_bprune.graphs.slots import optimizer_variables
 

@@ -311,7 +311,7 @@ def _run_epochs(
     # Of batches that replicas take in turn nobody can tell the number.
     batches = None if valid is None or isinstance(valid, tf.data.Dataset) else int(data.valid.cardinality())
     model.fit(
-        distributor.spread(data, lambda mine: mine.epochs(start)),
+        _readable(distributor.spread(data, lambda mine: mine.epochs(start)), data.steps),
         epochs=epochs,
         initial_epoch=start,
         steps_per_epoch=data.steps,
@@ -320,6 +320,16 @@ def _run_epochs(
         callbacks=callbacks,
         verbose=0,
     )
+
+
+def _readable(batches: Any, steps: int) -> Any:
+    """Endless batches of which one epoch is read by what reads all of a dataset before it is trained on.
+
+    MLflow's autolog does so, for a hash, and would never end. Keras itself reads by `iter`.
+    """
+    if isinstance(batches, tf.data.Dataset):  # batches of tf.distribute cannot be read so
+        batches.as_numpy_iterator = batches.take(steps).as_numpy_iterator
+    return batches
 
 
 def _config(model: Any, data: Splits, settings: Settings, request: Json) -> Json:
