@@ -15,7 +15,7 @@ from tfp_bprune.data.splits import Splits
 from tfp_bprune.evaluation.metrics import of_outputs
 from tfp_bprune.evaluation.predict import predict
 from tfp_bprune.exports import export
-from tfp_bprune.exports.calibrating import quantile
+from tfp_bprune.exports.calibrating import calibrator, quantile
 from tfp_bprune.exports.card import CARD
 from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.networks import build
@@ -62,12 +62,12 @@ def test_random_partings_of_one_set_cover_as_often_as_promised() -> None:
 
 
 @pytest.mark.parametrize("predictive", ["mean", "sampled", "moments"])
-@pytest.mark.parametrize("end", ["linear", "softmax"])
-def test_a_temperature_divides_the_logits(predictive: Any, end: str) -> None:
+@pytest.mark.parametrize(("end", "by"), [("linear", 2.5), ("softmax", 2.5), ("linear", 0.4)])
+def test_a_temperature_divides_the_logits(predictive: Any, end: str, by: float) -> None:
     """As weights and bias of the last layer do that are as much smaller, with their scales."""
-    hot, plain = (_network(end, by) for by in (1.0, 2.5))
+    hot, plain = (_network(end, one) for one in (1.0, by))
     x = tf.constant(np.random.default_rng(0).normal(size=(20, 6)), tf.float32)
-    made = Predictor(hot, predictive, 8, calibration=Calibration(2.5)).predict(x)
+    made = Predictor(hot, predictive, 8, calibration=Calibration(by)).predict(x)
     expected = Predictor(plain, predictive, 8).predict(x)
     assert set(made) == set(expected)
     for name, value in expected.items():
@@ -77,7 +77,10 @@ def test_a_temperature_divides_the_logits(predictive: Any, end: str) -> None:
 
 def _network(end: str, divided_by: float) -> Any:
     tf.keras.utils.set_random_seed(3)
-    layers = [DenseFlipout(9, activation="relu", name="first"), DenseFlipout(4, name="last")]
+    layers = [
+        DenseFlipout(9, activation="relu", name="first"),
+        DenseFlipout(24, name="last"),
+    ]  # of which not all are followed by moments
     layers += [keras.layers.Softmax()] if end == "softmax" else []
     model = keras.Sequential([keras.Input((6,)), *layers])
     last = model.get_layer("last")
@@ -97,6 +100,10 @@ def test_an_export_is_calibrated_and_says_so(trained: Any, digits: Splits, tmp_p
     assert found["after"]["nll"] < found["before"]["nll"]
     assert found["temperature"] < 0.95
     assert (found["examples"] + sets["examples"], sets["level"]) == (len(valid), 0.8)
+    everything = predict(tmp_path / "out", np.concatenate([test.x, valid.x])).probabilities
+    held_back = np.sort(np.random.default_rng(0).permutation(len(valid))[len(valid) // 2 :])
+    off = 1 - everything[len(test) + held_back, valid.y[held_back]]  # of what the file says, calibrated as it is
+    assert sets["reach"] == pytest.approx(quantile(off, 0.8), abs=3e-5)
     said = predict(tmp_path / "out", test.x)
     assert said.prediction_set.dtype == bool
     sure = np.abs(1 - said.probabilities - sets["reach"]) > 1e-6
@@ -125,6 +132,8 @@ def test_the_temperature_is_that_of_the_least_nll(trained: Any, digits: Splits, 
     }
     assert nll[1.0] == pytest.approx(manifest["calibration"]["after"]["nll"], abs=1e-5)
     assert nll[1.0] < min(nll[0.97], nll[1.03])
+    served = predict(tmp_path / "out", valid.x)
+    assert of_outputs(served.outputs, valid.y)["nll"] == pytest.approx(nll[1.0], abs=1e-5)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -164,6 +173,29 @@ def test_a_regression_has_an_interval(regression_run: Path, tmp_path: Path, pred
     scores = of_outputs(made.outputs, y[200:])
     assert stats.betabinom(200, 181, 20).cdf(round(scores["interval_coverage"] * 200)) > ALARM
     assert {"lower", "upper"} <= {name.split("_")[0] for name in made.columns()}
+
+
+def test_what_else_is_fitted_sees_no_example_of_the_threshold() -> None:
+    x, y = np.arange(50.0).reshape(50, 1), np.zeros(50, int)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    for calibrate, others, shared in ((None, False, True), ("temperature", False, False), (None, True, False)):
+        made = calibrator(model, calibrate, 0.8, (x, y), others)
+        assert made is not None
+        both = set(made.fitted_on.x.ravel()) & set(made.held_back.x.ravel())
+        assert bool(both) == shared
+        assert len(made.fitted_on) + len(made.held_back) == (100 if shared else 50)
+
+
+def test_two_classes_have_sets_in_their_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5)).astype(np.float32)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, activation="sigmoid")])
+    y = (rng.random(200) < model(x).numpy().ravel()).astype(int)
+    manifest = export(model, tmp_path / "out", conformal=0.7, validation=(x, y), task="binary")
+    said = predict(tmp_path / "out", x)
+    both = np.concatenate([1 - said.probabilities, said.probabilities], -1)
+    np.testing.assert_array_equal(said.prediction_set, 1 - both <= np.float32(manifest["conformal"]["reach"]))
+    assert 0 < said.prediction_set.sum() < said.prediction_set.size
 
 
 X, Y = np.zeros((30, 8, 8, 1), np.float32), np.zeros(30, int)

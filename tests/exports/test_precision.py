@@ -212,6 +212,14 @@ def test_more_bits_are_given_where_few_cost_too_much(
     assert (cost["examples"], set(cost["float32"])) == (len(valid), {"accuracy", "nll", "ece", "brier", "entropy"})
 
 
+def test_what_moves_the_order_of_uncertainties_costs_too_much() -> None:
+    scores = {"accuracy": 0.9, "ece": 0.02, "nll": 0.3}
+    cost = {"float32": scores, "rounded": scores}
+    assert is_little(cost)
+    assert is_little(cost | {"rank_correlation": 0.99})
+    assert not is_little(cost | {"rank_correlation": 0.97})
+
+
 def test_what_it_costs_is_what_is_measured_anew(trained: Any, digits: Splits, tmp_path: Path) -> None:
     valid = digits.examples("valid")
     options: dict[str, Any] = {"predictive": "sampled", "samples": 20}
