@@ -256,7 +256,8 @@ def figure(rows: list[dict[str, Any]]) -> Any:
         axes.spines[["top", "right"]].set_visible(False)
     for name, colour in colours.items():
         axes.scatter([], [], c=colour, s=45, label="ten draws" if name == "draws" else name)
-    axes.scatter([], [], c="grey", marker="^", s=45, label="LiteRT")
+    for marker, label in (("^", "LiteRT"), ("s", "ONNX, int8")):
+        axes.scatter([], [], c="grey", marker=marker, s=45, label=label)
     axes.scatter([], [], c="white", edgecolors="grey", s=45, label="unpruned")
     made.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return made
