@@ -325,7 +325,7 @@ def test_an_export_says_how_it_multiplies_and_by_which_costs(
     answer: Answer, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Where a stored entry costs next to nothing, sparse is always the faster form; measuring is not what is tested here.
-    cheap = cost.Costs(sparse_call=1e-9, entry=1e-9, entry_each=1e-9, turn=1e-9)
+    cheap = cost.Costs(sparse_call=1e-9, entry=1e-9, entry_each=1e-9, turn=1e-9, csr_call=1.0)
     monkeypatch.setattr(cost, "measure", lambda: cheap)
     file = tmp_path / "costs.json"
     made = answer("export", tiny_run, "--out", tmp_path / "measured", "--no-score", "--calibrate", "--costs", file)

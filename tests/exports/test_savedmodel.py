@@ -24,7 +24,13 @@ from tfp_bprune.pruning import prune
 from tfp_bprune.storage import load_model
 from tfp_bprune.types import ExportError, RunError
 
-KINDS = {"mean": ("mean", "auto"), "sparse": ("mean", "sparse"), "sampled": ("sampled", "auto")}
+KINDS = {
+    "mean": ("mean", "auto"),
+    "sparse": ("mean", "sparse"),
+    "csr": ("mean", "csr"),
+    "sampled": ("sampled", "auto"),
+    "sampled-csr": ("sampled", "csr"),
+}
 BATCHES = (1, 7, 300)
 
 # Loads each export where nothing but TensorFlow is on the path of imports, and answers in several batch sizes.
@@ -111,7 +117,7 @@ def test_the_manifest_says_what_it_is_and_verifies(exports: dict[str, Path], pru
     assert manifest["bytes"] == sum(f.stat().st_size for f in (exports[name] / "1").rglob("*") if f.is_file())
     assert manifest["input_shape"] == [8, 8, 1]
     assert ("samples" in manifest) == (KINDS[name][0] == "sampled")
-    assert manifest["layers"]["logits"]["form"] == ("sparse" if name == "sparse" else "dense")
+    assert manifest["layers"]["logits"]["form"] == (KINDS[name][1] if KINDS[name][1] != "auto" else "dense")
 
 
 def test_a_changed_byte_is_noticed(exports: dict[str, Path], copied: Callable[[Path], Path]) -> None:
@@ -197,8 +203,14 @@ def test_a_savedmodel_says_its_format_too(exports: dict[str, Path]) -> None:
         ({"format": "pickle"}, r"unknown format 'pickle': expected one of 'savedmodel', 'onnx', 'litert', 'openvino'"),
         (
             {"format": "litert", "kernels": "sparse"},
-            r"LiteRT has no sparse products: expected kernels 'auto' or 'dense'",
+            r"LiteRT has no sparse products: expected kernels 'auto' or 'dense', got 'sparse'",
         ),
+        (
+            {"format": "litert", "kernels": "csr"},
+            r"LiteRT has no sparse products: expected kernels 'auto' or 'dense', got 'csr'",
+        ),
+        ({"kernels": "crs"}, r"unknown kernels 'crs': expected one of 'auto', 'dense', 'sparse', 'csr'"),
+        ({"kernels": "csr", "predictive": "moments"}, r"predictive 'moments' has no csr products: expected kernels"),
         ({"format": "litert", "predictive": "sampled"}, r"LiteRT has no StatelessRandom"),
     ],
 )

@@ -223,6 +223,95 @@ def test_a_bomb_of_compressed_numbers_is_stopped_by_the_limits(tmp_path: Path) -
         reload([saved(answer, tmp_path / "export")], X)
 
 
+def rows(x: Any, indices: Any, values: Any, shape: Any) -> Any:
+    """A matrix in compressed rows, of which TensorFlow learns only when it computes."""
+    hidden = tf.shape(x, tf.int64)[0] * 0
+    return tf.raw_ops.SparseTensorToCSRSparseMatrix(
+        indices=(tf.constant(indices, tf.int64, [len(indices), len(shape)]) + hidden)[hidden:],
+        values=tf.constant(values, tf.float32)[hidden:],
+        dense_shape=tf.constant(shape, tf.int64) + hidden,
+    )
+
+
+def times(matrix: Any, x: Any) -> Any:
+    return tf.transpose(tf.raw_ops.SparseMatrixMatMul(a=matrix, b=tf.transpose(x)))
+
+
+def another_variant(x: Any) -> Any:
+    """A list of tensors where a matrix should be."""
+    place = tf.raw_ops.VarHandleOp(dtype=tf.variant, shape=[], shared_name="list")
+    made = tf.raw_ops.TensorListReserve(element_shape=-1, num_elements=3, element_dtype=tf.float32)
+    with tf.control_dependencies([tf.raw_ops.AssignVariableOp(resource=place, value=made)]):
+        read = tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=place, dtype=tf.variant), [])
+    return times(tf.raw_ops.Pack(values=[rows(x, [], [], [2, 2]), read])[1], x)
+
+
+COMPRESSED: dict[str, Answer] = {
+    "a row beyond": lambda x: times(rows(x, [[10**9, 0]], [1.0], [2, 2]), x),
+    "a row below": lambda x: times(rows(x, [[-(10**6), 0]], [1.0], [2, 2]), x),
+    "a column beyond": lambda x: times(rows(x, [[0, 10**9]], [1.0], [2, 2]), x),
+    "fewer values": lambda x: times(rows(x, [[0, 0], [1, 1]], [1.0], [2, 2]), x),
+    "rows beyond memory": lambda x: times(rows(x, [], [], [2**30, 2]), x),
+    "rows beyond 32 bits": lambda x: times(rows(x, [], [], [2**40, 2]), x),
+    "sizes that wrap": lambda x: times(rows(x, [[0, 2**32 + 1]], [1.0], [2, 2**32 + 2]), x),
+    "other sizes": lambda x: times(rows(x, [[0, 0]], [1.0], [2, 7]), x),
+    "another variant": another_variant,
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [next(iter(COMPRESSED)), *(pytest.param(k, marks=pytest.mark.slow) for k in [*COMPRESSED][1:])]
+)
+def test_wrong_matrices_in_compressed_rows_end_in_one_line(kind: str, tmp_path: Path) -> None:
+    """TensorFlow checks places and sizes of those that operations make."""
+    path = saved(COMPRESSED[kind], tmp_path / "export")
+    with pytest.raises(
+        ExportError, match=r"failed in a fresh process|ended a fresh process|not finite|expected"
+    ) as caught:
+        reload([path], X)
+    assert "\n" not in str(caught.value)
+
+
+def variant() -> Any:
+    """The proto of a matrix that no operation has checked: its rows begin far behind its entries."""
+    from tensorflow.core.framework import tensor_pb2
+
+    made = tensor_pb2.TensorProto(dtype=tf.variant.as_datatype_enum)
+    made.tensor_shape.SetInParent()
+    value = made.variant_val.add(type_name="tensorflow::CSRSparseMatrix")
+    value.tensors.add().CopyFrom(tf.make_tensor_proto(np.array([0, 10**8, 10**8], np.int32)))
+    return made
+
+
+@pytest.mark.parametrize("place", ["constant", "list", "function", "variable", "restored"])
+def test_a_matrix_that_no_operation_made_is_refused(place: str, harmless: Path) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = (harmless / "1" / "saved_model.pb").read_bytes()
+    stored = saved_model_pb2.SavedModel.FromString(content)
+    [graph] = stored.meta_graphs
+    functions = graph.graph_def.library.function
+    if place == "variable":
+        graph.object_graph_def.nodes.add().variable.dtype = tf.variant.as_datatype_enum
+    elif place == "restored":
+        node = next(n for f in functions for n in f.node_def if n.op == "RestoreV2")
+        node.attr["dtypes"].list.type.append(tf.variant.as_datatype_enum)
+    else:
+        node = (functions[0].node_def if place == "function" else graph.graph_def.node).add(name="made", op="Const")
+        node.attr["dtype"].type = tf.variant.as_datatype_enum
+        held = node.attr["value"].list.tensor.add() if place == "list" else node.attr["value"].tensor
+        held.CopyFrom(variant())
+    with pytest.raises(ExportError, match=r"holds .* of type variant, such as a sparse matrix .*--trust"):
+        check_harmless(stored.SerializeToString(), "here")
+
+
+def test_an_export_with_compressed_rows_is_allowed(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="logits")])
+    manifest = export(model, tmp_path / "export", task="classification", kernels="csr")
+    assert manifest["layers"]["logits"]["form"] == "csr"
+    assert reload([tmp_path / "export"], X)[0].outputs["probabilities"].shape == (3, 2)
+
+
 OUTPUTS = {"NaN": [0.5, np.nan, 0.5], "infinite": [np.inf, 0.0, 0.0], "two of three": [0.1, 0.2], "one": 0.5}
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tfp_bprune.prediction import cost
-from tfp_bprune.prediction.cost import BATCHES, TYPICAL, Choice, Costs, choose
-from tfp_bprune.types import ExportError
+from tfp_bprune.prediction.cost import BATCHES, FORMS, SPARSE, TYPICAL, Choice, Costs, choose
+from tfp_bprune.types import ExportError, Product
 
 SHAPE = (300, 200)
 
@@ -24,35 +24,75 @@ def test_the_faster_form_is_chosen_at_every_batch(seed: int) -> None:
     stored = int(rng.integers(0, 60_001) * rng.choice([0.02, 0.2, 1]))
     choice = choose("auto", SHAPE, stored, costs)
     for batch in BATCHES:
-        sparse = choice.sparse if choice.limit is None or batch < choice.limit else not choice.sparse
-        times = costs.dense(batch, SHAPE), costs.sparse(batch, SHAPE, stored)
-        assert times[sparse] == min(times)
+        form = choice.forms[sum(batch >= limit for limit in choice.limits)]
+        assert time_of(costs, batch, stored)[form] == min(time_of(costs, batch, stored).values())
+    assert len(set(choice.forms)) == len(choice.forms) == len(choice.limits) + 1
     single = choose("auto", SHAPE, stored, costs, by_batch=False)
-    times = costs.dense(TYPICAL, SHAPE), costs.sparse(TYPICAL, SHAPE, stored)
-    assert single == Choice(times[1] < times[0])
+    times = time_of(costs, TYPICAL, stored)
+    assert single == Choice((min(times, key=times.__getitem__),))
+    two = choose("auto", SHAPE, stored, costs, by_batch=False, forms=("dense", "sparse"))
+    assert two == Choice(("sparse" if times["sparse"] < times["dense"] else "dense",))
+
+
+def time_of(costs: Costs, batch: int, stored: int) -> dict[Product, float]:
+    """Of each form."""
+    sparse, csr = costs.sparse(batch, SHAPE, stored), costs.csr(batch, SHAPE, stored)
+    return {"dense": costs.dense(batch, SHAPE), "sparse": sparse, "csr": csr}
+
+
+def test_every_order_of_forms_is_found() -> None:
+    """Where calls, entries and weights cost what they cost here, each form is the fastest of some batches."""
+    costs = Costs(
+        dense_call=1, read=1e-9, multiply=5e-5, sparse_call=5, entry=1e-9, entry_each=1e-3, turn=1e-9,
+        csr_call=30, csr_entry=1e-9, csr_entry_each=1e-5, csr_turn=1e-9,
+    )  # fmt: skip
+    assert choose("auto", SHAPE, 1000, costs) == Choice(("dense", "sparse", "csr"), (2, 32))
+
+
+def test_by_the_shipped_costs_sparse_forms_change_where_that_clearly_saves() -> None:
+    """As timed on two machines: a call with compressed rows costs more, an entry less."""
+    choices = {shape: choose("auto", shape, round(part * np.prod(shape)), Costs()) for shape, part in {
+        (784, 500): 0.05, (1200, 1200): 0.02, (300, 100): 0.02}.items()}  # fmt: skip
+    for shape in ((784, 500), (1200, 1200)):
+        assert choices[shape].forms == ("sparse", "csr")
+        assert 1 < choices[shape].limits[0] <= 256
+    assert "csr" not in choices[300, 100].forms
+    assert choose("auto", (784, 500), 19_600, Costs(), by_batch=False).limits == ()
 
 
 @pytest.mark.parametrize(("sparsity", "sparse"), [(0.92, False), (0.95, True), (0.98, True), (0.999, True)])
 def test_by_the_shipped_costs_one_form_serves_all_batches(sparsity: float, sparse: bool) -> None:
     """At 92 % 784-500 would be a tenth faster sparse, which another machine may reverse."""
-    assert choose("auto", (784, 500), round(392_000 * (1 - sparsity)), Costs()) == Choice(sparse)
-    assert choose("auto", (16, 10), 1, Costs()) == Choice(False)  # a call costs more than both products
+    choice = choose("auto", (784, 500), round(392_000 * (1 - sparsity)), Costs())
+    assert ("dense" in choice.forms, choice.sparse) == (not sparse, sparse)
+    assert choose("auto", (16, 10), 1, Costs()) == Choice(("dense",))  # a call costs more than any product
 
 
 def test_costs_are_sums_of_what_is_touched() -> None:
     costs = Costs(
-        dense_call=1, read=2, multiply=3, sparse_call=4, entry=5, entry_each=6, turn=7, take_call=8, take=9, skip=10
-    )
+        dense_call=1, read=2, multiply=3, sparse_call=4, entry=5, entry_each=6, turn=7, take_call=8, take=9, skip=10,
+        csr_call=11, csr_entry=12, csr_entry_each=13, csr_turn=14,
+    )  # fmt: skip
     assert costs.dense(10, (2, 3)) == 1 + 6 * (2 + 10 * 3)
     assert costs.sparse(10, (2, 3), 4) == 4 + 10 * (2 + 3) * 7 + 4 * (5 + 10 * 6)
+    assert costs.csr(10, (2, 3), 4) == 11 + 10 * (2 + 3) * 14 + 4 * (12 + 10 * 13)
+    assert [costs.of(form, 10, (2, 3), 4) for form in FORMS] == [
+        costs.dense(10, (2, 3)), costs.sparse(10, (2, 3), 4), costs.csr(10, (2, 3), 4),
+    ]  # fmt: skip
     assert costs.taken(10, 2, 3) == 8 + 10 * (2 * 9 + 3 * 10)
 
 
 def test_what_was_asked_for_is_not_weighed() -> None:
-    assert choose("dense", SHAPE, 0, Costs()) == Choice(False)
-    assert choose("sparse", SHAPE, 60_000, Costs()) == Choice(True)
-    assert not Choice(True).both
-    assert Choice(True, 8).both
+    assert choose("dense", SHAPE, 0, Costs()) == Choice(("dense",))
+    assert choose("sparse", SHAPE, 60_000, Costs()) == Choice(("sparse",))
+    assert choose("csr", SHAPE, 60_000, Costs()) == Choice(("csr",))
+
+
+def test_choices_are_told_to_people() -> None:
+    told = {Choice(("csr",)): "csr", Choice(("dense", "csr"), (8,)): "dense below batch 8, then csr"}
+    told[Choice(FORMS, (2, 64))] = "dense below batch 2, sparse below batch 64, then csr"
+    assert {choice: choice.form for choice in told} == told
+    assert [choice.sparse for choice in (Choice(("dense",)), *told)] == [False, True, True, True]
 
 
 @pytest.mark.parametrize("batch", [1, 64, 1024])
@@ -60,6 +100,21 @@ def test_forms_break_even_where_they_cost_the_same(batch: int) -> None:
     costs = Costs()
     stored = (1 - costs.break_even(SHAPE, batch)) * 60_000
     assert costs.sparse(batch, SHAPE, stored) == pytest.approx(costs.dense(batch, SHAPE))  # type: ignore[arg-type]
+    stored = (1 - costs.break_even(SHAPE, batch, ["csr"])) * 60_000
+    assert costs.csr(batch, SHAPE, stored) == pytest.approx(costs.dense(batch, SHAPE))  # type: ignore[arg-type]
+    first = costs.break_even(SHAPE, batch, SPARSE)
+    assert first == min(costs.break_even(SHAPE, batch, [form]) for form in SPARSE)
+
+
+def test_costs_of_before_never_choose_what_they_did_not_measure(tmp_path: Path) -> None:
+    """Shipped numbers are another machine's, which may be the faster one."""
+    slow = Costs(**{name: 100 * value for name, value in dataclasses.asdict(Costs()).items()})
+    before = {name: value for name, value in dataclasses.asdict(slow).items() if not name.startswith("csr")}
+    (tmp_path / "before.json").write_text(json.dumps(before))
+    costs = cost.read(tmp_path / "before.json")
+    assert dataclasses.asdict(costs).items() >= before.items()
+    for stored in (100, 1000, 10_000):
+        assert "csr" not in choose("auto", SHAPE, stored, costs).forms
 
 
 def test_costs_are_read_as_they_were_saved(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,10 +15,11 @@ from tfp_bprune.graphs import strip
 from tfp_bprune.layers import Conv2DFlipout, DenseFlipout
 from tfp_bprune.networks import build
 from tfp_bprune.prediction import Predictor
+from tfp_bprune.prediction.cost import FORMS, Costs
 from tfp_bprune.prediction.kernels import Lowering
 from tfp_bprune.prediction.predict import entropy
 from tfp_bprune.pruning import prune
-from tfp_bprune.types import BpruneError, ExportError
+from tfp_bprune.types import BpruneError, ExportError, Kernels
 
 Build = Callable[..., Any]
 
@@ -38,7 +39,7 @@ def x(images: np.ndarray) -> np.ndarray:
     return images[:40]
 
 
-@pytest.mark.parametrize("kernels", ["auto", "dense", "sparse"])
+@pytest.mark.parametrize("kernels", get_args(Kernels))
 def test_the_mean_is_the_stripped_network(uncertain: Any, x: np.ndarray, kernels: Any) -> None:
     outputs = predicted(uncertain, x, "mean", 2, 0, Lowering(kernels))
     assert set(outputs) == {"probabilities", "entropy"}
@@ -65,9 +66,22 @@ def test_a_certain_network_has_no_epistemic_uncertainty(mlp: Build, x: np.ndarra
 
 
 def test_sparse_and_dense_kernels_draw_the_same(uncertain: Any, x: np.ndarray) -> None:
-    dense, sparse = (predicted(uncertain, x, "sampled", 5, 3, Lowering(kernels)) for kernels in ("dense", "sparse"))
+    dense, *sparse = (predicted(uncertain, x, "sampled", 5, 3, Lowering(kernels)) for kernels in FORMS)
     for name in dense:
-        np.testing.assert_allclose(dense[name], sparse[name], rtol=1e-3, atol=1e-5)
+        for one in sparse:
+            np.testing.assert_allclose(dense[name], one[name], rtol=1e-3, atol=1e-5)
+
+
+def test_moments_have_no_compressed_rows(uncertain: Any) -> None:
+    """Noise is followed back through kernels the other way round."""
+    with pytest.raises(
+        ExportError, match="predictive 'moments' has no csr products: expected kernels 'auto', 'dense' or 'sparse'"
+    ):
+        Predictor(uncertain, "moments", lowering=Lowering("csr"))
+    free = Costs(csr_call=1e-9, csr_entry=1e-9, csr_entry_each=1e-9, csr_turn=1e-9)
+    for predictive, forms in {"mean": {"csr"}, "moments": {"dense", "sparse"}}.items():
+        products = Predictor(uncertain, predictive, lowering=Lowering(costs=free)).products()  # type: ignore[arg-type]
+        assert {product["form"] for product in products.values()} <= forms
 
 
 def test_the_seed_decides_the_draws(uncertain: Any, x: np.ndarray) -> None:

@@ -94,11 +94,12 @@ np.savez(sys.argv[3], *answers)
 """
 
 
+@pytest.mark.parametrize("forms", [("sparse", "dense"), ("csr", "sparse"), ("dense", "csr")])
 @pytest.mark.parametrize("options", [{}, {"float16": True}])
 def test_both_forms_are_ready_in_a_process_that_loads_them(
-    tmp_path: Path, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    tmp_path: Path, x: np.ndarray, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], forms: Any
 ) -> None:
-    monkeypatch.setattr(kernels, "choose", lambda *_: Choice(True, 4))
+    monkeypatch.setattr(kernels, "choose", lambda *_: Choice(forms, (4,)))
     network = model(0)
     export(network, tmp_path / "out", **options)
     np.save(tmp_path / "x.npy", x)

@@ -87,7 +87,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _add_kernels(parser: Parser) -> None:
-    faster = "products of dense layers; auto takes the faster kind at each batch size"
+    faster = "products of dense layers: all weights, those left with their places, or those left in compressed rows (csr); auto "
+    faster += "takes the fastest kind at each batch size"
     add_choice(parser, "--kernels", Kernels, "auto", faster)
     parser.add_argument(
         "--calibrate",

@@ -44,7 +44,7 @@ TensorListPushBack TensorListReserve TensorListResize TensorListScatterV2 Tensor
 RaggedGather RaggedRange RaggedTensorFromVariant RaggedTensorToSparse RaggedTensorToTensor RaggedTensorToVariant RaggedBincount
 SparseAdd SparseConcat SparseFillEmptyRows SparseMatMul SparseReduceSum SparseReorder SparseReshape SparseSegmentMean
 SparseSegmentSum SparseSlice SparseSoftmax SparseTensorDenseAdd SparseTensorDenseMatMul SparseToDense SparseCross SparseCrossV2
-SparseCrossHashed SparseBincount SparseSegmentSqrtN
+SparseCrossHashed SparseBincount SparseSegmentSqrtN SparseMatrixMatMul SparseTensorToCSRSparseMatrix
 """
 _STATE = """
 VarHandleOp ReadVariableOp AssignVariableOp AssignAddVariableOp AssignSubVariableOp VarIsInitializedOp VariableShape
@@ -114,6 +114,8 @@ def check_harmless(content: bytes, path: object) -> None:
     _check(graph.graph_def.node, ALLOWED, path)
     for name, function in functions.items():
         _check(function.node_def, ALLOWED if name in reached else ALLOWED | _SAVING, path)
+    if any(node.variable.dtype == _VARIANT for node in graph.object_graph_def.nodes):
+        raise ExportError(f"{path} holds a variable of {_UNCHECKED}: {_REMEDY}")
     foreign = {node.registered_name for node in graph.object_graph_def.nodes} - _CLASSES
     if foreign or graph.asset_file_def:
         what = sorted(foreign)[0] if foreign else graph.asset_file_def[0].filename
@@ -123,12 +125,25 @@ def check_harmless(content: bytes, path: object) -> None:
 _REMEDY = "load it with --trust (trust=True) if you know who wrote it"
 
 
+_VARIANT = 21  # types_pb2.DT_VARIANT
+_UNCHECKED = "type variant, such as a sparse matrix whose places nobody checked"
+
+
 def _check(nodes: Iterable[Any], allowed: frozenset[str], path: object) -> None:
     for node in nodes:
+        if _stores_variant(node):
+            raise ExportError(f"{path} holds the operation {node.op[:_MOST]!r} with numbers of {_UNCHECKED}: {_REMEDY}")
         if node.op not in allowed:
             raise ExportError(
                 f"{path} holds the operation {node.op[:_MOST]!r}, which can do more than compute: {_REMEDY}"
             )
+
+
+def _stores_variant(node: Any) -> bool:
+    """Whether a node takes a variant out of a file, and not from an operation that made it, which checks what it makes."""
+    if any(one.dtype == _VARIANT for value in node.attr.values() for one in (value.tensor, *value.list.tensor)):
+        return True
+    return node.op == "RestoreV2" and _VARIANT in node.attr["dtypes"].list.type
 
 
 def _reached(functions: dict[str, Any], roots: Iterable[str]) -> set[str]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -78,8 +78,9 @@ def export(
       predictive: "mean", "sampled" or "moments", see `Predictor`.
       samples: draws, when sampled.
       seed: of the draws.
-      kernels: how dense layers are multiplied: "dense", "sparse", or "auto", the faster by `costs`; "sparse" is for
-        SavedModels, and other forms that can. Files hold pruned kernels in few bytes whatever the choice.
+      kernels: how dense layers are multiplied: "dense", "sparse" (entries and their places), "csr" (compressed rows, not with
+        moments), or "auto", the fastest by `costs`; sparse ones are for SavedModels, and other forms
+        that can. Files hold pruned kernels in few bytes whatever the choice.
       format: "savedmodel", "onnx", "litert", or what was registered with `register_form`; ONNX and LiteRT need the extra
         `formats` and a predictive without draws.
       float16: the same as precision="float16".
@@ -231,8 +232,10 @@ def _check_form(form: Form, predictive: Predictive, kernels: Kernels) -> None:
     if predictive not in form.predictives:
         expected = " or ".join(map(repr, form.predictives))
         raise ExportError(f"{form.title} has no predictive {predictive!r}: expected {expected}")
-    if kernels == "sparse" and not form.sparse:
-        raise ExportError(f"{form.title} has no sparse products: expected kernels 'auto' or 'dense', got 'sparse'")
+    if kernels not in get_args(Kernels):
+        raise ExportError(f"unknown kernels {kernels!r}: expected one of {', '.join(map(repr, get_args(Kernels)))}")
+    if kernels not in ("auto", "dense") and not form.sparse:
+        raise ExportError(f"{form.title} has no sparse products: expected kernels 'auto' or 'dense', got {kernels!r}")
 
 
 def _check_batch(form: Form, batch: Any) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.prediction.cost import CONVERTED, Choice, Costs, choose, takes
+from tfp_bprune.prediction.cost import CONVERTED, FORMS, Choice, Costs, choose, takes
+from tfp_bprune.prediction.csr import CsrMatrix
 from tfp_bprune.prediction.grids import Grid, bits_of, levels, steps
 from tfp_bprune.prediction.stored import Decoded, Packed, digest, narrowed, widened
 from tfp_bprune.prediction.value import Value
-from tfp_bprune.types import Kernels, Storage
+from tfp_bprune.types import Kernels, Product, Storage
 
 _SCALE = 1  # its place among the arrays of a kernel
 _GRAPH = 8192  # bytes of the operations that make a packed array ready
@@ -26,7 +27,7 @@ class Lowering:
     """How kernels are stored and multiplied.
 
     Attributes:
-      kernels: "dense", "sparse", or "auto": the faster form by `costs`.
+      kernels: "dense", "sparse", "csr", or "auto": the fastest form by `costs`.
       storage: of the numbers in files; of whole numbers of a few bits, what they are rounded to.
       by_layer: the storage of layers that have another, by their names.
       costs: of this machine or the shipped ones.
@@ -47,6 +48,11 @@ class Lowering:
     def of(self, layer: str) -> Lowering:
         """The same for the layer of this name."""
         return replace(self, storage=self.by_layer.get(layer, self.storage))
+
+    @property
+    def forms(self) -> tuple[Product, ...]:
+        """Of which "auto" chooses: what is followed back goes through kernels the other way, for which rows are compressed."""
+        return tuple(form for form in FORMS if form != "csr" or (self.at_load and not self.followed))
 
     @property
     def bits(self) -> int | None:
@@ -81,16 +87,21 @@ class DenseKernel(tf.Module):
             arrays, pattern = [array[self.read] for array in arrays], pattern[self.read]
             grids = [grid.with_codes(grid.codes[self.read]) for grid in grids]
         self.shape = pattern.shape
-        self.choice: Choice = choose(lowering.kernels, self.shape, self.stored, lowering.costs, lowering.by_batch)
+        self.choice: Choice = choose(
+            lowering.kernels, self.shape, self.stored, lowering.costs, lowering.by_batch, lowering.forms
+        )
         turned: list[Any] = [grid.with_codes(grid.codes.T) for grid in grids] or [array.T for array in arrays]
         packed = Packed(pattern.T, turned, lowering.storage, by_row=True)
-        uses_dense, uses_sparse = self.choice.both or not self.choice.sparse, self.choice.both or self.choice.sparse
-        is_smaller = uses_sparse or _is_smaller(packed, sum(array.size for array in arrays), lowering)
+        is_smaller = self.choice.sparse or _is_smaller(packed, sum(array.size for array in arrays), lowering)
         self.packed = packed if lowering.at_load and is_smaller else None
-        self._dense = [self._dense_form(i, array, lowering) for i, array in enumerate(arrays)] if uses_dense else []
+        uses = self.choice.forms
+        self._dense = (
+            [self._dense_form(i, array, lowering) for i, array in enumerate(arrays)] if "dense" in uses else []
+        )
+        self._csr = [CsrMatrix(packed, i, squared=i == _SCALE) for i in range(len(arrays))] if "csr" in uses else []
         self._indices: Any = None
         self._values: list[Any] = []
-        if uses_sparse:
+        if "sparse" in uses:
             self._indices = ready(packed.indices, f"indices-{packed.key}", packed, lowering)
             self._values = [
                 ready(partial(packed.entries, i, squared=i == _SCALE), f"entries-{i}-{packed.key}", packed, lowering)
@@ -112,7 +123,8 @@ class DenseKernel(tf.Module):
         return self._product(inputs, of, 0, lambda weights: weights)
 
     def by_square(self, inputs: Value, of: Any) -> Any:
-        """The tensor `of` times the squares of the means."""
+        """The tensor `of` times the squares of the means, which no network needs that has kernels in compressed rows."""
+        assert not self._csr
         return self._product(inputs, of, 0, tf.square)
 
     def by_variance(self, inputs: Value, of: Any) -> Any:
@@ -122,7 +134,7 @@ class DenseKernel(tf.Module):
     def laid(self, inputs: Value) -> Value:
         """The inputs as this kernel takes them: columns where a sparse form is used, and those alone that are read."""
         inputs = inputs if self.read is None else inputs.each(partial(self._taken, columns=inputs.columns))
-        return inputs.as_columns() if self.choice.both or self.choice.sparse else inputs
+        return inputs.as_columns() if self.choice.sparse else inputs
 
     def _taken(self, tensor: Any, columns: bool) -> Any:
         """Of a tensor [batch, in], or columns, what is read; small runtimes take rows of numbers the faster."""
@@ -142,10 +154,14 @@ class DenseKernel(tf.Module):
         def sparse() -> Any:
             return tf.sparse.sparse_dense_matmul(tf.SparseTensor(indices, entries, self.shape[::-1]), of)
 
-        if not self.choice.both:
-            return sparse() if self.choice.sparse else dense()
-        below, beyond = (sparse, dense) if self.choice.sparse else (dense, sparse)
-        return tf.cond(tf.shape(of)[1] < self.choice.limit, below, beyond)
+        def csr() -> Any:
+            return self._csr[which].times(of)
+
+        made: dict[Product, Callable[[], Any]] = {"dense": dense, "sparse": sparse, "csr": csr}
+        *before, product = [made[form] for form in self.choice.forms]
+        for below, limit in zip(reversed(before), reversed(self.choice.limits), strict=True):
+            product = partial(tf.cond, tf.shape(of)[1] < limit, below, product)
+        return product()
 
 
 def _read(pattern: np.ndarray, lowering: Lowering, products: int) -> np.ndarray | None:
@@ -153,7 +169,9 @@ def _read(pattern: np.ndarray, lowering: Lowering, products: int) -> np.ndarray 
     found, stored = np.flatnonzero(pattern.any(1)), int(pattern.sum())
     if not 0 < len(found) < len(pattern):
         return None
-    return found if takes(lowering.kernels, pattern.shape, len(found), stored, lowering.costs, products) else None
+    shape = pattern.shape
+    is_faster = takes(lowering.kernels, shape, len(found), stored, lowering.costs, products, lowering.forms)
+    return found if is_faster else None
 
 
 def held(

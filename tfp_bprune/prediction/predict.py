@@ -96,6 +96,10 @@ class Predictor(tf.Module):
         self.calibration = calibration = calibration or Calibration()
         if predictive == "moments":  # both forms and their slopes would be more graph than they save time
             lowering = replace(lowering, by_batch=False, followed=True)
+            if lowering.kernels not in ("auto", *lowering.forms):
+                raise ExportError(
+                    f"predictive 'moments' has no {lowering.kernels} products: expected kernels 'auto', 'dense' or 'sparse'"
+                )
         if predictive == "moments" or calibration.temperature is not None:
             network, heads = without_ends(network, heads, predictive == "moments")
         linears = lowered(network, lowering)
@@ -104,7 +108,7 @@ class Predictor(tf.Module):
             refuse_moments(linears)
         # All that a file has to hold of the network; the network itself is not among it.
         self._linears = list(dict.fromkeys(linears.values()))
-        self._costs = lowering.costs
+        self._costs, self._sparse = lowering.costs, lowering.forms[1:]
         self._read = [*variables_of(network, linears), *tables_of(network)]
         program = Program(
             network, linears, answers_for(heads), samples, seed, error_rate, lowering.at_load, calibration
@@ -169,11 +173,11 @@ class Predictor(tf.Module):
         """How each dense layer on vectors is multiplied, by the layer's name.
 
         Returns:
-          `form`: "dense", "sparse", or "sparse below batch N" or "dense below batch N", where the batch counts the examples
-          of all draws that are computed together; `shape` [in, out] of the kernel without dead units, and without inputs
-          that are not read, where it takes the others alone; `taken`: how many it takes then, None for all; `stored`: its
-          entries that are left; `break_even`: by batch, the sparsity from which on sparse is faster, above 1 where it never
-          is.
+          `form`: "dense", "sparse" (entries and their places), "csr" (compressed rows), or several, such as "sparse below
+          batch N, then csr", where the batch counts the examples of all draws that are computed together; `shape` [in, out]
+          of the kernel without dead units, and without inputs that are not read, where it takes the others alone; `taken`:
+          how many it takes then, None for all; `stored`: its entries that are left; `break_even`: by batch, the sparsity
+          from which on a sparse form is faster, above 1 where none ever is.
         """
         kernels = {linear.stream: linear.kernel for linear in self._linears if isinstance(linear, LoweredDense)}
         return {
@@ -182,7 +186,10 @@ class Predictor(tf.Module):
                 "shape": list(kernel.shape),
                 "taken": None if kernel.read is None else len(kernel.read),
                 "stored": kernel.stored,
-                "break_even": {str(batch): self._costs.break_even(kernel.shape, batch) for batch in BREAK_EVEN_BATCHES},
+                "break_even": {
+                    str(batch): self._costs.break_even(kernel.shape, batch, self._sparse)
+                    for batch in BREAK_EVEN_BATCHES
+                },
             }
             for name, kernel in kernels.items()
         }

@@ -74,8 +74,8 @@ def _latency(shape: tuple[int, ...], count: int) -> float:
     costs = Costs()
     if len(shape) != 2:
         return float(costs.dense(TYPICAL, (math.prod(shape), 1)))
-    sparse = choose("auto", shape, count, costs, by_batch=False).sparse
-    return float(costs.sparse(TYPICAL, shape, count) if sparse else costs.dense(TYPICAL, shape))
+    [form] = choose("auto", shape, count, costs, by_batch=False).forms
+    return float(costs.of(form, TYPICAL, shape, count))
 
 
 def check_target(target: str) -> None:
