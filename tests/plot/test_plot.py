@@ -17,6 +17,7 @@ from tfp_bprune.data.splits import Splits
 from tfp_bprune.evaluation.evaluate import Evaluation
 from tfp_bprune.evaluation.prediction import Prediction
 from tfp_bprune.graphs.heads import Head
+from tfp_bprune.plot.style import style_of
 
 mpl.use("Agg")
 P = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
@@ -183,3 +184,62 @@ def test_pictures_make_their_own_axes_and_need_no_tensorflow_to_import() -> None
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "False\n"
     )
+
+
+ROWS = [{"requested": s, "nll": 0.1 * seed + s, "weights": 10 - seed} for s in (0.5, 0.9) for seed in (0, 1)]
+POINTS = {"run": [(0.5, 0.4, 10), (0.9, 0.95, 100)]}
+FORMS = [{"name": "a", "bytes": 2000, "latency_ms": {"64": 3.0, "1": 0.5}}]
+TRIAL = {"phase": "global", "nonzeros": 100, "latency": 2.0, "accuracy_drop": 0.01, "on": ["nonzeros"], "point": 4}
+FOUND = {"front": [TRIAL], "budget": {"max_accuracy_drop": 0.02}}
+PARTS = {
+    "rows": [
+        {"layer": None, "tensor": None, "kept": 1, "accuracy": 0.9},
+        {"layer": "a", "tensor": "a/kernel", "kept": 0.5, "accuracy": 0.8},
+    ]
+}
+MEASURED: dict[str, Callable[[Any], Any]] = {
+    "calibration_curves": lambda axes: bp.plot.calibration_curves(POINTS, axes=axes),
+    "risk_curves": lambda axes: bp.plot.risk_curves({"run": [(0.1, 0.0), (1, 0.2)]}, axes=axes),
+    "uncertainties": lambda axes: bp.plot.uncertainties({"run": {"right": [1, 2, 3, 4, 5], "wrong": []}}, axes=axes),
+    "sizes": lambda axes: bp.plot.sizes(FORMS, axes=axes),
+    "latencies": lambda axes: bp.plot.latencies(FORMS, axes=axes),
+    "over_seeds": lambda axes: bp.plot.over_seeds({"none": [], "mine": ROWS}, "nll", axes=axes),
+    "against": lambda axes: bp.plot.against({"mine": ROWS}, "weights", "nll", axes=axes),
+    "losses": lambda axes: bp.plot.losses({"mine": [2.0, 1.0]}, axes=axes),
+    "shares": lambda axes: bp.plot.shares([1, 3], [-1, 0, 1], axes=axes),
+    "ratios_by_layer": lambda axes: bp.plot.ratios_by_layer({"a": [1, 3]}, [-10, 0, 10], axes=axes),
+    "lines": lambda axes: bp.plot.lines({"a": [0, 0.1], "b": None}, [0, 1], axes=axes),
+    "points": lambda axes: bp.plot.points({"a": [(1, 2)], "b": []}, axes=axes),
+    "front": lambda axes: bp.plot.front(FOUND, [TRIAL], size="latency", axes=axes),
+    "sensitivity": lambda axes: bp.plot.sensitivity(PARTS, axes=axes),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_was_measured_before_is_drawn_on_the_axes_given(name: str) -> None:
+    axes = new()
+    assert MEASURED[name](axes) is axes
+    assert axes.has_data()
+    assert axes.get_xlabel() or name in ("lines", "points")
+    axes.figure.canvas.draw()
+    assert MEASURED[name](None) is not axes
+    mpl.pyplot.close("all")
+
+
+def test_scores_over_seeds_are_means_with_their_range() -> None:
+    axes = bp.plot.over_seeds({"none": [], "mine": ROWS}, "nll", published={"mine": [None, 0.7]}, axes=new())
+    [line] = axes.containers
+    np.testing.assert_allclose(line[0].get_xydata(), [[0, 0.55], [1, 0.95]])
+    assert line[0].get_color() == style_of(1)["color"]
+    assert [[y for _, y in one] for one in line[2][0].get_segments()] == [
+        pytest.approx([0.5, 0.6]),
+        pytest.approx([0.9, 1.0]),
+    ]
+    np.testing.assert_allclose(axes.lines[-1].get_xydata(), [[1, 0.7]])
+
+
+def test_a_sensitivity_has_the_scores_that_were_measured() -> None:
+    axes = bp.plot.sensitivity(PARTS, axes=new())
+    assert [text.get_text() for text in axes.texts] == ["+10.00"]
+    with pytest.raises(bp.BpruneError, match="no score 'nll' here: expected one of 'accuracy'"):
+        bp.plot.sensitivity(PARTS, score="nll")

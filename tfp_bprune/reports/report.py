@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfp_bprune.files.reading import printable
+from tfp_bprune.plot.compared import calibration_curves, latencies, risk_curves, sizes, uncertainties
 from tfp_bprune.plot.training import divergences, history
 from tfp_bprune.plot.weights import sparsity
-from tfp_bprune.reports import curves
 from tfp_bprune.reports.page import figure, figures, page, paragraph, section, table
 from tfp_bprune.reports.tables import human_bytes, payload
 from tfp_bprune.types import Json
@@ -147,7 +147,9 @@ def _calibration(networks: Sequence[Json]) -> str:
         "network is overconfident, above it too cautious."
     )
     caption = of_classes if classes else "How often the interval of a level holds the target; ideally on the diagonal."
-    return section("Calibration", figures(figure(lambda axes: curves.calibration(axes, found, classes), caption)))
+    return section(
+        "Calibration", figures(figure(lambda axes: calibration_curves(found, classes=classes, axes=axes), caption))
+    )
 
 
 def _risk(networks: Sequence[Json]) -> str:
@@ -157,7 +159,9 @@ def _risk(networks: Sequence[Json]) -> str:
     caption = (
         "Errors among the predictions that are answered when the most uncertain ones are refused. Lower is better."
     )
-    return section("Risk and coverage", figures(figure(lambda axes: curves.risk(axes, found, classes), caption)))
+    return section(
+        "Risk and coverage", figures(figure(lambda axes: risk_curves(found, classes=classes, axes=axes), caption))
+    )
 
 
 def _pruned(networks: Sequence[Json]) -> str:
@@ -187,14 +191,14 @@ def _costs(networks: Sequence[Json]) -> str:
         for one in stored
     ]  # fmt: skip
     drawn = (
-        [figure(lambda axes: curves.sizes(axes, stored), "Size of the files on disk.", (4.6, 1.1 + 0.3 * len(stored)))]
+        [figure(lambda axes: sizes(stored, axes=axes), "Size of the files on disk.", (4.6, 1.1 + 0.3 * len(stored)))]
         if stored
         else []
     )
     if timed:
         machine = timed[0].get("machine") or {}
         caption = f"Latency in a fresh process; {machine.get('processor', 'processor unknown')}, {machine.get('cores', '?')} cores."
-        drawn.append(figure(lambda axes: curves.times(axes, timed), caption))
+        drawn.append(figure(lambda axes: latencies(timed, axes=axes), caption))
     header = (
         "network",
         "format",
@@ -217,7 +221,7 @@ def _uncertainty(networks: Sequence[Json]) -> str:
         bars = sum(len([v for v in one.values() if v]) for one in groups.values())
         caption = f"{_KINDS[kind].capitalize()}. Line: 5 to 95 % of the examples; bar: 25 to 75 %; point: median."
         drawn.append(
-            figure(lambda axes, g=groups, u=unit: curves.uncertainties(axes, g, u), caption, (4.6, 1.2 + 0.3 * bars))  # type: ignore[misc]
+            figure(lambda axes, g=groups, u=unit: uncertainties(g, unit=u, axes=axes), caption, (4.6, 1.2 + 0.3 * bars))  # type: ignore[misc]
         )
     told = "Where the network is right and where it is wrong, before pruning (the run) and after it (its exports)."
     return (

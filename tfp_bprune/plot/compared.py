@@ -1,18 +1,27 @@
-"""Curves of a report on axes of Matplotlib, from plain data."""
+"""Several networks beside each other, from numbers that were measured before: calibration, risk, uncertainty, bytes, time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfp_bprune.plot.style import BLUE, GREY, style_of
+from tfp_bprune.plot.style import BLUE, GREY, axes_or_new, style_of
 from tfp_bprune.types import Json
 
 Points = Sequence[Sequence[float]]
 
 
-def calibration(axes: Any, networks: Mapping[str, Points], classes: bool) -> Any:
-    """A reliability diagram: on the diagonal a network is as often right as it says."""
+def calibration_curves(networks: Mapping[str, Points], *, classes: bool = True, axes: Any = None) -> Any:
+    """Reliability of several networks: on the diagonal each is as often right as it says. Larger points hold more examples.
+
+    `reliability` draws one from its answers, with intervals.
+
+    Args:
+      networks: points (confidence, accuracy, examples) by name; of a regression (level, part of the targets within, examples).
+      classes: whether answers are classes.
+      axes: Matplotlib's; new ones by default.
+    """
+    axes = axes_or_new(axes)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     most = max((n for points in networks.values() for *_, n in points), default=1)
     for number, (name, points) in enumerate(networks.items()):
@@ -26,8 +35,16 @@ def calibration(axes: Any, networks: Mapping[str, Points], classes: bool) -> Any
     return axes
 
 
-def risk(axes: Any, networks: Mapping[str, Points], classes: bool) -> Any:
-    """Error among the least uncertain predictions, by the fraction that is answered."""
+def risk_curves(networks: Mapping[str, Points], *, classes: bool = True, axes: Any = None) -> Any:
+    """Error among the least uncertain predictions of several networks, by the fraction that is answered.
+
+    `risk_coverage` draws one from its answers.
+
+    Args:
+      networks: points (fraction answered, error) by name.
+      classes, axes: as in `calibration_curves`.
+    """
+    axes = axes_or_new(axes)
     for number, (name, points) in enumerate(networks.items()):
         axes.plot([p[0] for p in points], [p[1] for p in points], color=style_of(number)["color"], label=name)
     axes.set(
@@ -39,9 +56,18 @@ def risk(axes: Any, networks: Mapping[str, Points], classes: bool) -> Any:
     return axes
 
 
-def uncertainties(axes: Any, networks: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Any:
-    """Quantiles of an uncertainty: a thin line from 5 to 95 %, a thick one from 25 to 75 %, a point at the median."""
-    labels, place = [], 0
+def uncertainties(
+    networks: Mapping[str, Mapping[str, Sequence[float]]], *, unit: str = "nats", axes: Any = None
+) -> Any:
+    """Quantiles of an uncertainty: a thin line from 5 to 95 %, a thick one from 25 to 75 %, a point at the median.
+
+    Args:
+      networks: quantiles at 5, 25, 50, 75 and 95 %, by name and by group of examples, such as "right" and "wrong"; "all" of
+        a network that has one group.
+      unit: of the uncertainty.
+      axes: as in `calibration_curves`.
+    """
+    axes, labels, place = axes_or_new(axes), list[str](), 0
     for number, (name, groups) in enumerate(networks.items()):
         for group, values in groups.items():
             if not values:
@@ -59,8 +85,14 @@ def uncertainties(axes: Any, networks: Mapping[str, Mapping[str, Sequence[float]
     return axes
 
 
-def sizes(axes: Any, rows: Sequence[Json]) -> Any:
-    """Bytes of each network as bars."""
+def sizes(rows: Sequence[Json], *, axes: Any = None) -> Any:
+    """Bytes of each network as bars.
+
+    Args:
+      rows: `name` and `bytes`, as in the manifests of exports.
+      axes: as in `calibration_curves`.
+    """
+    axes = axes_or_new(axes)
     axes.barh(range(len(rows)), [row["bytes"] / 1000 for row in rows], color=BLUE, height=0.6)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
     _of_bars(axes)
@@ -68,8 +100,14 @@ def sizes(axes: Any, rows: Sequence[Json]) -> Any:
     return axes
 
 
-def times(axes: Any, rows: Sequence[Json]) -> Any:
-    """Median milliseconds by batch size."""
+def latencies(rows: Sequence[Json], *, axes: Any = None) -> Any:
+    """Median milliseconds of each network by batch size.
+
+    Args:
+      rows: `name`, and `latency_ms` by batch size.
+      axes: as in `calibration_curves`.
+    """
+    axes = axes_or_new(axes)
     for number, row in enumerate(rows):
         points = sorted((int(batch), ms) for batch, ms in row["latency_ms"].items())
         style = style_of(number)
