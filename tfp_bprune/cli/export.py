@@ -59,13 +59,13 @@ def add_arguments(parser: Parser) -> None:
         "--format",
         FORMATS,
         "savedmodel",
-        "file format; onnx and litert need the extra `formats`, openvino one of its name",
+        "file format; onnx and litert need the extra `formats`, openvino the extra `openvino`",
     )
     parser.add_argument(
         "--batch",
         type=int,
         metavar="N",
-        help="the one size of batches that an onnx or litert file takes (default: any)",
+        help="fixed batch size of an onnx or litert file (default: any)",
     )
     parser.add_argument("--float16", action="store_true", help="the same as --precision float16")
     add_precision(parser)
@@ -87,8 +87,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _add_kernels(parser: Parser) -> None:
-    faster = "products of dense layers: all weights, those left with their places, or those left in compressed rows (csr); auto "
-    faster += "takes the fastest kind at each batch size"
+    faster = "storage of the matrices of dense layers: dense, a list of the nonzero weights (sparse), or compressed sparse rows "
+    faster += "(csr); auto takes the fastest at each batch size"
     add_choice(parser, "--kernels", Kernels, "auto", faster)
     parser.add_argument(
         "--calibrate",
@@ -96,21 +96,21 @@ def _add_kernels(parser: Parser) -> None:
         action="append",
         const="products",
         choices=["products", "temperature"],
-        help="temperature: divide logits by the number of the least NLL on the validation split. By itself, or products: for "
-        "--kernels auto, time dense and sparse products on this machine; takes some seconds",
+        help="temperature: scale the logits by the temperature that minimizes the NLL on the validation split. Without a value, or "
+        "products: time dense and sparse products on this machine, for --kernels auto; takes some seconds",
     )
     parser.add_argument(
         "--conformal",
         type=float,
         metavar="P",
-        help="add sets of classes, or intervals of a regression, that hold the right answer with probability P, by the "
-        "validation split",
+        help="add conformal prediction sets, or intervals for a regression, that contain the true answer with probability P; fitted "
+        "to the validation split",
     )
     parser.add_argument(
         "--costs",
         type=Path,
         metavar="FILE",
-        help="timings of products to choose by; with --calibrate FILE is written (default: timings of a server)",
+        help="file of measured timings for --kernels auto, which --calibrate writes (default: built-in timings of a server)",
     )
 
 

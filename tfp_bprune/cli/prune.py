@@ -23,11 +23,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--sparsity",
         type=float,
-        help="fraction of the weights to remove, in [0, 1) (default: as many as the evidence says)",
+        help="fraction of the weights to remove, in [0, 1) (default: all weights whose removal raises the log evidence)",
     )
     parser.add_argument("--threshold", type=float, help="instead of --sparsity: remove weights with a score below it")
     parser.add_argument("--include-bias", action="store_true", help="also remove Bayesian biases")
-    measured = "recompute the statistics of batch normalization on training data, for the mean or for draws"
+    measured = "recompute the statistics of batch normalization on training data, for predicting with the posterior mean or with draws"
     add_choice(parser, "--recalibrate", Calibrated, help=measured)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="RUN", help="folder for the pruned run, new or empty"

@@ -98,7 +98,7 @@ def _add_training(parser: Parser) -> None:
         type=int,
         default=1,
         metavar="BATCHES",
-        help="batches whose gradients are added up for one step, as if they were one; workers exchange once a step",
+        help="number of batches in an optimizer step, whose gradients are added up as of one large batch; workers exchange once a step",
     )
     parser.add_argument(
         "--learning-rate", type=float, default=1e-3, help="initial learning rate of Adam; it falls to 0 along a cosine"
@@ -126,8 +126,8 @@ def _add_training(parser: Parser) -> None:
         type=float,
         nargs=2,
         metavar=("BEGIN", "END"),
-        help="fractions of the training between which --sparsity is reached (default: 0.19 0.75); for units choose an early end, so "
-        "that what is left is trained for longer",
+        help="fractions of the training between which --sparsity is reached (default: 0.19 0.75); for units choose an early end, "
+        "which leaves time to train the rest",
     )
     parser.add_argument(
         "--shrink",
@@ -145,7 +145,7 @@ def _add_distributions(parser: Parser) -> None:
         "--prior",
         PriorName,
         "scale_mixture",
-        "prior of the weights; with ard, normal_jeffreys and horseshoe the weights of a unit share a scale, so that whole units leave",
+        "prior of the weights; with ard, normal_jeffreys and horseshoe the weights of a unit share a scale, so that training removes whole units",
     )
     add_choice(
         parser,
