@@ -82,7 +82,7 @@ def figure(rows: list[dict[str, Any]]) -> Any:
             axes.plot(
                 np.cumsum(row["seconds"]), row["val_nll"], color=COLOURS[row["estimator"]], label=label, alpha=0.8
             )
-        axes.set(xlabel="seconds of training", ylabel="validation NLL (nats)", yscale="log", title=name)
+        axes.set(xlabel="seconds of training", ylabel="validation NLL (nats)", title=name)
         axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return made
