@@ -149,6 +149,8 @@ def test_the_command_exports_what_it_found(run: Path, tmp_path: Path) -> None:
         assert main([*words, *more, "--json", str(tmp_path / f"{name}.json")]) == 0
         results[name] = json.loads((tmp_path / f"{name}.json").read_text())
     assert results["bits"]["bits"]
+    assert " and holding the others in " in results["bits"]["sentence"]
+    assert "bits" not in results["floats"]["sentence"]
     assert results["bits"]["of_unpruned"] < 0.8 * results["floats"]["of_unpruned"]
     manifest = Run.open(tmp_path / "bits" / "exports" / "layers" / "mean").manifest
     precisions = {name: layer["precision"] for name, layer in manifest["layers"].items()}

@@ -14,7 +14,7 @@ def sentence(result: Json) -> str:
             f"No pruned network can be shown to meet the budget: {_out_of_reach(result)}; nothing was removed ({left})."
         )
     return (
-        f"Removing {100 * result['sparsity']:.2f} % of the weights{_units(result)} ({left}, {_beside(result)}{_smaller(result)}) "
+        f"Removing {100 * result['sparsity']:.2f} % of the weights{_units(result)}{_bits(result)} ({left}, {_beside(result)}{_smaller(result)}) "
         f"{_promise(claim)} (shown for the mean network, at {100 * result['budget']['level']:g} % confidence, on validation "
         f"examples that were not searched on): {_tested(result)}."
     )
@@ -30,6 +30,18 @@ def _units(result: Json) -> str:
         return ""
     kept = (f"{count} of {name.rpartition('/')[0]}" for name, count in result["layers"].items())
     return f" as whole units, which leaves {', '.join(kept)}"
+
+
+def _bits(result: Json) -> str:
+    """In how many bits the weights of layers are, where these were searched for."""
+    found = sorted(set(result.get("bits", {}).values()))
+    if not found:
+        return ""
+    return (
+        f" and holding the others in {found[0]} bits"
+        if len(found) == 1
+        else f" and holding the others in {found[0]} to {found[-1]} bits"
+    )
 
 
 def _tested(result: Json) -> str:
