@@ -15,7 +15,7 @@ WITH_HOROVOD := setting up, Horovod's build included: a few minutes the first ti
 WITHOUT_HOROVOD := Python $(VERSION): without Horovod, which needs Python 3.11 and TensorFlow 2.18; its tests are skipped
 export MPLBACKEND := Agg
 
-.PHONY: help setup setup-test demo test test-slow test-short test-python test-newest check bench notebooks docs wheel clean
+.PHONY: help setup setup-test demo test test-examples test-slow test-short test-python test-newest check bench notebooks docs wheel clean
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -67,6 +67,20 @@ check: $(VENV)/.setup-test        ## format, lint, types, and the tests that nee
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow and not horovod" tests/test_architecture.py tests/files tests/layers tests/pruning
 
+# MLServer has an environment of its own: it brings web servers that this package has no use for.
+.venv-mlserver/.setup: $(VENV)/.setup-test
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-mlserver
+	$(BIN)/uv pip install --quiet --python .venv-mlserver/bin/python mlserver==1.7.1 \
+	  "$$($(BIN)/uv pip freeze --python $(BIN)/python | grep '^tensorflow==')"
+	@touch $@
+
+examples/browser/node_modules: examples/browser/package.json
+	npm install --silent --no-package-lock --prefix examples/browser
+	@touch $@
+
+test-examples: .venv-mlserver/.setup examples/browser/node_modules   ## serving: MLServer, and a page in headless Chromium (needs npm)
+	BPRUNE_MLSERVER_PYTHON=.venv-mlserver/bin/python $(BIN)/python -m pytest tests/examples -rs
+
 mutate: $(VENV)/.setup-test       ## put known bugs in, one at a time: the tests must see each
 	$(BIN)/python tests/mutate.py
 
@@ -85,4 +99,4 @@ wheel: $(VENV)/.setup-test        ## the wheel, into dist/
 	$(BIN)/uv build --quiet --wheel
 
 clean:                            ## remove environments, runs and caches
-	rm -rf .venv .venv-* runs dist docs/_build docs/reference docs/notebooks docs/benchmarks .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* examples/browser/node_modules runs dist docs/_build docs/reference docs/notebooks docs/benchmarks .mypy_cache .ruff_cache .hypothesis

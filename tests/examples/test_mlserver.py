@@ -25,7 +25,8 @@ import tfp_bprune as bp
 from tfp_bprune._keras import tf
 
 EXAMPLE = Path(__file__).parents[2] / "examples/mlserver"
-PYTHON = os.environ.get("BPRUNE_MLSERVER_PYTHON") or (importlib.util.find_spec("mlserver") and sys.executable)
+NAMED = os.environ.get("BPRUNE_MLSERVER_PYTHON") or (importlib.util.find_spec("mlserver") and sys.executable)
+PYTHON = NAMED and os.path.abspath(NAMED)  # the server runs in another folder
 MODELS = ("moments", "sampled")
 CLIENTS = 10
 WINDOW = 0.2  # seconds in which requests are joined: long, so that those of a test surely are
