@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import tensorflow_probability as tfp
     import tf_keras as keras
 
-__all__ = ["keras", "quietly", "settle", "tf", "tfp"]
+__all__ = ["errors_alone", "keras", "quietly", "settle", "tf", "tfp"]
 
 _sifting = threading.Lock()
 _NOTICES = (
@@ -67,6 +68,19 @@ def _trace_as_written() -> None:
     from tensorflow.python.autograph.core import config
 
     config.CONVERSION_RULES = (config.DoNotConvert(__package__), *config.CONVERSION_RULES)
+
+
+@contextlib.contextmanager
+def errors_alone(*loggers: logging.Logger) -> Iterator[None]:
+    """Without what loggers say below errors, as converters do while they work, and TensorFlow Datasets of folders."""
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

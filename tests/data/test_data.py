@@ -213,8 +213,9 @@ def test_a_name_that_cannot_be_one_is_refused(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("by_environment", [False, True])
 def test_absent_data_names_dataset_folder_and_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_environment: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, by_environment: bool
 ) -> None:
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)  # begun once, and not finished
     if by_environment:
         monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError) as caught:
@@ -223,6 +224,7 @@ def test_absent_data_names_dataset_folder_and_command(
     assert "'mnist'" in message
     assert f"is not in {tmp_path}" in message
     assert f"tfds build mnist --data_dir {tmp_path}" in message
+    assert caplog.text == ""
 
 
 class Shades(tfds.core.GeneratorBasedBuilder):

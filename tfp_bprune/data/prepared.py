@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import tf
+from tfp_bprune._keras import errors_alone, tf
 from tfp_bprune.data.datasets import DATASETS, hold_out
 from tfp_bprune.data.info import Info
 from tfp_bprune.files.reading import read_json
@@ -63,7 +64,9 @@ def prepared_builder(name: str, data_dir: Path) -> Any:
         raise DataError(f"dataset {name!r} is none of NAME, NAME/CONFIG and NAME:VERSION: {_expected()}")
     check_prepared(data_dir / re.split("[:/]", name)[0])
     try:
-        builder = tfds.builder(name, data_dir=str(data_dir))
+        with errors_alone(logging.getLogger("absl")):  # what is wrong with the folder is said below
+            builder = tfds.builder(name, data_dir=str(data_dir))
+            is_whole = builder.is_prepared()
     except tfds.core.registered.DatasetNotFoundError as error:
         raise DataError(
             f"there is no dataset {name!r} in {data_dir} nor in TensorFlow Datasets' catalogue: {_expected()}"
@@ -71,7 +74,7 @@ def prepared_builder(name: str, data_dir: Path) -> Any:
     except Exception as error:  # a malformed name, an unknown configuration or version, a damaged folder
         said = str(error).splitlines() or [type(error).__name__]
         raise DataError(f"dataset {name!r} cannot be loaded ({said[0]}): {_expected()}") from error
-    if not builder.is_prepared():
+    if not is_whole:
         raise DataError(
             f"dataset {name!r} is not in {data_dir}: give the folder that holds it (--data-dir or TFDS_DATA_DIR), "
             f"or fetch it with: tfds build {name} --data_dir {data_dir}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -109,19 +108,6 @@ def hushed() -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
-
-
-@contextmanager
-def errors_alone(*loggers: logging.Logger) -> Iterator[None]:
-    """Without what loggers say below errors, as converters do while they work."""
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def answers(predictor: Any, x: Outputs) -> Outputs:

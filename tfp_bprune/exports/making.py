@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tfp_bprune._keras import tf
-from tfp_bprune.exports.converting import answers, check_agreement, errors_alone, failure, hushed, require
+from tfp_bprune._keras import errors_alone, tf
+from tfp_bprune.exports.converting import answers, check_agreement, failure, hushed, require
 from tfp_bprune.exports.forms import Form
 from tfp_bprune.exports.manifest import signature_of
 from tfp_bprune.exports.precision import Plan

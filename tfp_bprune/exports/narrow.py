@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.exports.converting import errors_alone
+from tfp_bprune._keras import errors_alone
 from tfp_bprune.files.aside import scratch
 from tfp_bprune.prediction.lower import scope_of
 from tfp_bprune.prediction.program import NETWORK
