@@ -5,9 +5,9 @@
     csr(batch)    = the same with numbers of its own
 
 in microseconds. A dense kernel is read once and multiplied once for each example; a sparse one costs a visit for each
-stored entry and a little for each example in it. It takes and gives examples as columns, which only the first and the
-last of a row of sparse layers have to turn. "sparse" is a list of entries and their places (COO), "csr" is compressed by
-rows, which costs more a call and less an entry.
+stored entry and a little for each example in it. It takes and gives examples as columns, and the turning is among what is
+timed, though of a row of sparse layers only the first and the last have to. "sparse" is a list of
+entries and their places (COO), "csr" is compressed by rows, which costs more a call and less an entry.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ BATCHES = tuple(2**i for i in range(14))
 TYPICAL = 64
 FORMS: tuple[Product, ...] = get_args(Product)
 SPARSE = FORMS[1:]
+SERVED = 512
 _CLEAR, _CLEAR_PART = 8.0, 0.15  # microseconds, and part of the dense product's
+_CALL = 100.0  # microseconds of a call, whatever it multiplies
+_CHANGE, _CHANGE_PART = 20.0, 0.1  # microseconds, and part of the product's
 _SHAPES = ((784, 500), (256, 128), (1024, 1024))
-_SPARSITIES = (0.7, 0.9, 0.97)
+_SPARSITIES = (0.9, 0.95, 0.98)  # where sparse products come into question
 _TAKEN = (0.2, 0.6)
 _AS_SPARSE = {"csr_call": "sparse_call", "csr_entry": "entry", "csr_entry_each": "entry_each", "csr_turn": "turn"}
 _ADDED = ("take_call", "take", "skip", *_AS_SPARSE)  # which files of before have not
-_ROUNDS, _PRODUCTS = 9, 8
+_ROUNDS, _CALLS, _PRODUCTS = 10, 3, 8
 _NOISE = 30.0  # microseconds
 _LEAST = 1e-9  # microseconds: a sum of costs that is divided by is never 0
 
@@ -69,9 +72,9 @@ class Costs:
     take_call: float = 5.0
     take: float = 4.0e-3
     skip: float = 1.0e-6
-    csr_call: float = 85.0
-    csr_entry: float = 2.1e-3
-    csr_entry_each: float = 2.5e-5
+    csr_call: float = 120.0
+    csr_entry: float = 2.4e-3
+    csr_entry_each: float = 3.4e-5
     csr_turn: float = 3.3e-4
 
     def dense(self, batch: Any, shape: tuple[int, ...]) -> Any:
@@ -130,6 +133,10 @@ class Choice:
         """Whether any form is sparse."""
         return any(form in SPARSE for form in self.forms)
 
+    def at(self, batch: int) -> Product:
+        """The form of this batch size."""
+        return self.forms[sum(batch >= limit for limit in self.limits)]
+
     @property
     def form(self) -> str:
         """For people and manifests: "dense", or "csr below batch 32, sparse below batch 512, then dense"."""
@@ -145,35 +152,45 @@ def choose(
     by_batch: bool = True,
     forms: Sequence[Product] = FORMS,
 ) -> Choice:
-    """The form of a dense layer's kernel that has `stored` entries left: of `forms` the fastest one at each batch size.
+    """The form of a dense layer's kernel that has `stored` entries left, or one for each range of batch sizes.
 
-    Without `by_batch` one form for all, the fastest one at a batch of `TYPICAL`. By the shipped costs, which are another
-    machine's, also this one, and sparse for a clear saving alone: changing between forms costs more than the small savings
-    that these costs can tell. Between sparse forms, which both take columns, it changes where that clearly saves.
+    Of `forms`, and of the sparse ones in turns, each at batches where it is the faster one, the choice that is at no batch of
+    up to `SERVED` slower than the fastest form by more than any other choice would be. Turns cost a tenth and some
+    microseconds at all batches; in turns with dense products, which then take columns, nothing was saved. Without `by_batch`
+    the form that is the fastest at a batch of `TYPICAL`. By the shipped costs, which are another machine's, sparse for a clear
+    saving alone.
     """
     if kernels != "auto":
         return Choice((kernels,))
     typical = costs.fastest(TYPICAL, shape, stored, forms)
-    if costs in SHIPPED and not _saves("dense", typical, TYPICAL, shape, stored, costs):
-        return Choice(("dense",))
+    if costs in SHIPPED:
+        dense, least = (float(costs.of(form, TYPICAL, shape, stored)) for form in ("dense", typical))
+        if dense - least <= max(_CLEAR, _CLEAR_PART * dense):
+            return Choice(("dense",))
+        forms = [form for form in forms if form != "dense"]
     if not by_batch:
         return Choice((typical,))
+    sparse = [form for form in forms if form in SPARSE]
+    choices = [*(Choice((form,)) for form in forms), _mixed(sparse, shape, stored, costs)]
+    return min(choices, key=lambda choice: _behind(choice, shape, stored, costs))
 
-    def fastest(batch: int) -> Product:
-        if costs not in SHIPPED:
-            return costs.fastest(batch, shape, stored, forms)
-        best = costs.fastest(batch, shape, stored, [form for form in forms if form in SPARSE])
-        return best if _saves(typical, best, batch, shape, stored, costs) else typical
 
-    used = [fastest(batch) for batch in BATCHES]
+def _mixed(forms: Sequence[Product], shape: tuple[int, ...], stored: int, costs: Costs) -> Choice:
+    used = [costs.fastest(batch, shape, stored, forms) for batch in BATCHES]
     changes = [i for i in range(1, len(BATCHES)) if used[i] != used[i - 1]]
     return Choice((used[0], *(used[i] for i in changes)), tuple(BATCHES[i] for i in changes))
 
 
-def _saves(one: Product, other: Product, batch: int, shape: tuple[int, ...], stored: int, costs: Costs) -> bool:
-    """Whether the other form is clearly faster, so that it should be on most machines."""
-    before, after = (float(costs.of(form, batch, shape, stored)) for form in (one, other))
-    return before - after > max(_CLEAR, _CLEAR_PART * before)
+def _behind(choice: Choice, shape: tuple[int, ...], stored: int, costs: Costs) -> float:
+    """The most that a call with this choice takes, over batches of up to `SERVED`, as a multiple of one in the fastest form."""
+    worst = 0.0
+    for batch in (batch for batch in BATCHES if batch <= SERVED):
+        chosen = float(costs.of(choice.at(batch), batch, shape, stored))
+        for _ in choice.limits:
+            chosen = _CHANGE + chosen * (1 + _CHANGE_PART)
+        fastest = costs.of(costs.fastest(batch, shape, stored), batch, shape, stored)
+        worst = max(worst, (_CALL + chosen) / (_CALL + float(fastest)))
+    return worst
 
 
 def takes(
@@ -213,16 +230,18 @@ def measure() -> Costs:
         kernel = random.normal(size=shape).astype(np.float32)
         for batch in (1, 8, 64, 256):
             x = tf.constant(random.normal(size=(batch, shape[0])), tf.float32)
-            dense.append((*_dense_terms(shape, batch), _beyond_call(_dense_product(kernel), x)))
-            for part in _TAKEN:
-                taken.append(
-                    (1.0, round(part * shape[0]) * batch, shape[0] * batch, _beyond_call(_taking(shape[0], part), x))
-                )
             for sparsity in _SPARSITIES:
                 pattern = random.random(shape) > sparsity
-                terms, columns = _sparse_terms(shape, batch, int(pattern.sum())), tf.transpose(x)
-                sparse.append((*terms, _beyond_call(_sparse_product(kernel * pattern), columns)))
-                csr.append((*terms, _beyond_call(_csr_product(kernel * pattern), columns)))
+                rivals = [_each(_dense_product, kernel)]
+                rivals += [_each(product, kernel * pattern) for product in (_sparse_product, _csr_product)]
+                took = _beyond_call(rivals, x)
+                terms = _sparse_terms(shape, batch, int(pattern.sum()))
+                dense.append((*_dense_terms(shape, batch), took[0]))
+                sparse.append((*terms, took[1]))
+                csr.append((*terms, took[2]))
+            for part in _TAKEN:
+                [took_one] = _beyond_call([[_taking(shape[0], part)] * _PRODUCTS], x)
+                taken.append((1.0, round(part * shape[0]) * batch, shape[0] * batch, took_one))
     call, read, multiply = _fitted(dense)
     sparse_call, turn, entry, each = _fitted(sparse)
     csr_call, csr_turn, csr_entry, csr_each = _fitted(csr)
@@ -259,13 +278,18 @@ def _dense_product(kernel: np.ndarray) -> Callable[[Any], Any]:
 def _sparse_product(kernel: np.ndarray) -> Callable[[Any], Any]:
     turned = np.ascontiguousarray(kernel.T)
     held = tf.SparseTensor(np.argwhere(turned), turned[turned != 0], turned.shape)
-    return lambda columns: tf.sparse.sparse_dense_matmul(held, columns)
+    return _turned(lambda columns: tf.sparse.sparse_dense_matmul(held, columns))
+
+
+def _turned(product: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """With examples as rows, as those of a sparse layer by itself come and go."""
+    return lambda x: tf.transpose(product(tf.transpose(x)))
 
 
 def _csr_product(kernel: np.ndarray) -> Callable[[Any], Any]:
     pattern = np.ascontiguousarray(kernel.T) != 0
     held = CsrMatrix(Packed(pattern, [kernel.T], "float32"), 0)
-    return held.times
+    return _turned(held.times)
 
 
 def _taking(size: int, part: float) -> Callable[[Any], Any]:
@@ -273,35 +297,48 @@ def _taking(size: int, part: float) -> Callable[[Any], Any]:
     return lambda x: tf.gather(x, places, axis=1)
 
 
-def _beyond_call(product: Callable[[Any], Any], x: Any) -> float:
-    """Microseconds of a product by itself, without those of calling any function from Python; at least 1.
+def _each(product: Callable[[np.ndarray], Callable[[Any], Any]], kernel: np.ndarray) -> list[Callable[[Any], Any]]:
+    """Products with kernels of their own: one kernel alone would be in the caches, as those of a network are not."""
+    return [product(np.roll(kernel, i, 0)) for i in range(_PRODUCTS)]
 
-    A call takes longer, and varies by more, than what is to be told apart: so many products are made in each.
+
+def _beyond_call(rivals: Sequence[Sequence[Callable[[Any], Any]]], x: Any) -> list[float]:
+    """Microseconds of one product of each rival, without those of calling any function from Python; at least 1.
+
+    A call takes longer, and varies by more, than what is to be told apart: so many products are made in each, and rivals take
+    turns.
     """
+    calls = [
+        tf.function(lambda inputs: inputs[:1, :1] + 1.0),
+        *(tf.function(_in_a_row(products)) for products in rivals),
+    ]
+    called, *took = _microseconds(calls, x)
+    return [max(1.0, (one - called) / len(products)) for one, products in zip(took, rivals, strict=True)]
 
+
+def _in_a_row(products: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
     def repeated(inputs: Any) -> Any:
         made: list[Any] = []
-        for _ in range(_PRODUCTS):  # one after the other, and all read: what nothing reads is not made
+        for product in products:  # one after the other, and all read: what nothing reads is not made
             with tf.control_dependencies(made[-1:]):
                 made.append(product(inputs))
         return tf.add_n([one[:1, :1] for one in made])
 
-    called = _microseconds(tf.function(lambda inputs: inputs[:1, :1] + 1.0), x)
-    return max(1.0, (_microseconds(tf.function(repeated), x) - called) / _PRODUCTS)
+    return repeated
 
 
-def _microseconds(call: Callable[[Any], Any], x: Any) -> float:
+def _microseconds(calls: Sequence[Callable[[Any], Any]], x: Any) -> list[float]:
+    """The median of each over rounds in which all have their turns."""
+    took = np.array([[_turn(call, x) for call in calls] for _ in range(_ROUNDS)])
+    return [float(median) for median in np.median(took[1:], 0)]  # the first round builds them
+
+
+def _turn(call: Callable[[Any], Any], x: Any) -> float:
     call(x)
     begin = time.perf_counter()
-    call(x).numpy()
-    times = max(1, min(50, round(3e-3 / (time.perf_counter() - begin))))
-    rounds = []
-    for _ in range(_ROUNDS):
-        begin = time.perf_counter()
-        for _ in range(times):
-            call(x).numpy()
-        rounds.append((time.perf_counter() - begin) / times * 1e6)
-    return float(np.median(rounds))
+    for _ in range(_CALLS):
+        call(x).numpy()
+    return (time.perf_counter() - begin) / _CALLS * 1e6
 
 
 def save(costs: Costs, path: Path) -> None:
