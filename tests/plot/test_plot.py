@@ -18,6 +18,7 @@ from tfp_bprune.evaluation.evaluate import Evaluation
 from tfp_bprune.evaluation.prediction import Prediction
 from tfp_bprune.graphs.heads import Head
 from tfp_bprune.plot.style import style_of
+from tfp_bprune.pruning import scores_of
 
 mpl.use("Agg")
 P = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
@@ -111,6 +112,9 @@ def test_weights_are_counted_and_cut(mlp: Callable[..., Any]) -> None:
     model = mlp(hidden=(8, 8))
     axes = bp.plot.signal_to_noise(model, sparsities=(0.5, 0.9), axes=new())
     assert [text.get_text() for text in axes.texts] == ["50 %", "90 %"]
+    everything = np.concatenate([one.ravel() for one in scores_of(model).values()])
+    cuts = [line.get_xdata()[0] for line in axes.lines]
+    np.testing.assert_allclose(cuts, 10 * np.log10(np.quantile(everything, [0.5, 0.9])))  # as a sweep's cuts_db are
     top = axes.patches[-1].get_data()[0]
     assert top.sum() == 64 * 8 + 8 * 8 + 8 * 10
     pruned, report = bp.prune(model, sparsity=0.75)

@@ -25,6 +25,7 @@ def signal_to_noise(model: Any, *, sparsities: Sequence[float] = (0.5, 0.9), axe
       DataError: a sparsity is none.
       PruneError: there is nothing to prune.
     """
+    from tfp_bprune.pruning.scores import decibel
     from tfp_bprune.pruning.select import scores_of
 
     for part in sparsities:
@@ -35,12 +36,12 @@ def signal_to_noise(model: Any, *, sparsities: Sequence[float] = (0.5, 0.9), axe
     kept = everything[(everything > 0) & np.isfinite(everything)]
     if not len(kept):
         raise DataError("no weight has a finite signal-to-noise ratio above 0: expected a Bayesian network")
-    low, high = 20 * np.log10(np.percentile(kept, [0.1, 99.9]))
+    low, high = decibel(np.percentile(kept, [0.1, 99.9]))
     edges = np.linspace(low, high + 1e-9, _BINS + 1)
     axes, below = axes_or_new(axes), np.zeros(_BINS)
     for number, (name, one) in enumerate(scores.items()):
         values = one[(one > 0) & np.isfinite(one)]
-        counts = np.histogram(np.clip(20 * np.log10(values), edges[0], edges[-1]), edges)[0]
+        counts = np.histogram(np.clip(decibel(values), edges[0], edges[-1]), edges)[0]
         colour = DISTINCT[number % len(DISTINCT)]
         axes.stairs(
             below + counts,
@@ -59,9 +60,9 @@ def signal_to_noise(model: Any, *, sparsities: Sequence[float] = (0.5, 0.9), axe
 
 
 def _cuts(axes: Any, scores: np.ndarray, sparsities: Sequence[float], top: float, ends: tuple[float, float]) -> None:
-    for part in sparsities:
-        cut = np.quantile(scores, part)
-        place = 20 * np.log10(cut) if cut > 0 else -np.inf
+    from tfp_bprune.pruning.scores import decibel
+
+    for part, place in zip(sparsities, decibel(np.quantile(scores, sparsities)), strict=True):
         if ends[0] <= place <= ends[1]:
             axes.axvline(place, color="black", linewidth=1, linestyle="--")
             axes.annotate(
