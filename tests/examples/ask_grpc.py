@@ -25,7 +25,7 @@ def asked(stub: Any, given: dict[str, Any]) -> dict[str, Any]:
     else:
         getattr(tensor.contents, FIELDS[given["datatype"]]).extend(given["data"])
     try:
-        response = stub.ModelInfer(request, timeout=given.get("timeout", 60))
+        response = stub.ModelInfer(request, timeout=given.get("timeout", 120))
     except grpc.RpcError as error:
         return {"code": error.code().name, "said": error.details()}
     outputs = {one.name: list(one.contents.fp32_contents) for one in response.outputs}
@@ -36,7 +36,7 @@ def asked(stub: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 with grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}") as channel:
     requests = json.load(sys.stdin)
-    grpc.channel_ready_future(channel).result(timeout=60)
+    grpc.channel_ready_future(channel).result(timeout=120)
     stub = dataplane_pb2_grpc.GRPCInferenceServiceStub(channel)
     with ThreadPoolExecutor(len(requests)) as pool:
         json.dump(list(pool.map(lambda given: asked(stub, given), requests)), sys.stdout)

@@ -106,7 +106,7 @@ def by_http(server: Server, given: dict[str, Any]) -> dict[str, Any]:
     url = f"http://127.0.0.1:{server.ports['MLSERVER_HTTP_PORT']}/v2/models/{given['model']}/infer"
     request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             outputs = json.load(response)["outputs"]
     except urllib.error.HTTPError as error:
         return {"code": error.code, "said": error.read().decode()}
@@ -115,7 +115,7 @@ def by_http(server: Server, given: dict[str, Any]) -> dict[str, Any]:
 
 def grpc_answers(server: Server, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     words = [str(PYTHON), str(Path(__file__).parent / "ask_grpc.py"), server.ports["MLSERVER_GRPC_PORT"]]
-    done = subprocess.run(words, input=json.dumps(requests), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, input=json.dumps(requests), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -206,7 +206,7 @@ def test_who_asks_for_some_outputs_gets_those(server: Server, images: np.ndarray
 def test_who_leaves_early_disturbs_nobody(server: Server, images: np.ndarray) -> None:
     """MLServer itself would leave the others of a batch without an answer."""
     given = request_for("moments", images[:1])
-    answers = grpc_answers(server, [{**given, "timeout": WINDOW / 2 if n % 2 else 20} for n in range(2 * CLIENTS)])
+    answers = grpc_answers(server, [{**given, "timeout": WINDOW / 2 if n % 2 else 60} for n in range(2 * CLIENTS)])
     assert {answer["code"] for answer in answers[1::2]} == {"DEADLINE_EXCEEDED"}
     for answer in answers[::2]:
         assert_right(server, "moments", images[:1], answer)
@@ -215,7 +215,7 @@ def test_who_leaves_early_disturbs_nobody(server: Server, images: np.ndarray) ->
 @pytest.mark.parametrize("model", MODELS)
 def test_it_says_what_it_takes_and_gives(model: str, server: Server) -> None:
     url = f"http://127.0.0.1:{server.ports['MLSERVER_HTTP_PORT']}/v2/models/{model}"
-    with urllib.request.urlopen(url, timeout=60) as response:
+    with urllib.request.urlopen(url, timeout=120) as response:
         said = json.load(response)
     assert said["inputs"] == [{"name": "inputs", "datatype": "FP32", "shape": [-1, 8, 8, 1]}]
     shapes = {one["name"]: one["shape"] for one in said["outputs"]}
