@@ -43,7 +43,8 @@ def require(file_format: str, *packages: str, extra: str = EXTRA) -> None:
 
 def refusal(title: str, operations: Sequence[str], predictive: Predictive) -> ExportError:
     """The error for a graph with operations that the format does not have."""
-    others = "'mean'" if predictive == "moments" else "'mean' or 'moments' with kernels 'dense'"
+    dense = " with kernels 'dense'" if any("Sparse" in operation for operation in operations) else ""
+    others = "'mean'" if predictive == "moments" else f"'mean' or 'moments'{dense}"
     return ExportError(
         f"{title} has no {', '.join(sorted(set(operations)))}"
         f"{_OF_MOMENTS if predictive == 'moments' else ''}: use the predictive {others}, or the format 'savedmodel'"
