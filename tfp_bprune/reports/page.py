@@ -30,7 +30,7 @@ _CSS = """
           --blue: #6aaee6; --deep: #4aa8e8; --black: #e3e7eb; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 76rem; padding: 1.2rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 84rem; padding: 1.2rem; background: var(--paper); color: var(--ink);
        font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .2rem 0 .4rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
@@ -45,6 +45,8 @@ th, td { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align
 th { background: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }
 td.word, th.word { text-align: left; white-space: normal; }
+td.word:not(:first-child) { overflow-wrap: anywhere; }
+th { white-space: normal; }
 td:first-child { min-width: 7.5rem; }
 td code { font-size: .8rem; overflow-wrap: anywhere; }
 footer { margin-top: 2.5rem; font-size: .85rem; opacity: .8; }
