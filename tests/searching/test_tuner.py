@@ -18,6 +18,7 @@ from tfp_bprune.cli.train import _prior
 from tfp_bprune.data.splits import Splits, from_arrays, load
 from tfp_bprune.files.runs import unsealed
 from tfp_bprune.tuning import hyper_model, keras_tuner, tune
+from tfp_bprune.tuning.resuming import remove_unfinished
 from tfp_bprune.tuning.tuner import _check_objective
 from tfp_bprune.types import BpruneError, PriorName, RunError
 
@@ -74,6 +75,24 @@ def test_every_method_ends_and_goes_on(
     oracle.write_bytes(oracle.read_bytes()[:40])
     with pytest.raises(RunError, match=r"oracle\.json cannot be read .*: delete the folder to search anew"):
         tune("mlp", digits, tmp_path, **options)
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    left, outside = tmp_path / "random" / "trial_0" / "checkpoint_temp", tmp_path / "outside" / "x_temp"
+    kept = [
+        tmp_path / "random" / "trial_0" / "checkpoint.index",
+        tmp_path / "random" / "other_temp" / "x",
+        outside / "mine",
+    ]
+    for file in (*kept, left / "part-00000-of-00001.data-00000-of-00001.tempstate1"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+    (tmp_path / "random" / "trial_1").symlink_to(tmp_path / "outside")  # links are not followed
+    (tmp_path / "random" / "trial_0" / "y_temp").symlink_to(outside)
+    remove_unfinished(tmp_path / "random")
+    assert not left.exists()
+    assert all(file.exists() for file in kept)
+    remove_unfinished(tmp_path / "nowhere")
 
 
 def test_networks_without_a_prior_are_refused(digits: Splits) -> None:

@@ -24,7 +24,7 @@ from tfp_bprune.training.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.training.schedules import KL_SCHEDULES, kl_schedule
 from tfp_bprune.trials._keras_tuner import keras_tuner
 from tfp_bprune.trials.log import check_same
-from tfp_bprune.tuning.resuming import take_up
+from tfp_bprune.tuning.resuming import remove_unfinished, take_up
 from tfp_bprune.types import (
     BpruneError,
     Estimator,
@@ -228,6 +228,7 @@ def tune(
         "seed": seed + 1,
         "max_consecutive_failed_trials": _NEVER,
     }
+    remove_unfinished(out / method)
     tuner = _begun(kt, method, trials, epochs, shared)
     ended = tuner.on_trial_end
 
