@@ -9,14 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.data.splits import Info
+from tfp_bprune.data.splits import Info, Splits
 from tfp_bprune.evaluation.sweep import machine
 from tfp_bprune.files.runs import write_atomically, write_json
 from tfp_bprune.layers import set_train_size
@@ -111,13 +112,27 @@ class Turns(keras.callbacks.Callback):
 def by_turns(train: Callable[[str, Turns], Any], rivals: Sequence[str]) -> dict[str, Any]:
     """What `train(rival, turns)` gives for each rival, all of as many epochs and with `turns` among their callbacks."""
     locks = [threading.Semaphore(int(number == 0)) for number in range(len(rivals))]
+
+    def let_go(job: Future[Any]) -> None:
+        if job.exception():  # the others are not to wait for turns that it never passes on
+            for lock in locks:
+                lock.release(10**6)
+
     with ThreadPoolExecutor(len(rivals)) as pool:
         jobs = {name: pool.submit(train, name, Turns(locks, number)) for number, name in enumerate(rivals)}
         for job in jobs.values():
-            job.add_done_callback(
-                lambda job: job.exception() and [lock.release() for lock in locks for _ in range(10**4)]
-            )
+            job.add_done_callback(let_go)
         return {name: job.result() for name, job in jobs.items()}
+
+
+def of_few(data: Splits, train: int, valid: int | None = None) -> Splits:
+    """As many training examples, and validation examples if that is said."""
+    few = {
+        name: data.examples(name).rows(np.arange(n))
+        for name, n in (("train", train), ("valid", valid))
+        if n is not None
+    }
+    return replace(data, parts={**data.parts, **few})
 
 
 def ratio(times: Mapping[str, np.ndarray], name: str, base: str) -> float:

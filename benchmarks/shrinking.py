@@ -9,11 +9,9 @@ what else the machine does meets all alike. Writes results/shrinking.json.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import measure
-import numpy as np
 
 import tfp_bprune as bp
 from tfp_bprune.data.splits import Splits
@@ -26,13 +24,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 VARIANTS = ("plain", "not shrinking", "shrinking")
 KL_WEIGHT = 0.1
-
-
-def of(data: Splits, examples: int) -> Splits:
-    """As many training examples, and none to validate on: what is timed is the training."""
-    train = data.examples("train")
-    few = {"train": train.rows(np.arange(examples)), "valid": data.examples("valid").rows(np.arange(0))}
-    return replace(data, parts={**data.parts, **few})
 
 
 def trained(name: str, variant: str, data: Splits, turns: measure.Turns) -> dict[str, Any]:
@@ -55,7 +46,8 @@ def trained(name: str, variant: str, data: Splits, turns: measure.Turns) -> dict
 
 def rows_of(name: str, data_dir: str) -> list[dict[str, Any]]:
     """A row a variant."""
-    data = of(bp.load(measure.dataset_of(name), data_dir, batch_size=64), NETWORKS[name]["examples"])
+    # None to validate on: what is timed is the training.
+    data = measure.of_few(bp.load(measure.dataset_of(name), data_dir, batch_size=64), NETWORKS[name]["examples"], 0)
     found = measure.by_turns(lambda variant, turns: trained(name, variant, data, turns), VARIANTS)
     whole = sum(found["plain"]["seconds"])
     about = {"network": name, "examples": NETWORKS[name]["examples"], "batch": 64, **NETWORKS[name]["options"]}

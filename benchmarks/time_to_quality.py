@@ -9,7 +9,6 @@ Validation is of the posterior mean. Writes results/time_to_quality.json and .pn
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,6 @@ ESTIMATORS = ("flipout", "reparameterization", "local")
 COLOURS = {"flipout": "#0072b2", "reparameterization": "#d55e00", "local": "#009e73"}
 
 
-def of(data: Splits, examples: int | None) -> Splits:
-    """As many training examples."""
-    if examples is None:
-        return data
-    return replace(data, parts={**data.parts, "train": data.examples("train").rows(np.arange(examples))})
-
-
 def trained(name: str, data: Splits, seed: int, layers: Any, turns: measure.Turns) -> dict[str, Any]:
     """Trains one of them: seconds and scores by epoch."""
     about = NETWORKS[name]
@@ -51,7 +43,7 @@ def rows_of(name: str, data_dir: str) -> list[dict[str, Any]]:
     about, rows = NETWORKS[name], []
     for seed in range(about["seeds"]):
         data = bp.load(measure.dataset_of(name), data_dir, batch_size=about["batch"], seed=seed)
-        data = of(data, about["examples"])
+        data = data if about["examples"] is None else measure.of_few(data, about["examples"])
         found = measure.by_turns(partial(trained, name, data, seed), ESTIMATORS)
         goal = max(min(one["val_nll"]) for one in found.values())  # which all of them reach
         for layers, one in found.items():

@@ -26,9 +26,7 @@ Scaling = Literal["none", "root", "linear"]  # of the learning rate, with the nu
 Compression = Literal["none", "fp16"]  # of the gradients that workers send
 Distribution = Literal["mirrored", "multiworker"]  # of a training, by tf.distribute
 Calibrated = Literal["mean", "sampled"]  # what batch normalization is measured for
-Product = Literal[
-    "dense", "sparse", "csr"
-]  # forms of a kernel that is multiplied: COO is the sparse one, CSR has its own name
+Product = Literal["dense", "sparse", "csr"]  # in which a kernel is multiplied; "sparse" is COO
 Kernels = Literal["auto", Product]
 Calibrate = Literal["temperature"]  # of an export's probabilities
 Storage = Literal["float32", "float16", "int8", "int7", "int6", "int5", "int4", "int3", "int2"]  # of weights in files

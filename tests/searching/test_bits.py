@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tfp_bprune as bp
 from tests.searching.test_parts import with_drop
 from tfp_bprune._keras import keras
 from tfp_bprune.cli.main import main
@@ -29,15 +30,6 @@ from tfp_bprune.trials.trial import Evaluator
 from tfp_bprune.types import BpruneError
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that has learned something."""
-    out = tmp_path_factory.mktemp("runs") / "digits"
-    words = ["train", "--hidden", "16", "--epochs", "15", "--learning-rate", "0.01", "--out", str(out)]
-    assert main(words) == 0
-    return out
-
-
 @pytest.mark.parametrize("bits", [{"dense_1": 8}, {"dense_1": 3, "logits": 5}, {"dense_1": 2, "logits": 2}])
 def test_a_trial_answers_as_the_export_in_as_many_bits(run: Path, digits: Splits, tmp_path: Path, bits: Any) -> None:
     model, split = load_model(run).model, digits.examples("valid")
@@ -46,8 +38,6 @@ def test_a_trial_answers_as_the_export_in_as_many_bits(run: Path, digits: Splits
     whole = examples.answers(masks).probabilities  # type: ignore[union-attr]
     found = examples.answers(masks, bits).probabilities  # type: ignore[union-attr]
     export(with_masks(model, masks), tmp_path / "out", precision=precision_of(bits))
-    import tfp_bprune as bp
-
     served = bp.predict(tmp_path / "out", split.x, progress=False).probabilities
     assert np.abs(served - found).max() < 1e-5
     assert np.abs(served - whole).max() > 1e-4

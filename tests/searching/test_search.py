@@ -36,15 +36,6 @@ def found(model: Any, digits: Splits, out: Path, settings: Settings = SETTINGS, 
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that has learned something."""
-    out = tmp_path_factory.mktemp("runs") / "digits"
-    words = ["train", "--hidden", "16", "--epochs", "15", "--learning-rate", "0.01", "--out", str(out)]
-    assert main(words) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
 def model(run: Path) -> Any:
     """The model of `run`."""
     return load_model(run).model

@@ -37,11 +37,8 @@ def _bits(result: Json) -> str:
     found = sorted(set(result.get("bits", {}).values()))
     if not found:
         return ""
-    return (
-        f" and holding the others in {found[0]} bits"
-        if len(found) == 1
-        else f" and holding the others in {found[0]} to {found[-1]} bits"
-    )
+    ends = dict.fromkeys((found[0], found[-1]))
+    return f" and holding the others in {' to '.join(map(str, ends))} bits"
 
 
 def _tested(result: Json) -> str:

@@ -64,15 +64,14 @@ class MaskedNetwork:
             )
         [self.head] = heads_of(model).values()
         self.network = strip(model)
-        kernels = {
-            f"{layer.name}/{name}": weights.variable
+        found = {
+            f"{layer.name}/{name}": (layer, weights.variable)
             for layer in weighted_layers(self.network)
             for name, weights in kernels_of(layer).items()
         }
-        self.owners = {
-            f"{layer.name}/{name}": layer for layer in weighted_layers(self.network) for name in kernels_of(layer)
-        }
-        self.kernels = {name: kernels[name] for name in (kernels if names is None else names)}
+        wanted = list(found if names is None else names)
+        self.owners = {name: found[name][0] for name in wanted}
+        self.kernels = {name: found[name][1] for name in wanted}
         self.locs = {name: kernel.numpy() for name, kernel in self.kernels.items()}
         self._held: dict[str, np.ndarray | None] = dict.fromkeys(self.kernels)
 

@@ -11,19 +11,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from tfp_bprune.plot.style import axes_or_new
 from tfp_bprune.types import DataError, Json
 
-_COLOURS = {
-    "global": "#e69f00",
-    "sensitivity": "#8a8f94",
-    "start": "#56b4e9",
-    "bayesian": "#0072b2",
-    "local": "#009e73",
-}
-_TITLES = {
-    "global": "one threshold",
-    "sensitivity": "one layer",
-    "start": "start",
-    "bayesian": "Bayesian",
-    "local": "local",
+_PHASES = {
+    "global": ("one threshold", "#e69f00"),
+    "sensitivity": ("one layer", "#8a8f94"),
+    "start": ("start", "#56b4e9"),
+    "bayesian": ("Bayesian", "#0072b2"),
+    "local": ("local", "#009e73"),
+    "bits": ("fewer bits", "#cc79a7"),
 }
 _SIZES = {"nonzeros": "weights left", "latency": "latency by the cost model (µs, batch 64)"}
 MAPS = {
@@ -47,11 +41,11 @@ def front(result: Json, trials: Sequence[Json], *, size: str = "nonzeros", axes:
       axes: Matplotlib's; new ones by default.
     """
     axes = axes_or_new(axes)
-    for phase, colour in _COLOURS.items():
+    for phase, (title, colour) in _PHASES.items():
         rows = [row for row in trials if row["phase"] == phase]
         points = [(row[size], _lost(row)) for row in rows]
         if points:
-            axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.7, label=_TITLES[phase], linewidths=0)
+            axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.7, label=title, linewidths=0)
     best = sorted((row for row in result["front"] if size in row["on"]), key=lambda row: float(row[size]))
     axes.plot(
         [r[size] for r in best],
@@ -92,7 +86,7 @@ def sensitivity(result: Json, *, score: str = "accuracy", axes: Any = None) -> A
     """A heat map of what a score loses where one layer is pruned: a row a layer, a column a part kept. Gains are not shaded.
 
     Args:
-      result: the JSON of `tfp-bprune sensitivity`.
+      result: the JSON of `tfp-bprune search --sensitivity`.
       score: "accuracy", "nll", "ece" or "rmse".
       axes: Matplotlib's; new ones by default.
 

@@ -70,7 +70,7 @@ class Session:
         asked |= {"bits": dict(bits)} if bits else {}
         if self.done < len(self.log.rows):
             row = self.log.trial(self.done)
-            if {key: row.get(key) for key in asked} != asked or bool(bits) != ("bits" in row):
+            if any(row.get(key) != value for key, value in asked.items()) or row.get("bits", {}) != bits:
                 raise RunError(
                     f"trial {self.done} in {self.log.path} is not the one that this search would make: "
                     "search with the same run, budget and seed, or choose another folder with --out"

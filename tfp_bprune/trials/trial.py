@@ -126,19 +126,18 @@ class Evaluator(MaskedNetwork):
 
     def __init__(self, model: Any, criterion: Criterion) -> None:
         super().__init__(model, prunable_weights(model, criterion))
-        self.layers = {name: layer for name, layer in self.owners.items() if name in self.kernels}
         self._bits: Bits = {}
 
     def hold(self, masks: Masks, bits: Bits = WHOLE) -> None:
         """Removes the weights whose mask is False, and rounds those of layers in `bits` as an export does."""
-        for name, layer in self.layers.items():
+        for name, layer in self.owners.items():
             if bits.get(layer.name) != self._bits.get(layer.name):
                 self._held[name] = np.zeros(0, bool)  # unlike any mask: to be assigned anew
         self._bits = dict(bits)
         super().hold(masks)
 
     def _left(self, name: str, mask: np.ndarray | None) -> np.ndarray:
-        left, layer = super()._left(name, mask), self.layers[name]
+        left, layer = super()._left(name, mask), self.owners[name]
         if (bits := self._bits.get(layer.name)) is None:
             return left
         return rounded(left, storage_of(bits), channels_of(layer, name.rpartition("/")[2], left.ndim))

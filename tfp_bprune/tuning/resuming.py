@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-_TRIAL, _ASIDE = (
-    "trial_",
-    "_temp",
-)  # names of a trial's folder, and of where TensorFlow writes a checkpoint before it is whole
 _POINTS = 50  # that its Bayesian optimization draws for each proposal
 
 
@@ -30,11 +25,9 @@ def take_up(oracle: Any) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """Removes the checkpoints that TensorFlow was writing into a search's folder when its process was killed."""
-    for trial in os.scandir(folder) if folder.is_dir() and not folder.is_symlink() else ():
-        if trial.name.startswith(_TRIAL) and trial.is_dir(follow_symlinks=False):
-            for place in os.scandir(trial.path):
-                if place.name.endswith(_ASIDE) and place.is_dir(follow_symlinks=False):
-                    shutil.rmtree(place.path, ignore_errors=True)
+    trials = [] if folder.is_symlink() else [trial for trial in folder.glob("trial_*") if not trial.is_symlink()]
+    for place in (place for trial in trials for place in trial.glob("*_temp")):
+        shutil.rmtree(place, ignore_errors=True)  # of a link it takes nothing
 
 
 def _proposals(oracle: Any) -> int:
