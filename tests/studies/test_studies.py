@@ -352,6 +352,7 @@ def test_units_leave_and_the_rival_has_as_many_from_the_beginning(tmp_path: Path
         assert scored(row)
         assert 0 <= row["ood_auroc"] <= 1
         assert row["savedmodel_mean_ms_256"] > 0
+        assert row["bytes"] == pytest.approx(row["savedmodel_mean_bytes"], rel=0.01)
         assert row["savedmodel_mean_bytes"] <= 1.01 * row["dense_savedmodel_mean_bytes"]
         assert ("moments_nll" in row) == (row["method"] in ("mixture", "ard"))
 

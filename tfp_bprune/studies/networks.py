@@ -118,11 +118,17 @@ def _without_none(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network with its data, as a study measures it; `data_dir` is where other datasets are."""
+    """A trained network with its data, as a study measures it.
+
+    Attributes:
+      store: where it is, with other networks.
+      data_dir: where other datasets are.
+    """
 
     spec: Spec
     model: Any
     data: Splits
+    store: Path
     data_dir: Path | None = None
 
 
@@ -207,7 +213,7 @@ def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
 
 def trained(spec: Spec, store: Path, data: Splits, data_dir: Path | None = None) -> Network:
     """The network from the store."""
-    return Network(spec, load_model(store / spec.key).model, data, data_dir)
+    return Network(spec, load_model(store / spec.key).model, data, store, data_dir)
 
 
 def _request(spec: Spec, data_dir: Path | None) -> Json:
