@@ -129,7 +129,7 @@ def test_every_prior_is_tuned_and_the_command_trains_with_what_was_found(digits:
     values = keras_tuner().HyperParameters()
     model = hyper_model("mlp", digits, hidden=(4,), prior=prior).build(values)
     arguments = parser_of_all().parse_args(["tune", "--prior", prior, "--out", "tuned"])
-    words = command._command(arguments, values.values).split()
+    words = command._command(arguments, "flipout", values.values).split()
     asked = vars(parser_of_all().parse_args(words[1:]))
     found = model.get_layer("dense_1").prior.get_config()
     assert found["kind"] == prior

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tfp_bprune.cli.choices import CRITERIA, add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, add_logger, add_validation_fraction, emit, say
+from tfp_bprune.files.words import renewed
 from tfp_bprune.types import (
     Augmentation,
     BpruneError,
@@ -85,8 +86,9 @@ def _add_network(parser: Parser) -> None:
         metavar="UNITS",
         help="units of each layer of lenet300, lenet5 or vgg16, instead of --width (default: those published)",
     )
+    by = "estimator of the gradient; deterministic and dropout have plain weights (default: reparameterization for a network "
     add_choice(
-        parser, "--layers", Layers, "flipout", "estimator of the gradient; deterministic and dropout have plain weights"
+        parser, "--layers", Layers, help=f"{by}with convolutions, flipout for others; a resumed run keeps its own)"
     )
 
 
@@ -232,11 +234,12 @@ def train(
     """Trains what `request` describes and returns the history; an empty object on all workers but the first."""
     from tfp_bprune.data.splits import load
     from tfp_bprune.files.runs import Run
-    from tfp_bprune.networks import build
+    from tfp_bprune.networks import build, usual_layers
     from tfp_bprune.reports import history_figure
     from tfp_bprune.training import Settings, detect, fit
 
-    _check_pruning(out, request)
+    begun = _begun(out)
+    _check_begun(out, begun, request)
     settings = Settings(
         **{name: request[name] for name in _SETTINGS},
         **{name: request.get(name, before) for name, before in _SETTINGS_BEFORE.items()},
@@ -249,10 +252,12 @@ def train(
         raise BpruneError(
             f"dataset {request['dataset']!r} is a {data.info.task}: it cannot be trained as {request['task']}"
         )
+    layers = request["layers"] or _layers_of(begun) or usual_layers(request["model"], data.info, _options(request))
+    request = request | {"layers": layers}
     model = build(
         request["model"],
         data.info,
-        layers=request["layers"],
+        layers=layers,
         noise=request["noise"],
         options=_options(request),
         **_layer_options(request),
@@ -297,13 +302,25 @@ def _loggers(names: Sequence[Logger], request: Json, out: Path) -> list[Any]:
     return [makers[name]() for name in dict.fromkeys(names)]
 
 
-def _check_pruning(out: Path, request: Json) -> None:
-    """Refuses to go on with a run that was to be pruned otherwise; `fit` checks all else."""
+def _begun(out: Path) -> Json | None:
+    """What the run in `out` was asked for; None where there is no run."""
     from tfp_bprune.files.runs import Run
 
     run = Run(out)
-    begun = (run.config.get("request") or {}) if run.exists else request
-    for name, before in _PRUNING_BEFORE.items():
+    return renewed(run.config.get("request") or {}) if run.exists else None
+
+
+def _layers_of(begun: Json | None) -> Any:
+    """How the weights of a run that is there are inferred, which was said for it or was the default of its time."""
+    layers = (begun or {}).get("layers")
+    return layers if layers in get_args(Layers) else None
+
+
+def _check_begun(out: Path, begun: Json | None, request: Json) -> None:
+    """Refuses to go on with a run of another estimator, or one that was to be pruned otherwise; `fit` checks all else."""
+    request = request | {"layers": request["layers"] or _layers_of(begun)}
+    begun = request if begun is None else {"layers": request["layers"]} | begun
+    for name, before in ({"layers": None} | _PRUNING_BEFORE).items():
         started, asked = begun.get(name, before), request.get(name, before)
         if started != asked:
             raise RunError(

@@ -29,7 +29,8 @@ def add_arguments(parser: Parser) -> None:
         metavar="UNITS",
         help="units of each hidden layer of an mlp; the search multiplies them by a width",
     )
-    add_choice(parser, "--layers", Estimator, "flipout", "estimator of the gradient")
+    by = "estimator of the gradient (default: reparameterization for a network with convolutions, flipout for others; a search "
+    add_choice(parser, "--layers", Estimator, help=f"{by}that is resumed keeps its own)")
     add_choice(parser, "--prior", PriorName, "scale_mixture", "prior whose settings are searched")
     add_choice(parser, "--method", TuningMethod, "bayesian", "search method of Keras Tuner")
     parser.add_argument("--trials", type=int, default=20, help="maximum number of trials; hyperband chooses its own")
@@ -86,7 +87,7 @@ def run(arguments: Any) -> int:
         say(f"best of {len(result['rows'])} trials, {best}:")
         for name, value in result["best"].items():
             say(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
-        say(f"next: {_command(arguments, result['best'])}")
+        say(f"next: {_command(arguments, result['layers'], result['best'])}")
     return 0
 
 
@@ -107,7 +108,7 @@ def _told(arguments: Any, bar: Bar) -> Any:
     return on_trial
 
 
-def _command(arguments: Any, best: Json) -> str:
+def _command(arguments: Any, layers: str, best: Json) -> str:
     """How to train with what was found."""
     width = [f"--width {best['width']:g}"]
     if arguments.model == "mlp":
@@ -117,7 +118,7 @@ def _command(arguments: Any, best: Json) -> str:
     rho = float(rho_of(best["initial_sigma"]))
     where = [f"--data-dir {arguments.data_dir}"] if arguments.data_dir else []
     words = [
-        f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --layers {arguments.layers}", *where, *width,
+        f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --layers {layers}", *where, *width,
         f"--batch-size {arguments.batch_size} --validation-fraction {arguments.validation_fraction:g} --seed {arguments.seed}",
         f"--epochs {arguments.epochs} --learning-rate {best['learning_rate']:.4g} --kl {best['kl']}",
         *_words_of_prior(arguments.prior, best),

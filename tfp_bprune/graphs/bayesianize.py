@@ -14,7 +14,17 @@ from tfp_bprune._keras import keras
 from tfp_bprune.graphs.convert import adopt, refuse_equal_names, shared_config
 from tfp_bprune.graphs.copying import copy_activation_state, within
 from tfp_bprune.graphs.rebuild import calls_of, rebuild
-from tfp_bprune.layers import LAYERS, Composed, NormalPrior, Prior, Variational, kind_of, kinds, weights_of
+from tfp_bprune.layers import (
+    LAYERS,
+    Composed,
+    NormalPrior,
+    Prior,
+    Variational,
+    kind_of,
+    kinds,
+    usual_estimator,
+    weights_of,
+)
 from tfp_bprune.layers.posterior import DEFAULT_RHO
 from tfp_bprune.types import BpruneError, Estimator, Json, names_of
 
@@ -25,7 +35,7 @@ _NEVER_BAYESIAN = (keras.layers.BatchNormalization, keras.layers.LayerNormalizat
 def bayesianize(
     model: Any,
     *,
-    layers: Estimator = "flipout",
+    layers: Estimator | None = None,
     prior: Prior | Json | str | None = None,
     rho_init: float | None = None,
     moped: float | None = None,
@@ -44,7 +54,8 @@ def bayesianize(
 
     Args:
       model: functional or sequential, with nested models or not, trained or not.
-      layers: the estimator, "flipout", "reparameterization" or "local".
+      layers: the estimator, "flipout", "reparameterization" or "local"; by default what suits the layers that become Bayesian,
+        "reparameterization" where there are convolutions among them and "flipout" where there are none.
       prior: of every weight; the scale mixture by default, and N(w, 1) with `moped`.
       rho_init: where rho starts; sigma = softplus(rho). -5 by default.
       moped: delta: sigma = delta |w|, and the prior is centred at the trained w (Krishnan et al. 2020, "Specifying
@@ -67,6 +78,9 @@ def bayesianize(
     model = adopt(model)
     refuse_equal_names(model)
     chosen = _choose(model, names_of(include, "include"), names_of(exclude, "exclude"), strict)
+    asked = usual_estimator(filter(None, map(kind_of, chosen.values()))) if layers is None else layers
+    if asked not in get_args(Estimator):
+        raise BpruneError(f"unknown estimator {asked!r}: expected 'flipout', 'reparameterization' or 'local'")
     calls = Counter(map(id, calls_of(model)))
     options: Json = {"rho_init": DEFAULT_RHO if rho_init is None else rho_init, "own_prior_loc": moped is not None}
     options |= {"prior": NormalPrior() if prior is None and moped is not None else prior}
@@ -79,11 +93,9 @@ def bayesianize(
         assert kind is not None
         bias = {"bayesian_bias": bayesian_bias and kind.has_bias(layer)}
         # Local noise on the outputs of one call would not be that of another.
-        estimator = "flipout" if layers == "local" and calls[id(layer)] > 1 else layers
+        estimator = "flipout" if asked == "local" and calls[id(layer)] > 1 else asked
         return LAYERS[kind.name, estimator](**shared_config(layer), **(options | bias))
 
-    if layers not in get_args(Estimator):
-        raise BpruneError(f"unknown estimator {layers!r}: expected 'flipout', 'reparameterization' or 'local'")
     return rebuild(model, replace, lambda old, new: _copy_weights(old, new, moped))
 
 

@@ -23,7 +23,7 @@ from tfp_bprune.layers.dropout import StatelessDropout
 from tfp_bprune.layers.einsum import EinsumDenseFlipout, EinsumDenseReparameterization
 from tfp_bprune.layers.embedding import EmbeddingFlipout, EmbeddingReparameterization
 from tfp_bprune.layers.estimators import Flipout, Local, Reparameterization
-from tfp_bprune.layers.kind import LAYERS, Kind, bayesian, kind_of, kinds
+from tfp_bprune.layers.kind import LAYERS, Kind, bayesian, kind_of, kinds, usual_estimator
 from tfp_bprune.layers.likelihood import GaussianOutput
 from tfp_bprune.layers.posterior import MaskedNormal
 from tfp_bprune.layers.prior import (
@@ -119,6 +119,7 @@ __all__ = [
     "register_posterior",
     "register_prior",
     "set_train_size",
+    "usual_estimator",
     "variational_layers",
     "weights_of",
 ]

@@ -15,6 +15,7 @@ class Convolution(Kind):
     """A convolution, W [*positions, in / groups, out]: group g of the outputs reads group g of the inputs."""
 
     arguments = ("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "groups")
+    prefers = "reparameterization"  # Flipout learns as much an epoch, in twice the time (benchmarks/time_to_quality.py)
 
     def linear(self, layer: Any, name: str, inputs: Any, kernel: Any) -> Any:
         """The convolution; with groups one for each, since TensorFlow has no gradient of the whole on a CPU."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras
 from tfp_bprune.layers.axes import Axes
+from tfp_bprune.layers.convolution import Convolution
 from tfp_bprune.layers.estimators import Flipout, Reparameterization
 from tfp_bprune.layers.kind import Arrays, Flow, Kind, bayesian
 from tfp_bprune.layers.variational import OnKeras
@@ -19,6 +20,7 @@ class Depthwise(Kind):
 
     kernels = {"depthwise_kernel": Axes(read=-2, made=None)}  # noqa: RUF012
     arguments = ("kernel_size", "strides", "padding", "depth_multiplier", "data_format", "dilation_rate")
+    prefers = Convolution.prefers
 
     def width(self, layer: Any) -> int:
         """As many for each input channel; of a built layer."""

@@ -6,7 +6,7 @@ each estimator. To add one: declare a `Kind`, and its layers with `bayesian`; no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -47,6 +47,7 @@ class Kind:
       passes_masks: whether masks of Keras go through the plain layer.
       starts_as_plain: whether means start as the plain layer's weights do where nothing else is said, and not as those of
         other posteriors.
+      prefers: the estimator of a network with such layers where none is named (`usual_estimator`); None leaves it to others.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,7 @@ class Kind:
     reads_indices = False
     passes_masks = False
     starts_as_plain = False
+    prefers: ClassVar[Estimator | None] = None
 
     # What the layer computes
 
@@ -274,6 +276,17 @@ def kind_of(layer: Any) -> Kind | None:
     if found is not None:
         return found if isinstance(found, Kind) else None
     return next((kind for kind in kinds() if isinstance(layer, tuple(kind.raw))), None)
+
+
+def usual_estimator(found: Iterable[Kind]) -> Estimator:
+    """The estimator of a network with layers of the kinds `found` where none is named.
+
+    It is one for the whole network: what the first kind prefers that prefers any, if there are layers of all kinds for it; else
+    Flipout.
+    """
+    found = list(found)
+    wanted = (kind.prefers for kind in found if kind.prefers is not None)
+    return next((one for one in wanted if all((kind.name, one) in LAYERS for kind in found)), "flipout")
 
 
 def kinds() -> Iterator[Kind]:

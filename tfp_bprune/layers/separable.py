@@ -9,6 +9,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers.axes import Axes
+from tfp_bprune.layers.convolution import Convolution
 from tfp_bprune.layers.depthwise import by_output
 from tfp_bprune.layers.estimators import Flipout, Reparameterization
 from tfp_bprune.layers.kind import Arrays, Kind, bayesian
@@ -20,6 +21,7 @@ class Separable(Kind):
 
     kernels = {"depthwise_kernel": Axes(read=-2, made=None), "pointwise_kernel": Axes()}  # noqa: RUF012
     arguments = ("filters", "kernel_size", "strides", "padding", "depth_multiplier", "data_format", "dilation_rate")
+    prefers = Convolution.prefers
 
     def linear(self, layer: Any, name: str, inputs: Any, kernel: Any) -> Any:
         """One of the two convolutions; over one axis as over two of which the first is 1."""

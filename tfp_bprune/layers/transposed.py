@@ -7,6 +7,7 @@ from typing import Any
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers.axes import Axes
+from tfp_bprune.layers.convolution import Convolution
 from tfp_bprune.layers.estimators import Flipout, Reparameterization
 from tfp_bprune.layers.kind import Kind, bayesian
 from tfp_bprune.layers.variational import OnKeras
@@ -17,6 +18,7 @@ class Transposed(Kind):
 
     kernels = {"kernel": Axes(read=-1, made=-2)}  # noqa: RUF012
     arguments = ("filters", "kernel_size", "strides", "padding", "output_padding", "data_format", "dilation_rate")
+    prefers = Convolution.prefers
 
     def linear(self, layer: Any, name: str, inputs: Any, kernel: Any) -> Any:
         """The plain layer's call, with as many outputs as the kernel makes."""

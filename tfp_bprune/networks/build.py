@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Info
 from tfp_bprune.graphs.heads import heads_for, note_heads
-from tfp_bprune.layers import GaussianOutput
-from tfp_bprune.networks.factory import LayerFactory
+from tfp_bprune.layers import GaussianOutput, usual_estimator
+from tfp_bprune.networks.factory import KindsOf, LayerFactory
 from tfp_bprune.networks.lenet import convnet, lenet5, lenet300
 from tfp_bprune.networks.mlp import mlp
 from tfp_bprune.networks.resnet import resnet18
 from tfp_bprune.networks.vgg import vgg16
-from tfp_bprune.types import BpruneError, Layers, suggestion
+from tfp_bprune.types import BpruneError, Estimator, Layers, suggestion
 
 NETWORKS: dict[str, Callable[..., Any]] = {
     "mlp": mlp,
@@ -30,7 +31,7 @@ def build(
     name: str,
     info: Info,
     *,
-    layers: Layers = "flipout",
+    layers: Layers | None = None,
     noise: float | None = None,
     options: dict[str, Any] | None = None,
     **more: Any,
@@ -41,7 +42,8 @@ def build(
       name: one of `NETWORKS`.
       info: what the network needs to know of the data; `load(...).info`.
       layers: how its weights are inferred: "flipout", "reparameterization", "local" (local reparameterization in dense
-        layers, Flipout in convolutions), "deterministic" or "dropout".
+        layers, Flipout in convolutions), "deterministic" or "dropout"; by default as `usual_layers` says,
+        "reparameterization" where there are convolutions and "flipout" where there are none.
       noise: fixed noise standard deviation of a regression, in target units; None learns it.
       options: arguments of the architecture, such as `{"hidden": (500, 500)}`.
       **more: arguments of `LayerFactory`: prior, rho_init, bayesian_bias, train_size, dropout_rate, seed.
@@ -53,6 +55,34 @@ def build(
 
     Raises:
       BpruneError: unknown name, layers or option, or data of several inputs or outputs.
+    """
+    layers = usual_layers(name, info, options) if layers is None else layers
+    inputs, outputs = _graph(name, info, partial(LayerFactory, layers=layers, **more), options)
+    if info.task == "regression":
+        outputs = GaussianOutput(info.target_loc, info.target_scale, noise, name="likelihood")(outputs)
+    model = keras.Model(inputs, outputs, name=name)
+    return note_heads(model, heads_for(model, info))
+
+
+def usual_layers(name: str, info: Info, options: dict[str, Any] | None = None) -> Estimator:
+    """How `build` infers the weights of a network where nothing is said: as suits its layers (`Kind.prefers`).
+
+    Args:
+      name, info, options: as in `build`.
+
+    Raises:
+      BpruneError: as in `build`.
+    """
+    kinds = KindsOf()
+    _graph(name, info, lambda: kinds, options)
+    return usual_estimator(kinds.found)
+
+
+def _graph(name: str, info: Info, make: Callable[[], LayerFactory], options: dict[str, Any] | None) -> tuple[Any, Any]:
+    """Inputs of a network, and outputs that are logits or standardized predictions.
+
+    Raises:
+      BpruneError: as in `build`.
     """
     if name not in NETWORKS:
         raise BpruneError(
@@ -67,10 +97,6 @@ def build(
     x = keras.layers.Rescaling(info.scale, info.offset, name="rescaling")(inputs)
     try:
         width = 1 if info.task == "binary" else info.classes
-        outputs = NETWORKS[name](x, width, LayerFactory(layers=layers, **more), **(options or {}))
+        return inputs, NETWORKS[name](x, width, make(), **(options or {}))
     except TypeError as error:
         raise BpruneError(f"network {name!r} cannot be built with {options or {}}: {error}") from error
-    if info.task == "regression":
-        outputs = GaussianOutput(info.target_loc, info.target_scale, noise, name="likelihood")(outputs)
-    model = keras.Model(inputs, outputs, name=name)
-    return note_heads(model, heads_for(model, info))

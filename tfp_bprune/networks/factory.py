@@ -6,11 +6,11 @@ An architecture asks a `LayerFactory` for its layers and never says which kind t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from tfp_bprune._keras import keras
-from tfp_bprune.layers import LAYERS, Prior, StatelessDropout, noise
+from tfp_bprune.layers import LAYERS, Kind, Prior, StatelessDropout, kind_of, noise
 from tfp_bprune.layers.posterior import DEFAULT_RHO
 from tfp_bprune.types import BpruneError, Estimator, Json, Layers
 
@@ -88,6 +88,25 @@ class LayerFactory:
             seed=self.seed,
             **arguments,
         )
+
+
+@dataclass(frozen=True)
+class KindsOf(LayerFactory):
+    """Tells what kinds of layers an architecture asks for; makes none, but tensors of the shapes of their outputs.
+
+    Attributes:
+      found: the kinds, in the order in which layers are asked for.
+    """
+
+    layers: Layers = "deterministic"
+    found: list[Kind] = field(default_factory=list)
+
+    def _layer(self, kind: str, name: str, **arguments: Any) -> Any:
+        layer = getattr(keras.layers, kind)(name=name, **arguments)
+        known = kind_of(layer)
+        assert known is not None
+        self.found.append(known)
+        return lambda x: keras.Input(layer.compute_output_shape(x.shape)[1:], name=name)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -15,15 +15,16 @@ from threadpoolctl import threadpool_limits
 from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.files.runs import finite, sealed, unsealed, write_atomically
+from tfp_bprune.files.words import renewed
 from tfp_bprune.layers.posterior import rho_of
-from tfp_bprune.networks import build
+from tfp_bprune.networks import build, usual_layers
 from tfp_bprune.networks.build import NETWORKS
 from tfp_bprune.searching.samples import fingerprint_of_splits
 from tfp_bprune.training import Settings, compile_model
 from tfp_bprune.training.callbacks import KLSchedule, StopAtNonFinite
 from tfp_bprune.training.schedules import KL_SCHEDULES, kl_schedule
 from tfp_bprune.trials._keras_tuner import keras_tuner
-from tfp_bprune.trials.log import check_same
+from tfp_bprune.trials.log import check_same, read_sealed
 from tfp_bprune.tuning.resuming import remove_unfinished, take_up
 from tfp_bprune.types import (
     BpruneError,
@@ -49,7 +50,7 @@ def hyper_model(
     network: str,
     data: Splits,
     *,
-    layers: Estimator = "flipout",
+    layers: Estimator | None = None,
     epochs: int = 20,
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
@@ -64,7 +65,7 @@ def hyper_model(
     Args:
       network: one of `models.build.NETWORKS`.
       data: from `load`.
-      layers: a Bayesian one.
+      layers: a Bayesian one; by default as in `build`.
       epochs: at most, over which the learning rate falls to 0.
       hidden: widths of an mlp at `width` 1.
       seed: of the initial weights and the noise.
@@ -76,6 +77,7 @@ def hyper_model(
     """
     _check_network(network, data, layers, epochs, hidden)
     _check_prior(prior)
+    chosen_layers = _usual(network, data, hidden) if layers is None else layers
     rounds = epochs
 
     class BayesianHyperModel(keras_tuner().HyperModel):  # type: ignore[misc]
@@ -86,7 +88,7 @@ def hyper_model(
             chosen = _choose(hp, prior)
             settings = _settings(chosen, rounds)
             model = build(
-                network, data.info, layers=layers, options=_width(network, chosen["width"], hidden), seed=seed,
+                network, data.info, layers=chosen_layers, options=_width(network, chosen["width"], hidden), seed=seed,
                 prior=_prior(prior, chosen), rho_init=float(rho_of(chosen["initial_sigma"])),
             )  # fmt: skip
             return compile_model(model, data, settings=settings)
@@ -110,8 +112,12 @@ def hyper_model(
     return BayesianHyperModel()
 
 
-def _check_network(network: str, data: Splits, layers: str, epochs: int, hidden: tuple[int, ...]) -> None:
-    if layers not in get_args(Estimator):
+def _usual(network: str, data: Splits, hidden: tuple[int, ...]) -> Estimator:
+    return usual_layers(network, data.info, _width(network, 1.0, hidden))
+
+
+def _check_network(network: str, data: Splits, layers: str | None, epochs: int, hidden: tuple[int, ...]) -> None:
+    if layers is not None and layers not in get_args(Estimator):
         raise BpruneError(f"layers {layers!r} has no prior to tune: expected one of {', '.join(get_args(Estimator))}")
     if not len(data.examples("valid")):
         raise BpruneError("there is no validation split to tune on: use a validation fraction above 0")
@@ -180,7 +186,7 @@ def tune(
     trials: int = 20,
     epochs: int = 20,
     objective: Objective = "val_nll",
-    layers: Estimator = "flipout",
+    layers: Estimator | None = None,
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
     prior: PriorName = "scale_mixture",
@@ -189,7 +195,7 @@ def tune(
     """Searches hyperparameters by validation scores; call it again with the same `out` to resume a search that was stopped.
 
     Args:
-      network, layers, hidden, seed, prior: as in `hyper_model`.
+      network, layers, hidden, seed, prior: as in `hyper_model`; a search that is resumed keeps its layers by default.
       out: folder for Keras Tuner's trials and `tune.json`.
       method: "random", "hyperband" (which chooses the number of trials itself, within one of its iterations) or "bayesian".
       trials: at most.
@@ -214,6 +220,7 @@ def tune(
     _check_prior(prior)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    layers = layers or _begun_layers(out) or _usual(network, data, hidden)
     asked: Json = {"network": network, "data": fingerprint_of_splits(data), "layers": layers, "method": method}
     asked |= {"epochs": epochs, "objective": objective, "hidden": list(hidden), "seed": seed}
     asked |= {} if prior == "scale_mixture" else {"prior": prior}
@@ -253,6 +260,18 @@ def tune(
     content = sealed(result)
     write_atomically(out / TUNE_FILE, content)
     return unsealed(content, TUNE_FILE)
+
+
+def _begun_layers(out: Path) -> Any:
+    """Those of the search in `out`, if there is one.
+
+    Raises:
+      RunError: its settings cannot be read.
+    """
+    if not os.path.lexists(out / SETTINGS_FILE):
+        return None
+    layers = renewed(read_sealed(out / SETTINGS_FILE)).get("layers")
+    return layers if layers in get_args(Estimator) else None
 
 
 def _begun(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:
