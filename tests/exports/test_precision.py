@@ -136,6 +136,30 @@ def test_convolutions_in_few_bits(name: str, form: Any, settles: bool, tmp_path:
     assert len(few) == 0 or count_of(form, stored) == 0
 
 
+@pytest.mark.parametrize(("form", "settles"), WAYS)
+def test_products_that_are_answers_themselves_are_in_few_bits(form: Any, settles: bool, tmp_path: Path) -> None:
+    """Means of several targets come straight from a product, which a converter names after the answer; one begins as another
+    does."""
+    pytest.importorskip("ai_edge_quantizer")
+    inputs = keras.Input((30,))
+    hidden = keras.layers.Dense(40, "relu")(inputs)
+    outputs = [keras.layers.Dense(size, name=name)(hidden) for name, size in (("a", 20), ("a_b", 25))]
+    x = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
+    given: Any = {"representative": x} if settles else {}
+    manifest = export(
+        keras.Model(inputs, outputs),
+        tmp_path / "out",
+        format=form,
+        precision="int8",
+        task="regression",
+        validation=x,
+        **given,
+    )
+    assert {layer["precision"] for layer in manifest["layers"].values()} == {"int8"}
+    assert count_of(form, (tmp_path / "out" / FORMS[form].file).read_bytes()) == 0
+    assert 0 < manifest["precision_cost"]["difference"] < 0.05
+
+
 def count_of(form: str, content: bytes) -> int:
     """How many constants of two axes or more a file holds in float32."""
     if form == "onnx":

@@ -17,7 +17,7 @@ from tfp_bprune._keras import keras
 from tfp_bprune.evaluation.fresh import reload
 from tfp_bprune.exports import export
 from tfp_bprune.exports.others import check_litert, check_onnx
-from tfp_bprune.exports.sparsify import _packed
+from tfp_bprune.exports.sparsify import packed as pack
 from tfp_bprune.files.runs import Run
 from tfp_bprune.types import ExportError
 
@@ -161,7 +161,7 @@ def test_a_litert_file_that_names_code_or_files_is_refused(kind: str, folders: d
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     change(model)
     with pytest.raises(ExportError, match=f"here .*{said}"):
-        check_litert("model.tflite", _packed(model), "here")
+        check_litert("model.tflite", pack(model), "here")
 
 
 GARBAGE = {
@@ -191,7 +191,7 @@ def test_a_stranger_gives_it_to_no_runtime(form: str, folders: dict[str, Path], 
     else:
         packed = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0)
         changes[form][1](packed)
-        file.write_bytes(_packed(packed))
+        file.write_bytes(pack(packed))
     (folder / "manifest.json").unlink()
     Run(folder).record(**{k: v for k, v in facts.items() if k not in ("files", "format", "versions", "sha256")})
     monkeypatch.setattr("tfp_bprune.evaluation.fresh._run", lambda request: pytest.fail("a runtime got it"))

@@ -17,7 +17,7 @@ from tests.hostile.test_savedmodels import ABOUT, X
 from tfp_bprune._keras import tf
 from tfp_bprune.evaluation import fresh
 from tfp_bprune.evaluation.fresh import complaint, reload
-from tfp_bprune.exports.sparsify import _packed
+from tfp_bprune.exports.sparsify import packed as pack
 from tfp_bprune.files.runs import Run
 from tfp_bprune.types import ExportError
 
@@ -154,7 +154,7 @@ def test_an_onnx_file_that_gives_no_answers(kind: str, tmp_path: Path) -> None:
 def test_a_litert_file_that_gives_no_answers(kind: str, litert: bytes, tmp_path: Path) -> None:
     model = schema.ModelT.InitFromPackedBuf(litert, 0)
     LITERT[kind](model)
-    refused(_packed(model), tmp_path / "export", "litert")
+    refused(pack(model), tmp_path / "export", "litert")
 
 
 @pytest.mark.parametrize("form", ["onnx", "litert"])

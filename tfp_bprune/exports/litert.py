@@ -49,7 +49,7 @@ def to_litert(
     with hushed():
         content = _converted(predictor, float16 or halves, batch)
         # What was quantized holds its numbers beside the tables that `sparsify` writes anew.
-        return quantized(content, few, representative, predictor.last, batch) if few else sparsify(content)
+        return quantized(content, few, representative, predictor.ends, batch) if few else sparsify(content)
 
 
 def _converted(predictor: Predictor, float16: bool, batch: int | None) -> bytes:

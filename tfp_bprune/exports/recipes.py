@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.exports.converting import require
+from tfp_bprune.exports.sparsify import packed
 from tfp_bprune.prediction.grids import bits_of
 from tfp_bprune.prediction.lower import scope_of
 from tfp_bprune.prediction.program import NETWORK
@@ -29,7 +30,7 @@ def quantized(
     content: bytes,
     precision: Mapping[str, Storage],
     representative: Mapping[str, np.ndarray] | None = None,
-    last: set[str] = frozenset(),  # type: ignore[assignment]
+    ends: Mapping[str, set[str]] | None = None,
     batch: int | None = None,
 ) -> bytes:
     """A LiteRT file in float32 with the weights of some layers in 8 or 4 bits, a scale for each channel.
@@ -39,7 +40,7 @@ def quantized(
       precision: by the layer's name.
       representative: examples [n, ...] by the input's name: activations of the whole network take 8 bits too, in ranges that
         these settle. Without them each product rounds what it reads as it comes.
-      last: layers whose outputs stay in float32, as answers are made of them.
+      ends: as of `Predictor`: layers whose outputs stay in float32, as answers are made of them.
       batch: the one size of batches that the file takes; None for any.
 
     Raises:
@@ -48,6 +49,7 @@ def quantized(
     require("litert", "ai_edge_quantizer")
     from ai_edge_quantizer.quantizer import Quantizer
 
+    content, last = _scoped(content, ends or {}), set().union(*(ends or {}).values())
     nowhere = io.StringIO()
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all tensors are kept while ranges are settled, as it should be
@@ -57,13 +59,29 @@ def quantized(
         for layer, storage in precision.items():
             _of_layer(made, layer, storage, static=representative is not None and layer not in last)
         ranges = (
-            None
-            if representative is None
-            else made.calibrate({"serving_default": _batches(representative, batch or 1)})
+            None if representative is None else made.calibrate({"serving_default": _batches(representative, batch)})
         )
         content = bytes(made.quantize(ranges).quantized_model)
     _check_types(content, precision)
     return content
+
+
+def _scoped(content: bytes, ends: Mapping[str, set[str]]) -> bytes:
+    """The file with the scope of their layer before the names of products that are answers themselves, as the means of several
+    targets are: the converter names these after the signature, where no recipe finds them."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, changed = schema.ModelT.InitFromPackedBuf(content, 0), False
+    for signature in model.signatureDefs or []:
+        graph = model.subgraphs[signature.subgraphIndex]
+        products = {one.outputs[0] for one in graph.operators if _kernels(model, graph, one)}
+        for output in signature.outputs:
+            name, tensor = output.name.decode(), graph.tensors[output.tensorIndex]
+            layers = ends.get(max((prefix for prefix in ends if name.startswith(prefix)), key=len, default=""), set())
+            if output.tensorIndex in products and len(layers) == 1:
+                [layer] = layers
+                tensor.name, changed = f"{scope_of(layer)}/".encode() + tensor.name, True
+    return packed(model) if changed else content
 
 
 def _all_static(made: Any) -> None:
@@ -118,8 +136,11 @@ def _kernels(model: Any, graph: Any, operator: Any) -> list[Any]:
     return [tensor for tensor in stored if tensor.shape is not None and len(tensor.shape) >= 2]
 
 
-def _batches(examples: Mapping[str, np.ndarray], size: int) -> list[dict[str, np.ndarray]]:
+def _batches(examples: Mapping[str, np.ndarray], batch: int | None) -> list[dict[str, np.ndarray]]:
+    """The examples in batches of one size, or all at once: ranges are averages over batches, and those of single examples would
+    cut off what only some of them reach."""
     count = len(next(iter(examples.values())))
+    size = batch or min(count, _AT_ONCE)
     starts = range(0, min(count, _AT_ONCE), size)
     return [{name: x[np.arange(i, i + size) % count] for name, x in examples.items()} for i in starts]
 

@@ -37,7 +37,7 @@ def sparsify(content: bytes) -> bytes:
                 model.buffers[tensor.buffer].data = np.frombuffer(rows.values.tobytes(), np.uint8)
                 _store(schema, model, graph, index, rows)
                 changed = True
-    return _packed(model) if changed else content
+    return packed(model) if changed else content
 
 
 class Rows:
@@ -133,7 +133,8 @@ def _vector(schema: Any, numbers: np.ndarray) -> tuple[int, Any]:
     return getattr(schema.SparseIndexVector, kind), vector
 
 
-def _packed(model: Any) -> bytes:
+def packed(model: Any) -> bytes:
+    """The file of a model of LiteRT's schema."""
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())

@@ -110,9 +110,9 @@ class Predictor(tf.Module):
         self._linears = list(dict.fromkeys(linears.values()))
         self._costs, self._sparse = lowering.costs, lowering.forms[1:]
         self._read = [*variables_of(network, linears), *tables_of(network)]
-        program = Program(
-            network, linears, answers_for(heads), samples, seed, error_rate, lowering.at_load, calibration
-        )
+        answers = answers_for(heads)
+        self._prefixes = [answer.prefix for answer in answers]
+        program = Program(network, linears, answers, samples, seed, error_rate, lowering.at_load, calibration)
         bodies: dict[Predictive, Callable[..., Outputs]] = {
             "mean": program.mean, "sampled": program.sampled, "moments": program.moments,
         }  # fmt: skip
@@ -139,19 +139,16 @@ class Predictor(tf.Module):
         return self._network()
 
     @property
+    def ends(self) -> dict[str, set[str]]:
+        """The layers with kernels, by their names, of whose outputs answers are made without any other such layer between: by
+        the prefix of the answers' names."""
+        outputs = zip(self._prefixes, self.network.outputs, strict=True)
+        return {prefix: _kernels_behind(tensor) for prefix, tensor in outputs}
+
+    @property
     def last(self) -> set[str]:
-        """The layers with kernels, by their names, of whose outputs answers are made without any other such layer between."""
-        found, waiting = set(), list(self.network.outputs)
-        while waiting:
-            history = waiting.pop()._keras_history
-            layer = within(history.layer)
-            if kind_of(layer) is not None:
-                found.add(layer.name)
-            elif isinstance(layer, keras.Model):
-                waiting += layer.outputs
-            else:
-                waiting += tf.nest.flatten(history.layer.inbound_nodes[history.node_index].keras_inputs)
-        return found
+        """The same of all answers together."""
+        return set().union(*self.ends.values())
 
     @property
     def payload(self) -> int:
@@ -193,6 +190,21 @@ class Predictor(tf.Module):
             }
             for name, kernel in kernels.items()
         }
+
+
+def _kernels_behind(tensor: Any) -> set[str]:
+    """The layers with kernels behind a tensor of a Keras model, back to the first on every way."""
+    found, waiting = set(), [tensor]
+    while waiting:
+        history = waiting.pop()._keras_history
+        layer = within(history.layer)
+        if kind_of(layer) is not None:
+            found.add(layer.name)
+        elif isinstance(layer, keras.Model):
+            waiting += layer.outputs
+        else:
+            waiting += tf.nest.flatten(history.layer.inbound_nodes[history.node_index].keras_inputs)
+    return found
 
 
 def shape_held(body: Callable[..., Outputs], shapes: list[Any]) -> Callable[..., Outputs]:
