@@ -67,13 +67,22 @@ def training_step(
     return lambda: float(function(batches)["loss"])
 
 
-def interleaved(steps: Mapping[str, Step], rounds: int, least_ms: float = 30.0) -> dict[str, np.ndarray]:
-    """Milliseconds a call of each rival, [rounds]; in every round each has one turn of at least `least_ms`."""
+def interleaved(
+    steps: Mapping[str, Step], rounds: int, least_ms: float = 30.0, rest_ms: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Milliseconds a call of each rival, [rounds]; in every round each has one turn of at least `least_ms`.
+
+    Before a turn of short calls comes a rest, in which idle threads of other runtimes stop waiting at full speed, and two
+    calls that do not count.
+    """
     calls = {name: _calls_within(step, least_ms) for name, step in steps.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds):
         names = list(steps) if turn % 2 == 0 else list(reversed(steps))
         for name in names:
+            if rest_ms:
+                time.sleep(rest_ms / 1e3)
+                steps[name](), steps[name]()
             begin = time.perf_counter()
             for _ in range(calls[name]):
                 steps[name]()

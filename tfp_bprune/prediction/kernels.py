@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.prediction.cost import CONVERTED, FORMS, Choice, Costs, choose, takes
+from tfp_bprune.prediction.cost import CONVERTED, CONVERTED_FEW, FORMS, Choice, Costs, choose, takes
 from tfp_bprune.prediction.csr import CsrMatrix
 from tfp_bprune.prediction.grids import Grid, bits_of, levels, steps
 from tfp_bprune.prediction.stored import Decoded, Packed, digest, narrowed, widened
@@ -46,8 +46,10 @@ class Lowering:
     by_layer: Mapping[str, Storage] = field(default_factory=dict)
 
     def of(self, layer: str) -> Lowering:
-        """The same for the layer of this name."""
-        return replace(self, storage=self.by_layer.get(layer, self.storage))
+        """The same for the layer of this name, with what its products cost in other runtimes if these are in whole numbers."""
+        storage = self.by_layer.get(layer, self.storage)
+        costs = CONVERTED_FEW if bits_of(storage) and self.costs == CONVERTED else self.costs
+        return replace(self, storage=storage, costs=costs)
 
     @property
     def forms(self) -> tuple[Product, ...]:
