@@ -32,6 +32,29 @@ def gradients(model: Any, batch: Any, tape: Any = None) -> tuple[list[np.ndarray
     return [g.numpy() for g in found], float(kl)
 
 
+def in_parts(workers: Horovod) -> Json:
+    """The means of two workers that take two batches in a step, and of one process on batches four times as large."""
+    import horovod.tensorflow as hvd
+
+    found, steps = [], []
+    for batch, parts, distributor in ((25, 2, workers), (100, 1, None)):
+        data = load("digits", batch_size=batch)
+        model = build("mlp", data.info, layers="flipout", options={"hidden": (16,)})
+        for layer in variational_layers(model):
+            layer.kernel_posterior.rho_variable.assign(tf.fill(layer.kernel_posterior.shape, -60.0))
+        settings = Settings(epochs=2, kl="constant", accumulate=parts)
+        rows = fit(model, data, settings=settings, optimizer="sgd", distributor=distributor, progress=False)
+        found.append([layer.kernel_posterior.loc.numpy() for layer in variational_layers(model)])
+        steps.append([int(model.optimizer.iterations.numpy()), rows[-1]["loss"], rows[-1]["accuracy"]])
+    everyone = [hvd.allgather(loc[None]).numpy() for loc in found[0]]
+    return {
+        "difference": max(float(np.abs(a - b).max()) for a, b in zip(*found, strict=True)),
+        "moved": max(float(np.abs(loc).max()) for loc in found[0]),
+        "equal": all((one == one[:1]).all() for one in everyone),
+        "rows": steps,
+    }
+
+
 def compare(workers: Horovod) -> Json:
     """What this rank found."""
     import horovod.tensorflow as hvd
@@ -51,7 +74,7 @@ def compare(workers: Horovod) -> Json:
         worst = max(
             worst, *(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(averaged, alone, strict=True))
         )
-    result = {"gradient": worst, "kl": [kl, kl_alone], "sizes": sorted(sizes)}
+    result: Json = {"gradient": worst, "kl": [kl, kl_alone], "sizes": sorted(sizes), "parts": in_parts(workers)}
 
     model.compile(
         distribute(keras.optimizers.legacy.Adam(1e-3), compression="fp16"), negative_log_likelihood("classification")

@@ -81,16 +81,20 @@ def trained(workers: Any, out: Path, epochs: int = 4, **options: Any) -> Json:
     return {"digests": digests.found, "draws": draws, "kept": kept, "rows": rows, "size": workers.size}
 
 
-def beside_one_process(workers: Any) -> Json:
-    """The means that two replicas come to, and those of one process on batches twice as large, without noise."""
-    found = []
-    for batch, distributor in ((25, workers), (50, None)):
+def beside_one_process(workers: Any, accumulate: int = 1) -> Json:
+    """The means that two replicas come to, and those of one process on batches twice as large, without noise.
+
+    Where the replicas `accumulate` batches, those of the one process are so many times larger again.
+    """
+    found, digests = [], Digests()
+    for batch, parts, distributor in ((25, accumulate, workers), (50 * accumulate, 1, None)):
         data = bp.load("digits", batch_size=batch)  # 1,294 examples: odd global batches among them
         model = bp.build("mlp", data.info, layers="flipout", options={"hidden": (16,)})
         for layer in variational_layers(model):
             layer.kernel_posterior.rho_variable.assign(tf.fill(layer.kernel_posterior.shape, -60.0))
-        settings = bp.Settings(epochs=2, kl="constant")
-        rows = bp.fit(model, data, settings=settings, optimizer="sgd", distributor=distributor, progress=False)
+        settings = bp.Settings(epochs=2, kl="constant", accumulate=parts)
+        more: Any = {"optimizer": "sgd", "distributor": distributor, "callbacks": [digests] if distributor else []}
+        rows = bp.fit(model, data, settings=settings, progress=False, **more)
         locs = [layer.kernel_posterior.loc.numpy() for layer in variational_layers(model)]
         found.append((locs, rows[-1]))
     (ours, row), (theirs, alone) = found
@@ -99,6 +103,7 @@ def beside_one_process(workers: Any) -> Json:
         "difference": max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True)),
         "moved": max(float(np.abs(a).max()) for a in ours),
         "rows": [[one[name] for name in names] for one in (row, alone)],
+        "digests": digests.found,
     }
 
 
@@ -113,7 +118,8 @@ def refused(call: Any) -> str:
 
 def first(workers: Any, folder: Path) -> Json:
     """Gradients; a training that nothing interrupts; one that ends early; what is refused."""
-    found = {"beside": beside_one_process(workers), "whole": trained(workers, folder / "whole")}
+    found = {"beside": beside_one_process(workers), "parts": beside_one_process(workers, accumulate=2)}
+    found["whole"] = trained(workers, folder / "whole")
     with contextlib.suppress(InterruptedError):
         trained(workers, folder / "interrupted", callbacks=[Interrupt()])
     found["shrink"] = refused(lambda: trained(workers, folder / "shrunk", callbacks=[bp.Shrink()]))

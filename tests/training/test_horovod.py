@@ -89,6 +89,15 @@ def test_two_workers_take_the_gradient_of_one_process_on_both_batches(starts: St
     assert first["accuracy"] == second["accuracy"]
 
 
+def test_two_workers_that_accumulate_batches_learn_what_one_process_learns_of_all_of_them(starts: Starts) -> None:
+    for said in (said["gradients"]["parts"] for said in starts.said(1)):
+        assert said["equal"]
+        assert said["difference"] < 1e-5 * said["moved"]
+        ours, alone = said["rows"]
+        assert ours[0] == alone[0] == 2 * 13  # steps of 100 examples: the workers exchange once in two batches
+        assert ours[1:] == pytest.approx(alone[1:], rel=2e-5)
+
+
 def test_an_error_of_one_worker_ends_the_job(starts: Starts) -> None:
     result = starts.upto(1)
     assert result.returncode != 0

@@ -112,9 +112,12 @@ def workers(each: dict[str, Starts]) -> Starts:
     return each["multiworker"]
 
 
-def test_two_replicas_learn_what_one_process_learns_of_both_batches(starts: Starts) -> None:
-    for found in starts.said(1):
-        beside = found["beside"]
+@pytest.mark.parametrize("which", ["beside", "parts"])
+def test_two_replicas_learn_what_one_process_learns_of_both_batches(starts: Starts, which: str) -> None:
+    said = [found[which] for found in starts.said(1)]
+    for values in zip(*(beside["digests"] for beside in said), strict=True):
+        assert len({one for each in values for one in each}) == 1
+    for beside in said:
         assert beside["difference"] < 1e-5 * beside["moved"]
         # Of odd batches the examples weigh differently in the mean of the losses, as with Horovod; metrics are sums.
         ours, alone = beside["rows"]
