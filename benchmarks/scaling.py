@@ -3,7 +3,9 @@
     python benchmarks/scaling.py                              # needs Horovod; starts its two workers itself
     python benchmarks/scaling.py --engine multiworker         # by tf.distribute; "both" has the engines side by side
     python benchmarks/scaling.py --accumulate 4 --networks vgg16 resnet18   # one exchange for four batches
+    python benchmarks/scaling.py --engine both --networks vgg16 resnet18 --batches 64 --layers reparameterization flipout
 
+What is asked for by any of these options goes into results/scaling_part.json, the rest into results/scaling.json.
 In every round the first worker trains alone while the second waits, then both train with gradients exchanged, then both
 train without: efficiency is throughput(2) / (2 throughput(1)), and the third turn tells what of the loss is the exchange's
 and what comes from two processes on one memory. The last rows are of the exchange alone, and of pruned weights: gathering
@@ -45,6 +47,7 @@ COLUMNS = {
     "network": "",
     "layers": "",
     "batch": "d",
+    "accumulate": "d",
     "parameters": ",d",
     "one_ms": ".1f",
     "two_ms": ".1f",
@@ -194,11 +197,12 @@ def work(path: Path, arguments: Any) -> None:
     workers, rounds = Workers() if task is None else ReplicaWorkers(), arguments.rounds
     rows: list[dict[str, Any]] = []
     for network, width, batch in CASES:
-        for layers in LAYERS if not arguments.networks or network in arguments.networks else ():
+        chosen = network in (arguments.networks or (network,)) and batch in (arguments.batches or (batch,))
+        for layers in arguments.layers if chosen else ():
             rows.append(network_row(workers, network, width, batch, layers, rounds, arguments.accumulate))
             if workers.rank == 0:
                 print(measure.markdown(rows[-1:], COLUMNS).splitlines()[-1], file=sys.stderr, flush=True)
-    if task is None and not arguments.networks:
+    if task is None and not partial(arguments):
         rows += exchange_rows(workers, rounds) + survivors_rows(workers, rounds)
     if workers.rank == 0:
         path.write_text(json.dumps(rows))
@@ -209,11 +213,9 @@ def started(engine: str, arguments: Any) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "rows.json"
         words = [sys.executable, __file__, "--worker", found, "--rounds", arguments.rounds]
-        words += [
-            "--accumulate",
-            arguments.accumulate,
-            *(["--networks", *arguments.networks] if arguments.networks else []),
-        ]
+        words += ["--accumulate", arguments.accumulate, "--layers", *arguments.layers]
+        words += ["--networks", *arguments.networks] if arguments.networks else []
+        words += ["--batches", *arguments.batches] if arguments.batches else []
         if engine == "horovod":
             horovodrun = [Path(sys.executable).with_name("horovodrun"), "-np", "2", "-H", "localhost:2"]
             subprocess.run([*map(str, horovodrun + words)], check=True, env=measure.with_package())
@@ -225,6 +227,12 @@ def started(engine: str, arguments: Any) -> list[dict[str, Any]]:
             if any([job.wait() for job in jobs]):
                 raise SystemExit("a worker failed")
         return json.loads(found.read_text())
+
+
+def partial(arguments: Any) -> bool:
+    """Whether not all is measured, or in another way."""
+    usual = not arguments.networks and not arguments.batches and tuple(arguments.layers) == LAYERS
+    return not usual or arguments.engine != "horovod" or arguments.accumulate != 1
 
 
 def free_port() -> int:
@@ -267,16 +275,20 @@ def main() -> None:
     )
     parser.add_argument("--accumulate", type=int, default=1, help="batches of a step (default: 1)")
     parser.add_argument("--networks", nargs="+", choices=sorted({name for name, *_ in CASES}), help="these alone")
+    parser.add_argument("--batches", nargs="+", type=int, choices=sorted({b for *_, b in CASES}), help="these alone")
+    parser.add_argument("--layers", nargs="+", choices=networks.LAYERS, default=LAYERS, help="these alone")
+    parser.set_defaults(json=None)
     arguments = parser.parse_args()
     if arguments.worker:
         work(arguments.worker, arguments)
         return
+    target = arguments.json or str(measure.RESULTS / f"scaling{'_part' * partial(arguments)}.json")
     engines = ("horovod", "multiworker") if arguments.engine == "both" else (arguments.engine,)
     rows = [row for engine in engines for row in started(engine, arguments)]
-    measure.write(rows, arguments.json)
-    if arguments.json != "-":
-        if engines == ("horovod",) and not arguments.networks:
-            measure.draw(figure(rows), Path(arguments.json).with_suffix(".png"))
+    measure.write(rows, target)
+    if target != "-":
+        if not partial(arguments):
+            measure.draw(figure(rows), Path(target).with_suffix(".png"))
         print(measure.markdown([row for row in rows if "network" in row], COLUMNS))
 
 
