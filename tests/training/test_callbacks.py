@@ -12,7 +12,7 @@ import pytest
 from tests.training.test_resume import Interrupt, assert_bit_identical, tensors
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.splits import Splits
-from tfp_bprune.files.runs import Run
+from tfp_bprune.files.runs import Run, tensors_from
 from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.pruning import GradualPruning
 from tfp_bprune.storage import load_model
@@ -81,6 +81,29 @@ def test_an_interrupted_run_ends_in_the_same_bits(mlp: Build, digits: Splits, tm
         fit(mlp(), digits, settings=SETTINGS, callbacks=[*make(), Interrupt(3, 2)], **parts)
     fit(mlp(), digits, settings=SETTINGS, callbacks=make(), **parts)
     assert_bit_identical(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(("make", "epochs"), [(list, 4), (stopping, 3)], ids=["to the end", "stopped"])
+def test_the_last_checkpoint_alone_is_coded(
+    mlp: Build, digits: Splits, tmp_path: Path, make: Any, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[str, bool, int]] = []
+    commit = Run.commit
+
+    def noted(run: Run, files: Any, **others: Any) -> None:
+        for name, content in files.items():
+            if name.endswith(".safetensors"):
+                parts = tensors_from(content, name)
+                written.append((name, any(key.startswith("coded:") for key in parts), len(content)))
+        commit(run, files, **others)
+
+    monkeypatch.setattr(Run, "commit", noted)
+    model = mlp()
+    fit(model, digits, settings=SETTINGS, out=tmp_path / "run", callbacks=make(), progress=False)
+    assert_on_disk(model, tmp_path / "run")
+    assert [coded for _, coded, _ in written] == [False] * (epochs - 1) + [True] * (len(written) - epochs + 1)
+    assert len(written) in (epochs, epochs + 1)  # the weights of the best epoch come at the end
+    assert written[-1][2] < written[0][2]
 
 
 def test_a_callback_sets_the_learning_rate(mlp: Build, digits: Splits) -> None:

@@ -44,7 +44,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
     """All that a run ends with: weights, noise steps, optimizer."""
     run = Run.open(path)
     run.verify()
-    return run.read_tensors(run.manifest["checkpoint"])
+    return compress.decode(run.read_tensors(run.manifest["checkpoint"]))
 
 
 def assert_bit_identical(one: Path, other: Path, times: bool = True) -> None:

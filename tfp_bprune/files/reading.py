@@ -124,6 +124,19 @@ def free_memory() -> float:
     return free
 
 
+def check_memory(size: int, what: str) -> None:
+    """Refuses what would not fit into memory.
+
+    Args:
+      size: bytes that it would take.
+
+    Raises:
+      RunError: it is more than the kernel would give.
+    """
+    if size > _LARGE and size > free_memory():
+        raise RunError(f"{what} take {size} bytes, which do not fit into memory: use a machine with more of it")
+
+
 def check_inside(folder: Path, name: str) -> Path:
     """`folder/name`, if no link lies on the way there below `folder`.
 

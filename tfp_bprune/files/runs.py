@@ -3,7 +3,7 @@
     RUN/
       config.json       what was asked for, and the network's architecture
       metrics.jsonl     one JSON object an epoch
-      weights/          tensors as safetensors
+      weights/          tensors as safetensors, compressed as in `storage.compress` once they are final
       manifest.json     versions, seed, data fingerprint, and size and SHA-256 of every file
 
 Each file is written aside and renamed, and the manifest is renamed last: it is the commit point. A process killed

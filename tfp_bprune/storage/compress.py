@@ -8,7 +8,8 @@ A tensor that has one value in many places is stored as a pattern, which says wh
     kept:NAME    the one value of all entries that are left out, then those that are kept, in their order
 
 A boolean tensor, such as a mask, is a pattern. What belongs to a weight that has a mask (`names.mask_of`) follows it, and
-needs no pattern of its own. Whatever takes fewer bytes as it is stays as it is, under its name.
+needs no pattern of its own. Whatever takes fewer bytes as it is stays as it is, under its name. Each of these arrays but
+shapes and booleans is stored entropy-coded, as in `planes`, where that takes fewer bytes.
 
 The gaps are the sparse index of Deep Compression (Han et al. 2016, arXiv 1510.00149, section 2), over the whole tensor
 instead of row by row: a byte a weight, for rows of any length and number. They beat the bits where less than an eighth
@@ -20,18 +21,35 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from tfp_bprune.files.reading import check_memory
 from tfp_bprune.layers.names import mask_of
+from tfp_bprune.storage.planes import CODED, TYPE, Arrays, Coded, coded, damaged, opened
 from tfp_bprune.types import RunError
-
-Arrays = dict[str, np.ndarray]
 
 SKIP = 255  # a gap that ends with no kept entry: so many are left out, and the next gap goes on from there
 _FORMS = ("shape", "bits", "gaps", "kept")
+_PLAIN = (f"{CODED}:", f"{TYPE}:", "shape:")  # what is never coded, or is so already
 # What safetensors' header takes to name an array besides the name, at most, in files below a terabyte.
 _ENTRY = 110
+
+Parts = Mapping[str, np.ndarray | Coded]
+Typed = TypeVar("Typed", np.ndarray, "Declared")
+
+
+class Declared(NamedTuple):
+    """What is stored of a tensor, without its numbers."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """What the tensor takes in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def encode(tensors: Mapping[str, np.ndarray]) -> Arrays:
@@ -40,9 +58,18 @@ def encode(tensors: Mapping[str, np.ndarray]) -> Arrays:
     stored: Arrays = {}
     for name, array in tensors.items():
         forms: list[Arrays] = [{name: array}, *_forms(name, array, _mask_for(name, masks))]
+        # The values of a tensor are coded once it is known which of them are kept: they shrink by about the same part.
         smallest = min(forms, key=bytes_of)
-        stored |= smallest
+        for key, part in smallest.items():
+            stored |= _smaller(key, part)
     return stored
+
+
+def _smaller(key: str, array: np.ndarray) -> Arrays:
+    """An array as it is, or coded."""
+    if array.dtype.kind not in "fiu" or key.startswith(_PLAIN):
+        return {key: array}
+    return min({key: array}, coded(key, array), key=bytes_of)
 
 
 def bytes_of(arrays: Mapping[str, np.ndarray]) -> int:
@@ -50,25 +77,74 @@ def bytes_of(arrays: Mapping[str, np.ndarray]) -> int:
     return sum(array.nbytes + len(name) + _ENTRY for name, array in arrays.items())
 
 
+def name_of(key: str) -> str:
+    """The name of the tensor of which a part is stored under `key`."""
+    place, slash, rest = key.partition("/")
+    return place.rpartition(":")[2] + slash + rest
+
+
+def declared(stored: Mapping[str, np.ndarray]) -> dict[str, Declared]:
+    """What `decode` will give, found without unpacking anything.
+
+    Raises:
+      RunError: parts are missing, or of another type than the others tell, or longer than they allow.
+    """
+    tensors, parts = _sorted_apart(opened(stored))
+    return _declared(tensors, parts)
+
+
 def decode(stored: Mapping[str, np.ndarray]) -> Arrays:
     """The tensors of which `encode` made `stored`, equal to the last bit; dense ones as they are.
 
-    No tensor is made before its size was found to agree with what is stored of it: a byte stands for 255 entries at most.
+    No tensor is made before its size was found to agree with what is stored of it: a byte stands for 255 entries at most,
+    or where it is coded for 1,032 such bytes; nor before all were found to fit into memory. No stream is unpacked beyond
+    the size that it is to have.
 
     Raises:
-      RunError: a part is missing, or of another type or length than the others tell, or its kind is unknown.
+      RunError: a part is missing, or of another type or length than the others tell, or its kind is unknown; a stream is
+        damaged; or all do not fit into memory.
     """
-    tensors, parts = _sorted_apart(stored)
+    dense, parts = _sorted_apart(opened(stored))
+    check_memory(sum(each.nbytes for each in _declared(dense, parts).values()), "the stored weights")
+    tensors = {name: _read(array) for name, array in dense.items()}
     patterns = {name: _pattern(name, forms) for name, forms in parts.items() if set(forms) != {"kept"}}
     tensors |= {name: pattern for name, pattern in patterns.items() if "kept" not in parts[name]}
     masks = _masks(tensors)
     for name, forms in parts.items():
         if "kept" in forms:
-            tensors[name] = _spread(name, forms["kept"], patterns.get(name, _mask_for(name, masks)))
+            pattern = patterns[name] if name in patterns else _mask_for(name, masks)
+            assert pattern is not None  # as `_declared` found
+            tensors[name] = _spread(name, _read(forms["kept"]), pattern)
     return tensors
 
 
-def _masks(tensors: Mapping[str, np.ndarray]) -> Arrays:
+def _read(array: np.ndarray | Coded) -> np.ndarray:
+    return array.read() if isinstance(array, Coded) else array
+
+
+def _declared(dense: Parts, parts: Mapping[str, Parts]) -> dict[str, Declared]:
+    """Types and shapes of all tensors; what is coded is held to them, what is not is so where it is read."""
+    found = {name: Declared(array.dtype, array.shape) for name, array in dense.items()}
+    sides = {name: _sides(name, forms) for name, forms in parts.items() if set(forms) != {"kept"}}
+    found |= {name: Declared(np.dtype(bool), shape) for name, shape in sides.items() if "kept" not in parts[name]}
+    masks = _masks(found)
+    for name, forms in parts.items():
+        if "kept" in forms:
+            mask = _mask_for(name, masks)
+            if name not in sides and mask is None:
+                raise damaged(name, "it has neither a pattern of its own nor a mask to go by")
+            shape = sides[name] if mask is None else sides.get(name, mask.shape)
+            _check_most(name, forms["kept"], math.prod(shape) + 1)
+            found[name] = Declared(forms["kept"].dtype, shape)
+    return found
+
+
+def _check_most(name: str, part: np.ndarray | Coded, most: int) -> None:
+    if isinstance(part, Coded) and part.size > most:
+        raise damaged(name, f"a part of it holds {part.size} numbers, expected {most} at most")
+
+
+def _masks(tensors: Mapping[str, Typed]) -> dict[str, Typed]:
     """Boolean tensors by name without the position, which differs between the tensors of one layer."""
     found = {name: array for name, array in tensors.items() if array.dtype == bool}
     count = Counter(map(_place, found))
@@ -80,7 +156,7 @@ def _place(name: str) -> str:
     return name.partition("/")[2] or name
 
 
-def _mask_for(name: str, masks: Arrays) -> np.ndarray | None:
+def _mask_for(name: str, masks: Mapping[str, Typed]) -> Typed | None:
     """The mask that a tensor goes by, if it has one."""
     owner = mask_of(_place(name), masks)
     return None if owner is None else masks[owner]
@@ -117,10 +193,10 @@ def gaps_of(pattern: np.ndarray) -> np.ndarray:
     return coded
 
 
-def _sorted_apart(stored: Mapping[str, np.ndarray]) -> tuple[Arrays, dict[str, Arrays]]:
+def _sorted_apart(stored: Parts) -> tuple[Parts, dict[str, Parts]]:
     """Dense tensors by name, and the parts of the others by name and form."""
-    dense: Arrays = {}
-    parts: dict[str, Arrays] = defaultdict(dict)
+    dense: dict[str, np.ndarray | Coded] = {}
+    parts: dict[str, dict[str, np.ndarray | Coded]] = defaultdict(dict)
     for key, array in stored.items():
         form, colon, name = key.partition(":")
         if not colon or "/" in form:  # a dense tensor: only what follows the first slash is for the user to name
@@ -130,33 +206,63 @@ def _sorted_apart(stored: Mapping[str, np.ndarray]) -> tuple[Arrays, dict[str, A
         else:
             parts[name][form] = array
     for name in parts.keys() & dense.keys():
-        raise _damaged(name, "it is stored both dense and encoded")
-    return dense, parts
+        raise damaged(name, "it is stored both dense and encoded")
+    return dense, dict(parts)
 
 
-def _pattern(name: str, forms: Arrays) -> np.ndarray:
-    """The boolean tensor of which `_patterns` made `forms`."""
+def _sides(name: str, forms: Parts) -> tuple[int, ...]:
+    """The shape of a pattern, of Python's integers, whose product cannot overflow; what says it is long enough to do so."""
+    form = _coding(name, forms)
+    shape, how = _vector(name, forms, "shape", "i8"), _vector(name, forms, form, "u1")
+    if isinstance(shape, Coded):
+        raise damaged(name, "its shape must be stored as it is, found it coded")
+    sides = tuple(map(int, shape))
+    if min(sides, default=0) < 0:
+        raise damaged(name, f"it has a negative side in its shape {sides}")
+    size = math.prod(sides)
+    if form == "bits":
+        _check_bits(name, len(how), size)
+    elif size > SKIP * len(how):
+        raise damaged(name, f"its gaps end at {_end(how)}, expected the size {size}")
+    _check_most(name, how, size + size // SKIP + 1)
+    return sides
+
+
+def _coding(name: str, forms: Parts) -> str:
     coding = [form for form in ("bits", "gaps") if form in forms]
     if "shape" not in forms or len(coding) != 1:
-        raise _damaged(name, f"expected its shape and either bits or gaps, found {', '.join(sorted(forms))}")
-    shape, coded = _vector(name, forms, "shape", "i8"), _vector(name, forms, coding[0], "u1")
-    sides = tuple(map(int, shape))  # of Python, whose product cannot overflow
-    if min(sides, default=0) < 0:
-        raise _damaged(name, f"it has a negative side in its shape {sides}")
-    unpack = _from_bits if coding == ["bits"] else _from_gaps
-    flat = unpack(name, coded, math.prod(sides))
+        raise damaged(name, f"expected its shape and either bits or gaps, found {', '.join(sorted(forms))}")
+    return coding[0]
+
+
+def _pattern(name: str, forms: Parts) -> np.ndarray:
+    """The boolean tensor of which `_patterns` made `forms`."""
+    sides, form = _sides(name, forms), _coding(name, forms)
+    unpack = _from_bits if form == "bits" else _from_gaps
+    flat = unpack(name, _read(forms[form]), math.prod(sides))
     try:
         return flat.reshape(sides)
     except ValueError as error:  # more sides than NumPy takes, or sides beyond its integers beside one of 0
-        raise _damaged(name, f"there is no array of {len(sides)} sides with {flat.size} entries") from error
+        raise damaged(name, f"there is no array of {len(sides)} sides with {flat.size} entries") from error
+
+
+def _end(gaps: np.ndarray | Coded) -> str:
+    """Where gaps end that are too few; those that are not read yet at most."""
+    if isinstance(gaps, Coded):
+        return f"{SKIP * gaps.size} at most"
+    return str(int((gaps + (gaps != SKIP).astype(np.int64)).sum()) - 1 if gaps.size else None)
+
+
+def _check_bits(name: str, length: int, size: int) -> None:
+    if length != -(-size // 8):
+        raise damaged(name, f"{size} entries take {-(-size // 8)} bytes of bits, found {length}")
 
 
 def _from_bits(name: str, bits: np.ndarray, size: int) -> np.ndarray:
-    if len(bits) != -(-size // 8):
-        raise _damaged(name, f"{size} entries take {-(-size // 8)} bytes of bits, found {len(bits)}")
+    _check_bits(name, len(bits), size)
     pattern = np.unpackbits(bits).view(bool)
     if pattern[size:].any():
-        raise _damaged(name, f"a bit is set behind the last of {size} entries")
+        raise damaged(name, f"a bit is set behind the last of {size} entries")
     return pattern[:size]
 
 
@@ -164,34 +270,28 @@ def _from_gaps(name: str, gaps: np.ndarray, size: int) -> np.ndarray:
     ends = gaps != SKIP
     places = np.cumsum(gaps + ends.astype(np.int64)) - 1
     if not len(places) or not ends[-1] or places[-1] != size:
-        raise _damaged(name, f"its gaps end at {places[-1] if len(places) else None}, expected the size {size}")
+        raise damaged(name, f"its gaps end at {places[-1] if len(places) else None}, expected the size {size}")
     pattern = np.zeros(size, bool)
     pattern[places[ends][:-1]] = True
     return pattern
 
 
-def _spread(name: str, kept: np.ndarray, pattern: np.ndarray | None) -> np.ndarray:
+def _spread(name: str, kept: np.ndarray, pattern: np.ndarray) -> np.ndarray:
     """The tensor whose entries within `pattern` are `kept[1:]`, all others `kept[0]`."""
-    if pattern is None:
-        raise _damaged(name, "it has neither a pattern of its own nor a mask to go by")
     if kept.ndim != 1 or kept.dtype.kind != "f":
-        raise _damaged(name, f"its kept values must be a vector of floats, found {kept.dtype} {list(kept.shape)}")
+        raise damaged(name, f"its kept values must be a vector of floats, found {kept.dtype} {list(kept.shape)}")
     count = int(np.count_nonzero(pattern))
     if len(kept) != count + 1:
-        raise _damaged(name, f"{count} entries are kept, which takes {count + 1} values, found {len(kept)}")
+        raise damaged(name, f"{count} entries are kept, which takes {count + 1} values, found {len(kept)}")
     tensor = np.full(pattern.shape, kept[0])
     tensor[pattern] = kept[1:]
     return tensor
 
 
-def _vector(name: str, forms: Arrays, form: str, dtype: str) -> np.ndarray:
+def _vector(name: str, forms: Parts, form: str, dtype: str) -> np.ndarray | Coded:
     array = forms[form]
     if array.ndim != 1 or array.dtype != np.dtype(dtype):
-        raise _damaged(
+        raise damaged(
             name, f"its {form} must be a vector of {np.dtype(dtype)}, found {array.dtype} {list(array.shape)}"
         )
     return array
-
-
-def _damaged(name: str, what: str) -> RunError:
-    return RunError(f"stored weight {name} cannot be decoded: {what}; restore the run from a copy")

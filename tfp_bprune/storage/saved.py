@@ -52,9 +52,11 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
         raise RunError(f"{run.path / CONFIG} has no `architecture`: expected what `tfp-bprune train` or `prune` wrote")
     now = present_architecture(run)
     config |= {"architecture": config["architecture"] if now is None else now}
-    arrays = compress.decode(run.read_tensors(name))
-    model = store.from_architecture(config["architecture"], sum(array.nbytes for array in arrays.values()))
-    store.set_weights(model, arrays)
+    stored = {key: array for key, array in run.read_tensors(name).items() if store.is_weight(compress.name_of(key))}
+    declared = compress.declared(stored)
+    model = store.from_architecture(config["architecture"], sum(array.nbytes for array in declared.values()))
+    store.check_weights(model, declared)  # before anything is unpacked
+    store.set_weights(model, compress.decode(stored))
     heads = _stored_heads(model, config)
     check_widths(model, heads or {})
     note_heads(model, heads)
@@ -104,7 +106,7 @@ def _stored_heads(model: Any, config: Json) -> dict[str, Head] | None:
 
 
 def save_model(model: Any, path: str | os.PathLike[str], *, config: Json | None = None, **facts: Any) -> Run:
-    """Writes `model` as a new run directory, its pruned weights in a bit each or less; see `compress`.
+    """Writes `model` as a new run directory, its pruned weights in a bit each or less, all entropy-coded; see `compress`.
 
     What the raw variables hold under a mask is not stored. `load_model` puts there what pruning does (`posterior.resting`:
     loc 0, rho `DEFAULT_RHO`, prior centre 0), so a model that was pruned comes back to the last bit. What the moments of

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from tfp_bprune.storage.unrolled import few_steps
 from tfp_bprune.types import Json, RunError
 
 _OF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
+_OF_TRAINING = ("optimizer/", "training/")
 _MODULES = ("keras", "tf_keras", "tfp_bprune")
 _ARBITRARY = ("ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer")
 # What TensorFlow's functions are in the config of a layer that Keras made of one: mathematics on tensors and nothing else.
@@ -30,6 +32,18 @@ _FUNCTIONS = """
     sort split squeeze stack stop_gradient strided_slice tensor_scatter_nd_add tensor_scatter_nd_update tensordot tile
     transpose truediv unstack where zeros zeros_like
 """
+
+
+class Shaped(Protocol):
+    """An array, or what is known of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sides."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of its numbers."""
 
 
 def architecture(model: Any) -> Json:
@@ -151,6 +165,11 @@ def _is_mathematical(function: str) -> bool:
     return name in _FUNCTIONS.split() or name.startswith(_OPERATIONS)
 
 
+def is_weight(name: str) -> bool:
+    """Whether what a checkpoint names so is of the model, and not what its training goes on with."""
+    return not name.startswith(_OF_TRAINING)
+
+
 def weights_of(model: Any) -> dict[str, np.ndarray]:
     """All weights by position, layer and name, masks and noise counters among them."""
     return {name: variable.numpy() for name, variable in _named(model).items()}
@@ -177,8 +196,20 @@ def set_weights(model: Any, arrays: dict[str, np.ndarray]) -> None:
     Raises:
       RunError: names, shapes or types differ, or a number is not finite.
     """
+    check_weights(model, arrays)
+    for name, variable in _named(model).items():
+        variable.assign(fitting(name, arrays[name], variable))
+    finalize(model)
+
+
+def check_weights(model: Any, arrays: Mapping[str, Shaped]) -> None:
+    """Holds stored weights, or what is declared of them before they are unpacked, to the model's.
+
+    Raises:
+      RunError: names, shapes or types differ.
+    """
     named = _named(model)
-    strangers = [name for name in arrays if name not in named and not name.startswith(("optimizer/", "training/"))]
+    strangers = [name for name in arrays if name not in named and is_weight(name)]
     if strangers:
         raise RunError(
             f"the stored weights have {strangers[0]}, which the model has not: they belong to another architecture"
@@ -186,8 +217,7 @@ def set_weights(model: Any, arrays: dict[str, np.ndarray]) -> None:
     for name, variable in named.items():
         if name not in arrays:
             raise RunError(f"the stored weights have no {name}: they belong to another architecture")
-        variable.assign(fitting(name, arrays[name], variable))
-    finalize(model)
+        check_shaped(name, arrays[name], variable)
 
 
 def fitting(name: str, array: np.ndarray, variable: Any) -> np.ndarray:
@@ -196,13 +226,22 @@ def fitting(name: str, array: np.ndarray, variable: Any) -> np.ndarray:
     Raises:
       RunError: it has another shape or type, or entries that are not finite.
     """
+    check_shaped(name, array, variable)
+    if not np.isfinite(array).all():
+        raise RunError(f"stored weight {name} holds {array[~np.isfinite(array)].flat[0]}: expected finite numbers")
+    return array
+
+
+def check_shaped(name: str, array: Shaped, variable: Any) -> None:
+    """Holds a stored array, or what is declared of it, to `variable`.
+
+    Raises:
+      RunError: it has another shape or type.
+    """
     if tuple(array.shape) != tuple(variable.shape):
         raise RunError(f"stored weight {name} has shape {array.shape}: expected {tuple(variable.shape)}")
     if array.dtype != variable.dtype.base_dtype.as_numpy_dtype:
         raise RunError(f"stored weight {name} has type {array.dtype}: expected {variable.dtype.base_dtype.name}")
-    if not np.isfinite(array).all():
-        raise RunError(f"stored weight {name} holds {array[~np.isfinite(array)].flat[0]}: expected finite numbers")
-    return array
 
 
 def _named(model: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tfp_bprune.graphs.install import sizes_before
 from tfp_bprune.graphs.slots import optimizer_variables
 from tfp_bprune.layers import variational_layers
 from tfp_bprune.storage import compress, store
-from tfp_bprune.storage.store import fitting, weights_of
+from tfp_bprune.storage.store import Shaped, check_shaped, fitting, weights_of
 from tfp_bprune.training.schedules import Schedule
 from tfp_bprune.training.states import PREFIX, states_of
 from tfp_bprune.types import Json, TrainingError
@@ -132,6 +132,7 @@ class RunWriter(keras.callbacks.Callback):
     Beside the checkpoint of a model that was made smaller it writes what the model is now.
 
     It comes after callbacks that change any of these, then and when training ends: the run holds what the model ends with.
+    The last checkpoint is stored in the fewest bytes; those before it, which the next epoch replaces, as they are.
 
     Args:
       run: the run, locked by the caller.
@@ -146,7 +147,8 @@ class RunWriter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
         """Writes the new checkpoint, then the manifest that names it, then drops the one before."""
         states = states_of(self.callbacks) | ({STOPPED: np.asarray(1)} if self.model.stop_training else {})
-        self._commit(epoch + 1, checkpoint_name(epoch + 1), checkpoint(self.model) | states)
+        last = self.model.stop_training or epoch + 1 == self.params["epochs"]
+        self._commit(epoch + 1, checkpoint_name(epoch + 1), checkpoint(self.model) | states, last)
 
     def on_train_end(self, logs: Json | None = None) -> None:
         """Writes the checkpoint anew where a callback changed something since, such as to the weights of the best epoch."""
@@ -159,10 +161,11 @@ class RunWriter(keras.callbacks.Callback):
             return
         # Callbacks are done, and what they knew is no more of use, but that the training was to end.
         stopped = {STOPPED: stored[STOPPED]} if STOPPED in stored else {}
-        self._commit(epoch, checkpoint_name(epoch, end=name == checkpoint_name(epoch)), arrays | stopped)
+        self._commit(epoch, checkpoint_name(epoch, end=name == checkpoint_name(epoch)), arrays | stopped, last=True)
 
-    def _commit(self, epoch: int, name: str, arrays: dict[str, np.ndarray]) -> None:
-        files = {name: tensors_to_bytes(arrays), METRICS: rows_to_bytes(self.rows)} | self._architecture(name)
+    def _commit(self, epoch: int, name: str, arrays: dict[str, np.ndarray], last: bool) -> None:
+        stored = compress.encode(arrays) if last else arrays
+        files = {name: tensors_to_bytes(stored), METRICS: rows_to_bytes(self.rows)} | self._architecture(name)
         older = [file for file in self.run.manifest["files"] if _CHECKPOINT.fullmatch(file) and file not in files]
         described = {"architecture": next((file for file in files if file.endswith(".json")), None)}
         known = described["architecture"] or "architecture" in self.run.manifest
@@ -195,17 +198,34 @@ def restore(model: Any, arrays: dict[str, np.ndarray]) -> None:
       TrainingError: the checkpoint belongs to another optimizer.
       RunError: a variable has another shape or type, or is not finite.
     """
+    check_state(model, arrays)
+    for name, variable in _by_name(model, arrays):
+        variable.assign(fitting(name, arrays[name], variable))
+    if RATE in arrays and _settable(model):
+        for value, variable in zip(arrays[RATE], model.optimizer.rate_state, strict=True):
+            variable.assign(fitting(RATE, np.asarray(value), variable))
+
+
+def check_state(model: Any, arrays: Mapping[str, Shaped]) -> None:
+    """Holds the optimizer's state in a `checkpoint`, or what is declared of it before it is unpacked, to the model's.
+
+    Raises:
+      TrainingError: the checkpoint belongs to another optimizer.
+      RunError: a variable has another shape or type.
+    """
+    for name, variable in _by_name(model, arrays):
+        check_shaped(name, arrays[name], variable)
+
+
+def _by_name(model: Any, arrays: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The optimizer's variables by what a checkpoint names them."""
     variables = optimizer_variables(model)
     stored = sorted(name for name in arrays if name.startswith("optimizer/"))
     if len(stored) != len(variables):
         raise TrainingError(
             f"the checkpoint has {len(stored)} optimizer variables, expected {len(variables)}: use the optimizer of the run"
         )
-    for name, variable in zip(stored, variables, strict=True):
-        variable.assign(fitting(name, arrays[name], variable))
-    if RATE in arrays and _settable(model):
-        for value, variable in zip(arrays[RATE], model.optimizer.rate_state, strict=True):
-            variable.assign(fitting(RATE, np.asarray(value), variable))
+    return zip(stored, variables, strict=True)
 
 
 def _settable(model: Any) -> bool:

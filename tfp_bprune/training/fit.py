@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.data.stream import Stream
@@ -32,6 +34,7 @@ from tfp_bprune.training.callbacks import (
     Rows,
     RunWriter,
     StopAtNonFinite,
+    check_state,
     checkpoint,
     checkpoint_name,
     optimizer_variables,
@@ -393,18 +396,23 @@ def _check_same(run: Run, config: Json) -> None:
 
 def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) -> Begun:
     """Puts the model where the last commit, or else the run's last checkpoint, left it; where that is."""
-    arrays, rows, architecture = committed.arrays, list(committed.rows), committed.architecture
-    if arrays is None and run is not None and run.manifest.get("checkpoint") is not None:
-        arrays, rows = compress.decode(run.read_tensors(run.manifest["checkpoint"])), run.read_rows()
+    stored, rows, architecture = committed.arrays, list(committed.rows), committed.architecture
+    if stored is None and run is not None and run.manifest.get("checkpoint") is not None:
+        stored, rows = run.read_tensors(run.manifest["checkpoint"]), run.read_rows()
         architecture = present_architecture(run)
         _check_rows(run, rows)
-    if arrays is not None:
-        store.become(model, architecture, sum(array.nbytes for array in arrays.values()))
+    arrays: dict[str, np.ndarray] = {}
+    if stored is not None:
+        declared = compress.declared(stored)
+        store.become(model, architecture, sum(array.nbytes for array in declared.values()))
+        store.check_weights(model, declared)  # before anything is unpacked
+        check_state(model, declared)
+        arrays = compress.decode(stored)
         store.set_weights(model, {name: array for name, array in arrays.items() if not name.startswith(PREFIX)})
         restore(model, arrays)
         # The learning rate follows the part of the training that is done, also where other workers took other steps.
         model.optimizer.iterations.assign(len(rows) * data.steps)
-    states = {name: array for name, array in (arrays or {}).items() if name.startswith(PREFIX)}
+    states = {name: array for name, array in arrays.items() if name.startswith(PREFIX)}
     return Begun(rows, states, architecture)
 
 
