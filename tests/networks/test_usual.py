@@ -87,6 +87,15 @@ def test_a_model_is_made_bayesian_as_suits_the_layers_that_are() -> None:
     assert estimators_of(bp.bayesianize(dense)) == {"flipout"}
 
 
+def test_a_model_of_another_estimator_is_refused_by_its_layers(tmp_path: Path) -> None:
+    data = bp.load("digits", batch_size=400)
+    named, usual = (bp.build("convnet", data.info, layers=one, options={"width": 0.05}) for one in ("flipout", None))
+    bp.fit(named, data, epochs=1, out=tmp_path / "run", progress=False)
+    said = "architecture .*Conv2DFlipout, DenseFlipout instead of Conv2DReparameterization, DenseReparameterization"
+    with pytest.raises(RunError, match=said):
+        bp.fit(usual, data, epochs=1, out=tmp_path / "run", resume=True, progress=False)
+
+
 @pytest.mark.parametrize("word", ["layers", "twin"])
 def test_a_run_says_what_it_has_and_goes_on_with_it(tmp_path: Path, word: str, capsys: Any) -> None:
     new, old = tmp_path / "new", tmp_path / "old"

@@ -389,9 +389,28 @@ def _check_same(run: Run, config: Json) -> None:
     for part in ("data", "settings", "architecture"):
         if stored.get(part) != config[part]:
             differing = sorted(k for k in config[part] if (stored.get(part) or {}).get(k) != config[part][k])
+            if part == "architecture":
+                differing += _other_classes(stored.get(part), config[part])
             raise RunError(
                 f"{run.path} was started with another {part} ({', '.join(differing)}): resume it as it was started, or choose another folder"
             )
+
+
+def _other_classes(stored: Any, given: Any) -> list[str]:
+    """Which classes of layers one architecture has in the place of the other's, such as those of another estimator."""
+    had, has = (dict.fromkeys(_classes(one)) for one in (stored, given))
+    gone, new = (", ".join(name for name in one if name not in other) for one, other in ((had, has), (has, had)))
+    return [f"{gone} instead of {new}"] if gone and new else []
+
+
+def _classes(config: Any) -> list[str]:
+    """The classes that a Keras config names, as they are met."""
+    if isinstance(config, list):
+        return [name for one in config for name in _classes(one)]
+    if not isinstance(config, dict):
+        return []
+    own = [str(config["class_name"]).rpartition(">")[2]] if "class_name" in config else []
+    return own + [name for one in config.values() for name in _classes(one)]
 
 
 def _restart(model: Any, data: Splits, run: Run | None, committed: Committed) -> Begun:
