@@ -188,6 +188,28 @@ def test_float16_is_the_precision_of_that_name(form: Any, tmp_path: Path) -> Non
     assert said[0]["payload_bytes"] < 0.6 * export(model, tmp_path / "c", format=form)["payload_bytes"]
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("form", ["savedmodel", "onnx", "litert"])
+@pytest.mark.parametrize(("task", "shift"), [("classification", [0.0, 300.0, -300.0]), ("binary", [300.0])])
+def test_what_is_certain_has_no_entropy(
+    form: Any, precision: Any, task: Any, shift: list[float], tmp_path: Path
+) -> None:
+    """Probabilities of exactly 0 and 1, in runtimes with and without an x log x of their own; others as by its formula."""
+    pytest.importorskip("ai_edge_quantizer")
+    model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(len(shift), name="d")])
+    kernel = np.random.default_rng(0).normal(size=(20, len(shift)))
+    model.set_weights([kernel, np.array(shift)])
+    export(model, tmp_path / "sure", format=form, precision=precision, task=task, from_logits=True)
+    x = np.random.default_rng(1).normal(size=(9, 20)).astype(np.float32)
+    np.testing.assert_array_equal(outputs_of(tmp_path / "sure", x)["entropy"], np.zeros(9))
+    model.set_weights([kernel / 5, np.zeros(len(shift))])
+    export(model, tmp_path / "open", format=form, precision=precision, task=task, from_logits=True)
+    found = outputs_of(tmp_path / "open", x)
+    p = found["probabilities"].astype(np.float64)
+    p = p if task == "classification" else np.concatenate([p, 1 - p], -1)
+    np.testing.assert_allclose(found["entropy"], -(p * np.log(p)).sum(-1), rtol=1e-5)
+
+
 def test_what_a_runtime_has_no_product_for_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_quantizer")
     layers = [keras.layers.DepthwiseConv2D(3, name="deep"), keras.layers.Flatten(), keras.layers.Dense(3)]

@@ -23,6 +23,7 @@ from tfp_bprune.graphs.heads import Head
 from tfp_bprune.types import ExportError
 
 Outputs = dict[str, Any]
+_LEAST = 2.0**-24  # which float16 has too; p log p of a smaller p is off by at most 2.2e-8
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,12 @@ class Answer:
     Attributes:
       head: what the output means.
       prefix: of the names of its answers.
+      plain: whether it is for a runtime that has no x log x of its own.
     """
 
     head: Head
     prefix: str = ""
+    plain: bool = False
 
     def of_mean(self, outputs: Any) -> Outputs:
         """From the network's outputs [batch, ...]."""
@@ -99,8 +102,8 @@ class Classes(Answer):
     def entropy(self, probabilities: Any) -> Any:
         """Of the class, the two classes, or each label."""
         if self.head.task == "classification":
-            return entropy(probabilities)
-        each = entropy_of_two(probabilities)
+            return entropy(probabilities, self.plain)
+        each = entropy_of_two(probabilities, self.plain)
         return each[..., 0] if self.head.task == "binary" else each
 
     def rivals(self, outputs: Any) -> Any:
@@ -153,8 +156,8 @@ class Targets(Answer):
         return _squeezed(mean), _squeezed(noise_std)
 
 
-def answers_for(heads: Mapping[str, Head]) -> list[Answer]:
-    """An answer for each output; of several, by the name of each.
+def answers_for(heads: Mapping[str, Head], plain: bool = False) -> list[Answer]:
+    """An answer for each output; of several, by the name of each; `plain` as of `Answer`.
 
     Raises:
       ExportError: two outputs get one name.
@@ -162,7 +165,7 @@ def answers_for(heads: Mapping[str, Head]) -> list[Answer]:
     prefixes = [f"{plain_name(name)}_" if len(heads) > 1 else "" for name in heads]
     refuse_repeated(prefixes, "outputs")
     kinds = [Classes if head.classifies else Targets for head in heads.values()]
-    return [kind(head, prefix) for kind, head, prefix in zip(kinds, heads.values(), prefixes, strict=True)]
+    return [kind(head, prefix, plain) for kind, head, prefix in zip(kinds, heads.values(), prefixes, strict=True)]
 
 
 def plain_name(name: str) -> str:
@@ -181,15 +184,21 @@ def refuse_repeated(names: list[str], what: str) -> None:
         raise ExportError(f"several {what} would go by {repeated[0]!r} in a signature: give each a name of its own")
 
 
-def entropy(probabilities: Any) -> Any:
-    """Entropy in nats over the last axis, with 0 log 0 = 0."""
-    return -tf.reduce_sum(tf.math.xlogy(probabilities, probabilities), axis=-1)
+def entropy(probabilities: Any, plain: bool = False) -> Any:
+    """Entropy in nats over the last axis, with 0 log 0 = 0; `plain` as of `Answer`."""
+    return tf.reduce_sum(_surprise(probabilities, plain), axis=-1)
 
 
-def entropy_of_two(probabilities: Any) -> Any:
+def entropy_of_two(probabilities: Any, plain: bool = False) -> Any:
     """Entropy in nats of an event of each of the probabilities, and of their shape."""
-    others = 1.0 - probabilities
-    return -tf.math.xlogy(probabilities, probabilities) - tf.math.xlogy(others, others)
+    return _surprise(probabilities, plain) + _surprise(1.0 - probabilities, plain)
+
+
+def _surprise(probabilities: Any, plain: bool) -> Any:
+    """-p log p of each: where a converter would make comparisons and choices of it, of the least number that has a logarithm."""
+    if plain:
+        return probabilities * -tf.math.log(tf.maximum(probabilities, _LEAST))
+    return -tf.math.xlogy(probabilities, probabilities)
 
 
 def _squeezed(values: Any) -> Any:

@@ -110,7 +110,7 @@ class Predictor(tf.Module):
         self._linears = list(dict.fromkeys(linears.values()))
         self._costs, self._sparse = lowering.costs, lowering.forms[1:]
         self._read = [*variables_of(network, linears), *tables_of(network)]
-        answers = answers_for(heads)
+        answers = answers_for(heads, plain=not lowering.at_load)
         self._prefixes = [answer.prefix for answer in answers]
         program = Program(network, linears, answers, samples, seed, error_rate, lowering.at_load, calibration)
         bodies: dict[Predictive, Callable[..., Outputs]] = {
