@@ -195,6 +195,10 @@ POINTS = {"run": [(0.5, 0.4, 10), (0.9, 0.95, 100)]}
 FORMS = [{"name": "a", "bytes": 2000, "latency_ms": {"64": 3.0, "1": 0.5}}]
 TRIAL = {"phase": "global", "nonzeros": 100, "latency": 2.0, "accuracy_drop": 0.01, "on": ["nonzeros"], "point": 4}
 FOUND = {"front": [TRIAL], "budget": {"max_accuracy_drop": 0.02}}
+PACKED = [
+    {**TRIAL, "phase": phase, "bytes": size, "accuracy_drop": drop, "on": ["bytes"], "point": point}
+    for point, (phase, size, drop) in enumerate((("bits", 50, 0.015), ("bits", 100, 0.01), ("global", 300, 0.005)), 1)
+]
 PARTS = {
     "rows": [
         {"layer": None, "tensor": None, "kept": 1, "accuracy": 0.9},
@@ -217,6 +221,38 @@ MEASURED: dict[str, Callable[[Any], Any]] = {
     "front": lambda axes: bp.plot.front(FOUND, [TRIAL], size="latency", axes=axes),
     "sensitivity": lambda axes: bp.plot.sensitivity(PARTS, axes=axes),
 }
+
+
+def points_of(axes: Any) -> dict[str, list[tuple[float, float]]]:
+    """Places of points and lines by what the legend calls them."""
+    handles, labels = axes.get_legend_handles_labels()
+    places = (one.get_offsets() if hasattr(one, "get_offsets") else one.get_xydata() for one in handles)
+    return {label: [tuple(xy) for xy in each] for label, each in zip(labels, places, strict=True)}
+
+
+def test_a_search_for_bytes_is_drawn_by_its_bytes() -> None:
+    rows = [{**PACKED[2], "phase": "start", "bytes": 390, "accuracy_drop": 0.007, "on": []}, *PACKED]
+    axes = bp.plot.front({"front": PACKED, "budget": {"max_accuracy_drop": 0.02}}, rows, axes=new())
+    assert axes.get_xlabel() == "bytes by the model of sizes"
+    expected = {"one threshold": [(300, 0.5)], "start": [(390, 0.7)], "fewer bits": [(50, 1.5), (100, 1)]}
+    expected |= {"Pareto front": [(50, 1.5), (100, 1), (300, 0.5)]}
+    found = points_of(axes)
+    assert found.pop("budget")
+    assert found.keys() == expected.keys()
+    for label, places in expected.items():
+        np.testing.assert_allclose(found[label], places)
+    assert axes.get_xlim()[0] < 50
+    assert axes.get_xlim()[1] > 390
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "2", "3"]  # those of `search --export`
+
+
+def test_a_search_for_weights_is_drawn_by_weights_and_has_no_front_of_bytes() -> None:
+    assert bp.plot.front(FOUND, [TRIAL], axes=new()).get_xlabel() == "weights left"
+    axes = bp.plot.front(FOUND, [TRIAL | {"bytes": 400}], size="bytes", axes=new())
+    assert points_of(axes)["one threshold"] == [(400, 1)]
+    assert "Pareto front" not in points_of(axes)
+    with pytest.raises(bp.BpruneError, match="no size 'weights' of a trial: expected one of 'nonzeros', 'bytes', 'lat"):
+        bp.plot.front(FOUND, [TRIAL], size="weights", axes=new())
 
 
 @pytest.mark.parametrize("name", MEASURED)

@@ -145,6 +145,13 @@ def test_the_command_exports_what_it_found(run: Path, tmp_path: Path) -> None:
     manifest = Run.open(tmp_path / "bits" / "exports" / "layers" / "mean").manifest
     precisions = {name: layer["precision"] for name, layer in manifest["layers"].items()}
     assert precisions.items() >= precision_of(results["bits"]["bits"]).items()  # type: ignore[union-attr]
+    for result in results.values():  # fewer bits are further down on the axis of bytes
+        sizes = [row["bytes"] for row in result["front"]]
+        assert sizes == sorted(sizes)
+        assert {on for row in result["front"] for on in row["on"]} == {"bytes", "latency"}
+    smallest, largest = results["bits"]["front"][0], results["floats"]["front"][0]
+    assert "bits" in smallest
+    assert smallest["bytes"] < largest["bytes"]
     [point, *_] = [row for row in results["bits"]["front"] if "bits" in row]
     assert (
         main(

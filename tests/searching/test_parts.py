@@ -314,6 +314,27 @@ def test_fronts_hold_what_nothing_beats() -> None:
     assert {r["trial"] for r in points} >= {r["trial"] for r in chosen}
 
 
+def test_fewer_bits_are_on_the_front_of_bytes() -> None:
+    """Of one network in 32, 8 and 4 bits, none has fewer weights than another: only bytes tell them apart."""
+    drops = [(400, 100, 0.001), (100, 100, 0.002), (50, 100, 0.004), (120, 90, 0.02), (60, 80, 0.03)]
+    rows = [
+        {"trial": i, "bytes": size, "nonzeros": left, "latency": 1.0, "accuracy_drop": drop}
+        for i, (size, left, drop) in enumerate(drops)
+    ]
+    found = front(rows, "bytes")
+    assert [(row["point"], row["trial"], row["on"]) for row in found] == [
+        (1, 2, ["bytes"]),
+        (2, 1, ["bytes"]),
+        (3, 0, ["bytes", "latency"]),
+    ]
+    assert front(rows, "latency") == front(rows)
+    assert [(row["trial"], row["on"]) for row in front(rows)] == [
+        (4, ["nonzeros"]),
+        (3, ["nonzeros"]),
+        (0, ["nonzeros", "latency"]),
+    ]
+
+
 def allocated(center: dict[str, int], total: int) -> dict[str, int]:
     """loss = -weight * log(count): the optimum gives each layer a part in proportion to its weight, 3 and 2."""
     weights = {"a/kernel": 3.0, "b/kernel": 2.0}

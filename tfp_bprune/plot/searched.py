@@ -19,7 +19,11 @@ _PHASES = {
     "local": ("local", "#009e73"),
     "bits": ("fewer bits", "#cc79a7"),
 }
-_SIZES = {"nonzeros": "weights left", "latency": "latency by the cost model (µs, batch 64)"}
+_SIZES = {
+    "nonzeros": "weights left",
+    "bytes": "bytes by the model of sizes",
+    "latency": "latency by the cost model (µs, batch 64)",
+}
 MAPS = {
     "rmse": ("RMSE, more", 1.0),
     "accuracy": ("accuracy, points lost", -100.0),
@@ -31,15 +35,21 @@ _SHOWN = 8.0  # times the smallest size, and _HIGH times the budget: beyond it a
 _HIGH = 4.0
 
 
-def front(result: Json, trials: Sequence[Json], *, size: str = "nonzeros", axes: Any = None) -> Any:
+def front(result: Json, trials: Sequence[Json], *, size: str | None = None, axes: Any = None) -> Any:
     """Trials of a search, its Pareto front and the budget; what is far beyond both is left out. Numbers are those of `search --export`.
 
     Args:
       result: the JSON of `tfp-bprune search`.
       trials: its trials, with the same keys.
-      size: "nonzeros" or "latency".
+      size: "nonzeros", "bytes" or "latency"; by default that of the front beside latency: bytes where they were the target.
       axes: Matplotlib's; new ones by default.
+
+    Raises:
+      DataError: there is no such size.
     """
+    size = size or ("bytes" if any("bytes" in row["on"] for row in result["front"]) else "nonzeros")
+    if size not in _SIZES:
+        raise DataError(f"no size {size!r} of a trial: expected one of {', '.join(map(repr, _SIZES))}")
     axes = axes_or_new(axes)
     for phase, (title, colour) in _PHASES.items():
         rows = [row for row in trials if row["phase"] == phase]
@@ -47,14 +57,9 @@ def front(result: Json, trials: Sequence[Json], *, size: str = "nonzeros", axes:
         if points:
             axes.scatter(*zip(*points, strict=True), s=14, color=colour, alpha=0.7, label=title, linewidths=0)
     best = sorted((row for row in result["front"] if size in row["on"]), key=lambda row: float(row[size]))
-    axes.plot(
-        [r[size] for r in best],
-        [_lost(r) for r in best],
-        "-",
-        color="#d55e00",
-        lw=1,
-        label="Pareto front",
-    )
+    if best:  # a size that was not looked for has none
+        places = [r[size] for r in best], [_lost(r) for r in best]
+        axes.plot(*places, "-", color="#d55e00", lw=1, label="Pareto front")
     lost = [_lost(row) for row in trials]
     limit = result["budget"].get("max_rmse_increase" if "rmse" in result else "max_accuracy_drop")
     if limit is not None:

@@ -37,14 +37,17 @@ def search_table(result: Json) -> Table:
 
 
 def search_figure(result: Json, trials: list[Json]) -> bytes:
-    """A PNG: accuracy lost on the searched examples against weights left and against latency; numbered Pareto points."""
+    """A PNG: accuracy lost on the searched examples against weights left, or bytes where they were the target, and against latency.
+
+    Pareto points are numbered.
+    """
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
         front(result, trials, axes=left)
         front(result, trials, size="latency", axes=right).set_ylabel("")
         handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
 
     names = [str(result[key]) for key in ("network", "dataset") if key in result]
     return picture(11, 4.6, f"Search: {' on '.join(names)}", draw)

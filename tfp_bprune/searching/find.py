@@ -173,7 +173,7 @@ def search(
     all_layers, alone = prove_all(aside, settings.budget, [_candidate(session, row) for row in (best, single)])
     return Found(
         all_layers, alone, _on_test(session, test, all_layers), _on_test(session, test, alone),
-        session.rows, front(session.rows), session.rankings, sizes, session.speed, evaluator,
+        session.rows, front(session.rows, settings.target), session.rankings, sizes, session.speed, evaluator,
     )  # fmt: skip
 
 

@@ -7,21 +7,30 @@ from collections.abc import Sequence
 from tfp_bprune.types import Json
 
 
-def front(rows: Sequence[Json]) -> list[Json]:
-    """The trials on the fronts of accuracy lost against `nonzeros` and against `latency`, smallest first.
+def front(rows: Sequence[Json], target: str = "nonzeros") -> list[Json]:
+    """The trials on the fronts of accuracy lost against weights and against `latency`, smallest first.
+
+    Args:
+      target: of the search; with "bytes" weights count by their `bytes`, which fewer bits change too, else as `nonzeros`.
 
     Returns:
       Rows with `point`, their number from 1 on, and `on`, the sizes on whose front they are.
     """
-    chosen = {key: {row["trial"] for row in undominated(rows, key)} for key in ("nonzeros", "latency")}
+    size = size_of(target)
+    chosen = {key: {row["trial"] for row in undominated(rows, key)} for key in (size, "latency")}
     members = sorted(
         (row for row in rows if any(row["trial"] in trials for trials in chosen.values())),
-        key=lambda row: (row["nonzeros"], row["trial"]),
+        key=lambda row: (row[size], row["trial"]),
     )
     return [
         row | {"point": i, "on": [key for key, trials in chosen.items() if row["trial"] in trials]}
         for i, row in enumerate(members, 1)
     ]
+
+
+def size_of(target: str) -> str:
+    """By what a search with this target counts weights: "bytes" or "nonzeros"."""
+    return "bytes" if target == "bytes" else "nonzeros"
 
 
 def undominated(rows: Sequence[Json], size: str) -> list[Json]:
