@@ -19,7 +19,7 @@ from tfp_bprune.data.splits import Splits
 from tfp_bprune.exports import export
 from tfp_bprune.files.runs import Run
 from tfp_bprune.pruning.prune import with_masks
-from tfp_bprune.searching import Budget, Settings, search
+from tfp_bprune.searching import Budget, Settings, find, search
 from tfp_bprune.searching.bits import CHOICES, fewest_bits
 from tfp_bprune.searching.claim import Candidate, prove
 from tfp_bprune.searching.results import network_at, point_of, precision_of
@@ -177,3 +177,10 @@ def test_the_command_exports_what_it_found(run: Path, tmp_path: Path) -> None:
 def test_bits_are_for_bytes() -> None:
     with pytest.raises(BpruneError, match="expected the target 'bytes' with bits, got 'nonzeros'"):
         Settings(bits=True)
+
+
+def test_trials_suffice_for_weights_and_bits() -> None:
+    with pytest.raises(BpruneError, match="trials must be at least 29 with bits, got 28"):
+        Settings(target="bytes", bits=True, trials=28)
+    Settings(target="bytes", trials=20)
+    assert round(29 * (1 - find._FOR_BITS)) >= find._LEAST_TRIALS  # those of weights, without which none are of bits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -40,6 +41,7 @@ _LEAST_TRIALS = 20
 _MOST = 16  # trials of one bisection, of which the first leaves some of _LEAST_TRIALS
 _FOR_CURVES = 0.25
 _FOR_BITS = 0.3
+_LEAST_WITH_BITS = math.ceil(_LEAST_TRIALS / (1 - _FOR_BITS))
 _FEWEST = 6
 
 
@@ -73,8 +75,9 @@ class Settings:
     def __post_init__(self) -> None:
         check_target(self.target)
         Scoring(self.criterion, granularity=self.granularity)
-        if self.trials < _LEAST_TRIALS:
-            raise BpruneError(f"trials must be at least {_LEAST_TRIALS}, got {self.trials}")
+        least = _LEAST_WITH_BITS if self.bits else _LEAST_TRIALS
+        if self.trials < least:
+            raise BpruneError(f"trials must be at least {least}{' with bits' * self.bits}, got {self.trials}")
         if self.order not in get_args(Order):
             raise BpruneError(f"order must be 'refined' or 'score', got {self.order!r}")
         if self.bits and self.target != "bytes":
@@ -163,7 +166,8 @@ def search(
     best = single = bisect(session, most=_MOST)
     if single is not None:
         most = round(settings.trials * (1 - _FOR_BITS)) if settings.bits else settings.trials
-        best = _every_layer(session, evaluator, data, replace(settings, trials=most), single, out, on_step) or single
+        weights = replace(settings, trials=most, bits=False)
+        best = _every_layer(session, evaluator, data, weights, single, out, on_step) or single
         if settings.bits:
             on_step("bits")
             best = fewest_bits(session, best, settings.trials - session.done)
