@@ -127,6 +127,15 @@ def test_wrong_requests_are_one_clear_error(digits: Splits, arguments: dict[str,
         build(**{"name": "mlp", "layers": "flipout", "info": digits.info, **arguments})
 
 
+@pytest.mark.parametrize("layers", [None, "flipout", "deterministic"])
+def test_examples_that_are_too_small_for_a_network_are_one_clear_error(digits: Splits, layers: Any) -> None:
+    with pytest.raises(
+        BpruneError, match=r"'lenet5' cannot be built for examples of shape \[8, 8, 1\]: .*dimension"
+    ) as error:
+        build("lenet5", digits.info, layers=layers)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "sizes"),
     [

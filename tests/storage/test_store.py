@@ -200,3 +200,10 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 def test_save_model_overwrites_nothing(mlp: Build, tiny_run: Path) -> None:
     with pytest.raises(RunError, match="already holds a run"):
         save_model(mlp(), tiny_run, config={})
+
+
+def test_weights_in_bfloat16_are_refused_when_written_and_leave_no_folder(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype="bfloat16", name="narrow")])
+    with pytest.raises(RunError, match=r"weight 0000/narrow/kernel is in bfloat16, .* build the model in float32"):
+        save_model(model, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

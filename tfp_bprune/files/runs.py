@@ -347,7 +347,17 @@ def tensors_from(content: bytes, where: object) -> dict[str, np.ndarray]:
 
 
 def tensors_to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """`tensors` as the content of a safetensors file."""
+    """`tensors` as the content of a safetensors file.
+
+    Raises:
+      RunError: one holds bfloat16, which could not be read back.
+    """
+    halves = [name for name, value in tensors.items() if value.dtype.name == "bfloat16"]
+    if halves:
+        raise RunError(
+            f"weight {halves[0]} is in bfloat16, which stored weights cannot be: build the model in float32, or under Keras's "
+            "policy mixed_bfloat16, whose weights are in float32"
+        )
     return _save_tensors({name: np.array(value, order="C") for name, value in tensors.items()})
 
 

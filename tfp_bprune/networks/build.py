@@ -98,5 +98,19 @@ def _graph(name: str, info: Info, make: Callable[[], LayerFactory], options: dic
     try:
         width = 1 if info.task == "binary" else info.classes
         return inputs, NETWORKS[name](x, width, make(), **(options or {}))
+    except BpruneError:
+        raise
     except TypeError as error:
         raise BpruneError(f"network {name!r} cannot be built with {options or {}}: {error}") from error
+    except ValueError as error:  # nothing is left of small images behind the last layers
+        raise BpruneError(
+            f"network {name!r} cannot be built for examples of shape {list(info.input_shape)}: {_cause(error)}; take larger "
+            "examples or another network"
+        ) from error
+
+
+def _cause(error: ValueError) -> str:
+    """What Keras says of a layer that cannot be called, without where and with what it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("Exception encountered")]
+    return (said or lines or [type(error).__name__])[0].rstrip(".")

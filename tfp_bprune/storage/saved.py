@@ -119,13 +119,13 @@ def save_model(model: Any, path: str | os.PathLike[str], *, config: Json | None 
       **facts: further entries of the manifest.
 
     Raises:
-      RunError: `path` is not new or empty, or the model cannot be stored without code.
+      RunError: `path` is not new or empty, the model cannot be stored without code, or has weights in bfloat16.
       BpruneError: the model is subclassed, not built, or of another Keras.
     """
     content = finite((config or {}) | heads_config(model) | {"architecture": store.architecture(model)})
-    run = Run.create(path)
     arrays = store.rested_weights_of(model)
     stored = tensors_to_bytes(compress.encode(arrays))
+    run = Run.create(path)
     sizes: Json = {"bytes": len(stored), "dense_bytes": sum(array.nbytes for array in arrays.values())}
     with run.begun():
         files = {
