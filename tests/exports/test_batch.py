@@ -83,6 +83,16 @@ def test_ranges_are_settled_by_examples_in_batches_of_that_size(form: str, tmp_p
     np.testing.assert_allclose(one, other, atol=0.02)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_ranges_hold_what_any_single_example_reaches(form: str, tmp_path: Path) -> None:
+    inputs = keras.Input((30,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Dense(40, "relu")(inputs)))
+    x = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
+    options: Any = {"format": form, "precision": "int8", "representative": x, "validation": x, "task": "regression"}
+    cost = bp.export(model, tmp_path / "single", batch=1, **options)["precision_cost"]
+    assert 0 < cost["difference"] < 0.05
+
+
 def test_several_inputs_are_of_the_same_size(tmp_path: Path) -> None:
     first, second = keras.Input((3,), name="first"), keras.Input((2,), name="second")
     outputs = DenseFlipout(3, activation="softmax")(keras.layers.Concatenate()([first, second]))

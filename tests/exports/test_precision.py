@@ -27,7 +27,7 @@ from tfp_bprune.prediction.grids import WITHIN
 from tfp_bprune.prediction.kernels import Lowering
 from tfp_bprune.pruning import prune
 from tfp_bprune.training import Settings, fit
-from tfp_bprune.types import DataError, ExportError
+from tfp_bprune.types import BpruneError, DataError, ExportError
 
 SAVED = FORMS["savedmodel"]
 
@@ -339,6 +339,23 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, options: dict[str
     with pytest.raises(ExportError, match=said) as caught:
         export(NETWORKS["mlp"](), tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("examples", "said"),
+    [
+        ([[1.0, np.nan]], "expected finite numbers for '.*', got nan$"),
+        ([[1.0, -np.inf]], "expected finite numbers for '.*', got -inf$"),
+        (np.zeros((0, 2)), r"^representative has '.*' of shape \(0, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("form", ["litert", "onnx"])
+def test_ranges_are_settled_by_finite_examples_alone(tmp_path: Path, form: str, examples: Any, said: str) -> None:
+    model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Dense(3)])
+    given: Any = {"format": form, "precision": "int8", "task": "regression"}
+    with pytest.raises(BpruneError, match=said):
+        export(model, tmp_path / "out", representative=np.asarray(examples, np.float32), **given)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune._keras import errors_alone, tf
 from tfp_bprune.exports.converting import answers, check_agreement, failure, hushed, require
 from tfp_bprune.exports.forms import Form
@@ -123,4 +125,11 @@ class Making:
                 "representative examples are for LiteRT and ONNX files with weights in few bits, got them for "
                 f"{self.form.title} with {self.plan.uniform or 'several precisions'}: leave them out"
             )
-        return typed(self.predictor, ordered(self.predictor, examples))
+        found = typed(self.predictor, ordered(self.predictor, examples, "representative"))
+        for name, values in found.items():
+            if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+                odd = values[~np.isfinite(values)].flat[0]
+                raise ExportError(
+                    f"representative examples settle the ranges of activations: expected finite numbers for {name!r}, got {odd}"
+                )
+        return found

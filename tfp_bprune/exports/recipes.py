@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,9 +58,7 @@ def quantized(
             _all_static(made)
         for layer, storage in precision.items():
             _of_layer(made, layer, storage, static=representative is not None and layer not in last)
-        ranges = (
-            None if representative is None else made.calibrate({"serving_default": _batches(representative, batch)})
-        )
+        ranges = None if representative is None else _ranges(made, _batches(representative, batch))
         content = bytes(made.quantize(ranges).quantized_model)
     _check_types(content, precision)
     return content
@@ -136,9 +134,22 @@ def _kernels(model: Any, graph: Any, operator: Any) -> list[Any]:
     return [tensor for tensor in stored if tensor.shape is not None and len(tensor.shape) >= 2]
 
 
+def _ranges(made: Any, batches: Iterable[dict[str, np.ndarray]]) -> dict[str, Any]:
+    """What each tensor reaches in any of the batches. The converter would take averages over them, and those of small batches
+    cut off what only some examples reach."""
+    found: dict[str, Any] = {}
+    for batch in batches:
+        for name, new in made.calibrate({"serving_default": [batch]}).items():
+            old = found.get(name)
+            wider = (
+                {"min": np.minimum(old["min"], new["min"]), "max": np.maximum(old["max"], new["max"])} if old else {}
+            )
+            found[name] = new | wider
+    return found
+
+
 def _batches(examples: Mapping[str, np.ndarray], batch: int | None) -> list[dict[str, np.ndarray]]:
-    """The examples in batches of one size, or all at once: ranges are averages over batches, and those of single examples would
-    cut off what only some of them reach."""
+    """The first examples in batches of the one size that a file takes, or all at once."""
     count = len(next(iter(examples.values())))
     size = batch or min(count, _AT_ONCE)
     starts = range(0, min(count, _AT_ONCE), size)

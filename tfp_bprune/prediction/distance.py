@@ -73,21 +73,21 @@ def compared(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> Json
     return found | {"rank_correlation": rank_correlation(one.ravel(), other.ravel())}
 
 
-def ordered(predictor: Predictor, validation: Any) -> list[np.ndarray]:
-    """An array for each input of the network."""
-    given, names = as_arrays(validation, "validation", "examples"), list(predictor.inputs)
+def ordered(predictor: Predictor, examples: Any, called: str = "validation") -> list[np.ndarray]:
+    """An array for each input of the network; `called` as errors say."""
+    given, names = as_arrays(examples, called, "examples"), list(predictor.inputs)
     if isinstance(given, dict) and len(names) > 1:
         by_name = {plain_name(name): one for name, one in given.items()}
         if set(by_name) != set(names):
-            raise DataError(f"validation has {', '.join(given)}: the network takes {', '.join(names)}")
+            raise DataError(f"{called} has {', '.join(given)}: the network takes {', '.join(names)}")
         given = {name: by_name[name] for name in names}
     arrays, specs = leaves(given), list(predictor.inputs.values())
     if len(arrays) != len(names):
-        raise DataError(f"validation has {len(arrays)} arrays: the network takes {', '.join(names)}")
+        raise DataError(f"{called} has {len(arrays)} arrays: the network takes {', '.join(names)}")
     for name, array, spec in zip(names, arrays, specs, strict=True):
         if not spec.shape.is_compatible_with(array.shape) or len(array) == 0 or len(array) != count(given):
             sizes = tuple(spec.shape[1:])
-            raise DataError(f"validation has {name!r} of shape {array.shape}: expected examples of shape {sizes}")
+            raise DataError(f"{called} has {name!r} of shape {array.shape}: expected examples of shape {sizes}")
     return arrays
 
 
