@@ -76,7 +76,7 @@ def test_every_command_that_wants_data_says_so(
         "search": [], "export": ["--data-dir", tmp_path, "--out", tmp_path / "out"], "evaluate": [],
     }  # fmt: skip
     if command == "train":
-        assert "started with another data" in refused("train", "--hidden", 3, "--resume", "--out", hostile.run)
+        assert "started with other data" in refused("train", "--hidden", 3, "--resume", "--out", hostile.run)
     else:
         assert "batch_size" in refused(command, hostile.run, *words[command])
     assert not (tmp_path / "out").exists()

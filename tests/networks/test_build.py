@@ -134,6 +134,10 @@ def test_examples_that_are_too_small_for_a_network_are_one_clear_error(digits: S
     ) as error:
         build("lenet5", digits.info, layers=layers)
     assert "\n" not in str(error.value)
+    with pytest.raises(
+        BpruneError, match=r"'vgg16' cannot be built .*Negative dimension size .* from 1; take other examples"
+    ):
+        build("vgg16", digits.info, layers=layers, options={"width": 0.1})
 
 
 @pytest.mark.parametrize(

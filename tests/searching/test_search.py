@@ -123,7 +123,7 @@ def test_a_killed_search_is_resumed(run: Path, answered: dict[str, Any], tmp_pat
 
 
 def test_another_search_in_the_same_folder_is_refused(whole: tuple[Found, Path], model: Any, digits: Splits) -> None:
-    with pytest.raises(RunError, match="holds a search with another budget, seed"):
+    with pytest.raises(RunError, match="holds a search that differs in budget, seed"):
         found(model, digits, whole[1], Settings(Budget(0.1), trials=30, seed=3))
 
 

@@ -102,15 +102,15 @@ def _graph(name: str, info: Info, make: Callable[[], LayerFactory], options: dic
         raise
     except TypeError as error:
         raise BpruneError(f"network {name!r} cannot be built with {options or {}}: {error}") from error
-    except ValueError as error:  # nothing is left of small images behind the last layers
+    except ValueError as error:  # examples that are no images, or too small ones
         raise BpruneError(
-            f"network {name!r} cannot be built for examples of shape {list(info.input_shape)}: {_cause(error)}; take larger "
+            f"network {name!r} cannot be built for examples of shape {list(info.input_shape)}: {_cause(error)}; take other "
             "examples or another network"
         ) from error
 
 
 def _cause(error: ValueError) -> str:
-    """What Keras says of a layer that cannot be called, without where and with what it was."""
+    """What Keras says of a layer that cannot be called, without the layer's call and TensorFlow's node."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith("Exception encountered")]
-    return (said or lines or [type(error).__name__])[0].rstrip(".")
+    return (said or lines or [type(error).__name__])[0].partition(" for '{{node")[0].rstrip(".")

@@ -392,7 +392,8 @@ def _check_same(run: Run, config: Json) -> None:
             if part == "architecture":
                 differing += _other_classes(stored.get(part), config[part])
             raise RunError(
-                f"{run.path} was started with another {part} ({', '.join(differing)}): resume it as it was started, or choose another folder"
+                f"{run.path} was started with {'an' * (part == 'architecture')}other {part} ({', '.join(differing)}): resume it as it was "
+                "started, or choose another folder"
             )
 
 

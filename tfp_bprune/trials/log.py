@@ -126,7 +126,8 @@ def check_same(path: Path, settings: Json) -> None:
     differing = sorted(key for key in {*wanted, *stored} - {"sha256"} if stored.get(key) != wanted.get(key))
     if differing:
         raise RunError(
-            f"{path.parent} holds a search with another {', '.join(differing)}: repeat that one to go on with it, or choose another folder with --out"
+            f"{path.parent} holds a search that differs in {', '.join(differing)}: repeat its command to go on with it, or choose "
+            "another folder with --out"
         )
 
 
