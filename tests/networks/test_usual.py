@@ -124,7 +124,7 @@ def test_a_tuning_says_what_it_has_and_goes_on_with_it(tmp_path: Path, capsys: A
         assert first["layers"] == again["layers"] == expected
         assert again["rows"] == first["rows"]
         assert json.loads((tmp_path / out / "settings.json").read_text())["layers"] == expected
-    with pytest.raises(RunError, match="another layers"):
+    with pytest.raises(RunError, match="differs in layers"):
         tune("convnet", data, tmp_path / "old", **options, layers="reparameterization")
     words = [
         "tune",

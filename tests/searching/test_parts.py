@@ -419,12 +419,12 @@ def test_the_log_notices_damage_and_drops_what_a_kill_left(tmp_path: Path) -> No
 def test_settings_of_another_search_are_refused(tmp_path: Path) -> None:
     check_same(tmp_path / "settings.json", {"a": 1, "b": [1, 2]})
     check_same(tmp_path / "settings.json", {"a": 1, "b": [1, 2]})
-    with pytest.raises(RunError, match="another b: repeat that one"):
+    with pytest.raises(RunError, match="differs in b: repeat its command"):
         check_same(tmp_path / "settings.json", {"a": 1, "b": [1, 3]})
 
 
 def test_settings_of_a_version_before_are_the_same(tmp_path: Path) -> None:
     write_json(tmp_path / "settings.json", {"twin": "flipout"}, True)
     check_same(tmp_path / "settings.json", {"layers": "flipout"})
-    with pytest.raises(RunError, match="another layers"):
+    with pytest.raises(RunError, match="differs in layers"):
         check_same(tmp_path / "settings.json", {"layers": "local"})

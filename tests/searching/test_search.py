@@ -156,7 +156,7 @@ def test_a_second_dataset_counts(model: Any, digits: Splits, tmp_path: Path) -> 
     assert all(0 <= row["ood_auroc"] <= 1 for row in result.rows)
     assert {row["ranking"] for row in result.rows} == {"score"}
     other = Split("noise", strange.x + 1, strange.y)
-    with pytest.raises(RunError, match="another ood:"):
+    with pytest.raises(RunError, match="differs in ood:"):
         found(model, digits, tmp_path / "ood", settings, strange=other)
     with pytest.raises(BpruneError, match="go together"):
         found(model, digits, tmp_path / "ood", Settings(Budget(None, None, 0.9)))

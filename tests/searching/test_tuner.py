@@ -67,9 +67,9 @@ def test_every_method_ends_and_goes_on(
     again = tune("mlp", digits, tmp_path, **options, on_trial=lambda row: pytest.fail("a trial was repeated"))
     assert capsys.readouterr().out == ""
     assert again["rows"] == result["rows"]
-    with pytest.raises(RunError, match="another hidden, seed"):
+    with pytest.raises(RunError, match="differs in hidden, seed"):
         tune("mlp", digits, tmp_path, **options | {"hidden": (5,)}, seed=1)
-    with pytest.raises(RunError, match="another data"):
+    with pytest.raises(RunError, match="differs in data"):
         tune("mlp", load("digits", validation_fraction=0.3), tmp_path, **options)
     [oracle] = tmp_path.glob("*/oracle.json")
     oracle.write_bytes(oracle.read_bytes()[:40])

@@ -174,9 +174,9 @@ def test_changed_settings_are_refused_by_name(resumed: Any, digits: Splits) -> N
         *[(digits.examples(n).x, digits.examples(n).y) for n in ("train", "test")], info=digits.info, batch_size=200
     )
     for change, message in (
-        ({"epochs": 3}, r"another settings \(epochs\)"),
+        ({"epochs": 3}, r"other settings \(epochs\)"),
         ({"hidden": (17,)}, "another architecture"),
-        ({"data": other}, r"another data \(fingerprint, train_size\)"),
+        ({"data": other}, r"other data \(fingerprint, train_size\)"),
     ):
         with pytest.raises(RunError, match=f"{message}.*resume it as it was started"):
             resumed(**change)
