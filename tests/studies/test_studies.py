@@ -168,7 +168,7 @@ def test_a_killed_study_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)  # the study alone: its worker must not live on, and hold the network
-    while held(Run(second)):  # at most until it has ended the epoch that it is in
+    while held(Run(second)):  # its lock goes once its memory is taken apart
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert is_trained(PAIR[0], settings.store)
