@@ -200,8 +200,7 @@ def _timed(settings: Settings, found: Mapping[Any, Found], places: Sequence[Any]
         mine = {method: one.spec for (where, method), one in found.items() if where == place}
         options = {"time": {method: spec.to_json() for method, spec in mine.items()}}
         for row in gather(alone, [mine["mixture"]], options)[0].measured["rows"]:
-            dataset, network, seed = place
-            timed[dataset, network, seed, row["method"], row["cut"]] = row
+            timed[(*place, row["method"], row["cut"])] = row
     return timed
 
 
