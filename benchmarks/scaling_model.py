@@ -1,6 +1,6 @@
 """A model of larger jobs: step time = compute + what of the exchange of gradients does not hide behind it.
 
-    python benchmarks/scaling_model.py      # reads results/scaling.json and results/networks.json
+    python benchmarks/scaling_model.py      # reads results/scaling.json, scaling_part.json if it is there, and networks.json
 
 Ring all-reduce of n bytes over p workers, sent in m messages (Patarasuk and Yuan 2009, doi 10.1016/j.jpdc.2008.09.002):
 
@@ -14,9 +14,10 @@ the node's g parts of n / g over the network side by side, and spreads within th
     step(p) = compute + visible exchange(p),    efficiency(p) = compute / step(p)
 
 Measured here, two processes on one machine: a, b and `visible`, the part of the exchange that does not hide. Measured here
-too: the compute of a step of VGG-16 and ResNet-18. Published: the speed-ups at 2 to 8 workers; calibrated at 2 alone, the
-ring and a tree (a round of messages for each doubling) are checked against the others. Assumed: the links of the clusters
-below. Everything else is predicted.
+too: the compute of a step of VGG-16 and ResNet-18. Both are of plain networks and of Bayesian ones by reparameterization, or by
+Flipout where the results have no rows of that; the picture says which. Published: the speed-ups at 2 to 8 workers; calibrated
+at 2 alone, the ring and a tree (a round of messages for each doubling) are checked against the others. Assumed: the links of
+the clusters below. Everything else is predicted.
 """
 
 from __future__ import annotations
@@ -89,10 +90,24 @@ def calibrate(rows: list[dict[str, Any]]) -> tuple[Link, float]:
     )
     link = Link(float(latency), float(1 / inverse))
     visible = []
-    for row in (r for r in rows if "network" in r):
+    for row in of_estimator(rows)[1]:
         paid = row["one_ms"] * (1 / row["efficiency"] - 1 / row["without_exchange"]) / 1e3
         visible.append(paid / ring(row["parameters"] * BYTES, 2, link, messages=1))
     return link, float(np.clip(np.median(visible), 0, 1))
+
+
+def of_estimator(rows: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The estimator that networks are taken of, and the rows of it and of plain networks, as most people train them."""
+    usual = [
+        row
+        for row in rows
+        if "network" in row
+        and (row.get("engine", "horovod"), row.get("accumulate", 1), row.get("policy", "float32"))
+        == ("horovod", 1, "float32")
+    ]
+    found = {row["layers"] for row in usual}
+    estimator = "reparameterization" if "reparameterization" in found else "flipout"
+    return estimator, [row for row in usual if row["layers"] in ("deterministic", estimator)]
 
 
 def published_rows() -> list[dict[str, Any]]:
@@ -133,24 +148,27 @@ def predicted_rows(compute: dict[tuple[str, str], tuple[float, int]], visible: f
     return rows
 
 
-def measured_compute() -> dict[tuple[str, str], tuple[float, int]]:
+def measured_compute(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, int]]:
     """Seconds a step at batch 64 and parameters, of the whole networks, by network and layers."""
-    rows = json.loads((measure.RESULTS / "networks.json").read_text())["rows"]
     return {
         (row["network"], row["layers"]): (row["ms"] / 1e3, row["parameters"])
-        for row in rows
-        if row["network"] in ("vgg16", "resnet18")
-        and row["width"] == 1
-        and row["layers"] in ("deterministic", "flipout")
+        for row in of_estimator(rows)[1]
+        if row["network"] in ("vgg16", "resnet18") and row["width"] == 1
     }
 
 
-def figure(published: list[dict[str, Any]], predicted: list[dict[str, Any]]) -> Any:
-    """Left the check against published figures, right what is predicted."""
+def rows_in(*names: str) -> list[dict[str, Any]]:
+    """The rows of those results that are there."""
+    paths = [measure.RESULTS / f"{name}.json" for name in names]
+    return [row for path in paths if path.exists() for row in json.loads(path.read_text())["rows"]]
+
+
+def figure(published: list[dict[str, Any]], predicted: list[dict[str, Any]], computed: str, exchanged: str) -> Any:
+    """Left the check against published figures, right what is predicted, and the estimators of what was measured for it."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = made.subplots(1, 2)
+    left, right = made.subplots(1, 2, width_ratios=(2, 3))
     for kind, colour in (("Bayesian", "#d55e00"), ("plain", "#56b4e9")):
         rows = [row for row in published if row["published"] == kind]
         workers = [row["workers"] for row in rows]
@@ -174,18 +192,20 @@ def figure(published: list[dict[str, Any]], predicted: list[dict[str, Any]]) -> 
                 r
                 for r in predicted
                 if (r["network"], r["layers"], r["cluster"], r["change"])
-                == (network, "flipout", cluster.name, "as it is")
+                == (network, computed, cluster.name, "as it is")
             ]
             right.plot(WORKERS, [row[str(p)] for p in WORKERS], style, color=colour, label=f"{network}, {cluster.name}")
     right.set_xscale("log", base=2)
     right.set_xticks(WORKERS, [str(p) for p in WORKERS], fontsize=8)
     left.set_xticks([*PUBLISHED["plain"]])
-    right.set_title("predicted, Flipout, batch 64 a worker", fontsize=10)
+    measured = "" if computed == exchanged else f"\n(visible part of the exchange: {exchanged})"
+    right.set_title(f"predicted, {computed}, batch 64 a worker{measured}", fontsize=10)
     for axes in (left, right):
         axes.set_ylim(0, 1.05)
         axes.set_xlabel("workers")
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
         axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False, fontsize=8, loc="lower left")
+    right.legend(frameon=False, fontsize=7, loc="upper right", ncols=2, columnspacing=1)
     left.set_ylabel("efficiency")
     return made
 
@@ -193,16 +213,19 @@ def figure(published: list[dict[str, Any]], predicted: list[dict[str, Any]]) -> 
 def main() -> None:
     """Calibrates, checks, predicts, writes and draws."""
     arguments = measure.parser(__doc__, "scaling_model").parse_args()
-    link, visible = calibrate(json.loads((measure.RESULTS / "scaling.json").read_text())["rows"])
+    exchanges, steps = rows_in("scaling", "scaling_part"), rows_in("networks")
+    exchanged, computed = of_estimator(exchanges)[0], of_estimator(steps)[0]
+    link, visible = calibrate(exchanges)
     print(
-        f"measured link: {link.latency * 1e6:.0f} us, {link.bandwidth / 1e9:.2f} GB/s; visible part {visible:.2f}",
+        f"measured link: {link.latency * 1e6:.0f} us, {link.bandwidth / 1e9:.2f} GB/s; visible part, {exchanged}: {visible:.2f}",
         file=sys.stderr,
     )
-    published, predicted = published_rows(), predicted_rows(measured_compute(), visible)
+    published, predicted = published_rows(), predicted_rows(measured_compute(steps), visible)
     calibration = {"latency_s": link.latency, "bandwidth_bytes_per_s": link.bandwidth, "visible": visible}
+    calibration |= {"layers": exchanged}
     measure.write([calibration, *published, *predicted], arguments.json)
     if arguments.json != "-":
-        measure.draw(figure(published, predicted), Path(arguments.json).with_suffix(".png"))
+        measure.draw(figure(published, predicted, computed, exchanged), Path(arguments.json).with_suffix(".png"))
         check = {"published": "", "workers": "d", "efficiency": ".3f", "ring": ".3f", "tree": ".3f"}
         print(measure.markdown(published, check), measure.markdown(predicted, COLUMNS), sep="\n\n")
 
