@@ -13,7 +13,7 @@ import pytest
 
 from tfp_bprune._keras import keras, tf, tfp
 from tfp_bprune.files.runs import CONFIG, Run
-from tfp_bprune.graphs import strip
+from tfp_bprune.graphs import bayesianize, strip
 from tfp_bprune.layers import variational_layers
 from tfp_bprune.storage import load_model, save_model, store
 from tfp_bprune.types import RunError
@@ -200,6 +200,16 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 def test_save_model_overwrites_nothing(mlp: Build, tiny_run: Path) -> None:
     with pytest.raises(RunError, match="already holds a run"):
         save_model(mlp(), tiny_run, config={})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_when_written_and_leave_no_folder(value: float, tmp_path: Path) -> None:
+    model = bayesianize(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="odd")]))
+    loc = model.layers[-1].kernel_posterior.loc_variable
+    loc.assign(tf.tensor_scatter_nd_update(loc, [[1, 2]], [value]))
+    with pytest.raises(RunError, match=rf"weight .*odd/.* holds {value}, expected finite numbers: nothing was written"):
+        save_model(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_weights_in_bfloat16_are_refused_when_written_and_leave_no_folder(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tfp_bprune.data.info import Info
 from tfp_bprune.files.reading import parse
@@ -119,11 +122,13 @@ def save_model(model: Any, path: str | os.PathLike[str], *, config: Json | None 
       **facts: further entries of the manifest.
 
     Raises:
-      RunError: `path` is not new or empty, the model cannot be stored without code, or has weights in bfloat16.
+      RunError: `path` is not new or empty, the model cannot be stored without code, or has weights in bfloat16 or such as
+        are not finite, which could not be loaded.
       BpruneError: the model is subclassed, not built, or of another Keras.
     """
     content = finite((config or {}) | heads_config(model) | {"architecture": store.architecture(model)})
     arrays = store.rested_weights_of(model)
+    _check_finite(arrays)
     stored = tensors_to_bytes(compress.encode(arrays))
     run = Run.create(path)
     sizes: Json = {"bytes": len(stored), "dense_bytes": sum(array.nbytes for array in arrays.values())}
@@ -134,3 +139,12 @@ def save_model(model: Any, path: str | os.PathLike[str], *, config: Json | None 
         }
         run.commit(files, kind="model", checkpoint=_WEIGHTS_FILE, **sizes, **facts)
     return run
+
+
+def _check_finite(arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise RunError(
+                f"weight {name} holds {array[~np.isfinite(array)].flat[0]}, expected finite numbers: nothing was written; train "
+                "anew, with a lower learning rate if it diverged"
+            )
