@@ -231,8 +231,91 @@ def test_auto_is_the_fewest_bits_within_the_posterior(trained: Any) -> None:
     layers = {layer.name: layer for layer in trained.layers if layer.name in plan.storages}
     for name, storage in plan.storages.items():
         assert plan.losses[name] <= WITHIN
+        if name in plan.steps:
+            wider_step = plan.steps[name] * 2**0.125
+            assert precision.loss_of(layers[name], storage, False, wider_step) > WITHIN
+            continue
         fewer = f"int{int(storage[3:]) - 1}"
         assert fewer == "int1" or precision.loss_of(layers[name], fewer, False) > WITHIN  # type: ignore[arg-type]
+
+
+def sparse_model(inputs: int = 80) -> Any:
+    """Two layers with few weights an output, as wide posteriors leave them, and biases; 80 of the inputs are read."""
+    layers = [DenseFlipout(60, activation="relu", name="a"), DenseFlipout(5, name="b")]
+    model = classifier(keras.Sequential([keras.Input((inputs,)), *layers]))
+    rng = np.random.default_rng(0)
+    for layer in layers:
+        q = layer.kernel_posterior
+        q.loc_variable.assign(rng.choice([-1, 1], q.shape) * rng.uniform(0.3, 2, q.shape))
+        q.rho_variable.assign(tf.fill(q.shape, -3.0))
+        q.mask.assign((rng.random(q.shape) > 0.9) & (np.arange(q.shape[0]) < 80)[:, None])
+        layer.bias.assign(rng.normal(0, 0.5, layer.bias.shape))
+    return model
+
+
+def test_layers_with_few_weights_an_output_have_one_step(tmp_path: Path) -> None:
+    model, x = sparse_model(), np.random.default_rng(1).normal(size=(200, 80)).astype(np.float32)
+    plan = planned(model, "auto", SAVED, "mean")
+    assert set(plan.steps) == {"a", "b"}
+    assert not planned(model, "auto", FORMS["litert"], "mean").steps
+    assert not planned(model, "int4", SAVED, "mean").steps
+    for predictive in ("mean", "sampled"):
+        auto = export(model, tmp_path / predictive, predictive=predictive, precision="auto")  # type: ignore[arg-type]
+        assert {name: layer["step"] for name, layer in auto["layers"].items()} == plan.steps
+    storages = {name: layer["precision"] for name, layer in auto["layers"].items()}
+    each = export(model, tmp_path / "each", precision=storages)  # type: ignore[arg-type]
+    auto = check_export(tmp_path / "mean")
+    assert auto["payload_bytes"] < 0.75 * each["payload_bytes"]
+    lowering = Lowering(by_layer=plan.storages, steps=plan.steps)
+    expected = Predictor(model, "mean", lowering=lowering).predict(tf.constant(x))["probabilities"]
+    found = outputs_of(tmp_path / "mean", x)["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    whole = Predictor(model, "mean").predict(tf.constant(x))["probabilities"]
+    assert 1e-4 < np.abs(found - whole).max() < 0.2
+
+
+def test_outputs_of_many_scales_keep_theirs() -> None:
+    model = classifier(keras.Sequential([keras.Input((300,)), DenseFlipout(6, name="a")]))
+    q, scales = model.layers[0].kernel_posterior, np.logspace(-1, 0.6, 6)
+    q.loc_variable.assign(np.random.default_rng(0).normal(size=q.shape) * scales)
+    q.rho_variable.assign(np.broadcast_to(np.log(np.expm1(0.3 * scales)), q.shape))
+    plan = planned(model, "auto", SAVED, "mean")
+    assert not plan.steps
+    assert plan.storages["a"].startswith("int")
+
+
+def test_more_bits_follow_the_one_step() -> None:
+    model = sparse_model()
+    plan = planned(model, "auto", SAVED, "mean")
+    choices = plan.choices["a"]
+    after = wider(plan, model, "mean")
+    assert after is not None
+    [name] = set(plan.steps) - set(after.steps)
+    assert after.storages[name] == choices[1]
+    assert after.losses[name] < plan.losses[name]
+
+
+@pytest.mark.parametrize("precision", ["auto", "int8", "int3", "float32"])
+def test_the_payload_is_all_that_files_hold_of_the_weights(tmp_path: Path, precision: Any) -> None:
+    """Variables, and constants of the graph with more numbers than a shape has."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    manifest = export(sparse_model(4000), tmp_path / "out", precision=precision, kernels="dense")
+    assert 64 < manifest["layers"]["a"]["taken"] <= 80
+    reader = tf.train.load_checkpoint(str(tmp_path / "out" / "1" / "variables" / "variables"))
+    names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
+    arrays = [np.asarray(reader.get_tensor(name)) for name in names]
+    held = sum(len(array.item()) if array.dtype == object else array.nbytes for array in arrays)
+    stored = saved_model_pb2.SavedModel.FromString((tmp_path / "out" / "1" / "saved_model.pb").read_bytes())
+    [graph] = stored.meta_graphs
+    functions = [list(function.node_def) for function in graph.graph_def.library.function]
+    constants = {
+        tf.make_ndarray(node.attr["value"].tensor).tobytes()
+        for node in [*graph.graph_def.node, *itertools.chain(*functions)]
+        if node.op == "Const" and node.attr["dtype"].type != tf.string.as_datatype_enum
+    }
+    large = sum(len(content) for content in constants if len(content) > 64)
+    assert manifest["payload_bytes"] == pytest.approx(held + large, abs=64)
 
 
 def test_a_narrow_posterior_takes_more_bits() -> None:
@@ -378,7 +461,8 @@ def test_more_bits_end_with_float32() -> None:
         seen.append(plan)
         plan = wider(plan, model, "mean")
     assert seen[-1].whole
-    assert all(sum(a.storages[n] != b.storages[n] for n in a.storages) == 1 for a, b in itertools.pairwise(seen))
+    held = [{n: (plan.storages[n], plan.steps.get(n)) for n in plan.storages} for plan in seen]
+    assert all(sum(a[n] != b[n] for n in a) == 1 for a, b in itertools.pairwise(held))
     assert wider(planned(model, "int4", SAVED, "mean"), model, "mean") is None
 
 

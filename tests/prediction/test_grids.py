@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfp_bprune._keras import tf
+from tfp_bprune.prediction.block import Block
 from tfp_bprune.prediction.coded import Coded
-from tfp_bprune.prediction.grids import Levels, Steps, elbo_loss, levels, steps
-from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, read, rounded
+from tfp_bprune.prediction.grids import (
+    WITHIN,
+    Levels,
+    Steps,
+    as_bfloat16,
+    elbo_loss,
+    entropy_of,
+    levels,
+    multiples,
+    steps,
+    widest,
+)
+from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, held_bias, read, rounded
 from tfp_bprune.prediction.stored import Decoded, Packed
 from tfp_bprune.prediction.value import Value
 
@@ -138,6 +152,68 @@ def test_products_are_those_of_the_rounded_weights(form: str, at_load: bool, tak
         expected = rounded(array, storage, positive=power == 2) ** power  # type: ignore[arg-type]
         found = Value(by(value, value.mean), columns=value.columns).as_rows().mean
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    numbers=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=40),
+    step=st.floats(0.01, 4),
+)
+def test_multiples_of_one_step_are_within_half_of_it(numbers: list[float], step: float) -> None:
+    array = np.array(numbers, np.float32).reshape(1, -1)
+    grid = multiples(array, step)
+    assert len(grid.scale) == 1
+    assert (np.abs(grid.values - array) <= 0.5001 * grid.scale[0]).all()
+    assert grid.codes.max() < 2**grid.bits <= 2**8
+    assert grid.scale[0] == as_bfloat16(step) or np.abs(array).max() > 63.4 * grid.scale[0]
+    whole = np.abs(grid.codes.astype(int) - grid.zero).max()
+    assert grid.bits == 2 or whole >= 2 ** (grid.bits - 2)  # no bit is wasted
+
+
+def test_the_widest_step_costs_what_it_may_and_the_next_one_more() -> None:
+    rng = np.random.default_rng(0)
+    scale = np.exp(rng.normal(-4, 0.3, 4000)).astype(np.float32)
+    loc = (rng.choice([-1, 1], 4000) * rng.uniform(3, 20, 4000) * scale).astype(np.float32)
+    scale[::3], loc[::3] = 0, 0
+    step = widest(loc, scale)
+    assert step is not None
+    costs = [
+        elbo_loss(loc, scale, multiples(loc, step * factor).values) / np.count_nonzero(scale)
+        for factor in (1, 2**0.125)
+    ]
+    assert 0.8 * WITHIN < costs[0] <= WITHIN < costs[1]
+    # Of uniform rounding: step^2 / 24 times the mean of 1 / s^2 is 1/24.
+    assert step == pytest.approx(np.mean(1 / scale[scale > 0].astype(float) ** 2) ** -0.5, rel=0.15)
+
+
+def test_there_is_no_step_where_8_bits_are_too_few_or_nothing_is_left() -> None:
+    assert widest(np.zeros(5), np.zeros(5)) is None
+    assert widest(np.linspace(0.5, 1, 50), np.full(50, 1e-4)) is None
+
+
+def test_the_entropy_is_shannons() -> None:
+    assert entropy_of(np.arange(256, dtype=np.uint8)) == pytest.approx(256)
+    assert entropy_of(np.array([1, 1, 1, 2], np.uint8)) == pytest.approx(4 * 0.8112781 / 8)
+    assert entropy_of(np.zeros(0, np.uint8)) == 0
+
+
+def test_arrays_and_biases_of_one_step_are_held_as_they_are_rounded() -> None:
+    rng = np.random.default_rng(0)
+    array, bias = rng.normal(size=(3, 3, 4, 6)).astype(np.float32), rng.normal(size=6).astype(np.float32)
+    block = Block()
+    lowering = Lowering(storage="int6", step=0.125, block=block)
+    kept, (values, held_one) = held(array, lowering), held_bias(bias, lowering)
+    assert held_one is not None
+    for closed in (False, True):
+        np.testing.assert_array_equal(kept._decode(), rounded(array, "int6", step=0.125))
+        np.testing.assert_array_equal(held_one._decode(), values)
+        if not closed:
+            block.close()
+    assert np.abs(read(kept) - array).max() <= 0.0625
+    assert np.abs(values - bias).max() <= 0.0625
+    assert block.nbytes < array.size
+    for plain in (Lowering(storage="int6"), Lowering(storage="int6", step=0.125, at_load=False)):
+        assert held_bias(bias, plain) == (bias, None)
 
 
 def test_classes_of_grids_are_what_they_say() -> None:

@@ -16,11 +16,21 @@ import numpy as np
 from tfp_bprune.exports.forms import Form
 from tfp_bprune.graphs.convert import adopt, weighted_layers
 from tfp_bprune.layers import kernels_of
-from tfp_bprune.prediction.grids import WITHIN, bits_of, elbo_loss
-from tfp_bprune.prediction.kernels import rounded
+from tfp_bprune.prediction.grids import (
+    WITHIN,
+    Steps,
+    bits_of,
+    elbo_loss,
+    entropy_of,
+    multiples,
+    storage_of,
+    widest,
+)
+from tfp_bprune.prediction.kernels import grid_of, rounded
 from tfp_bprune.prediction.lower import channels_of
 from tfp_bprune.types import ExportError, Precision, Predictive, Storage
 
+_PLACE = 1  # byte that the place of a weight takes at most
 Asked = Precision | Mapping[str, Precision]
 
 
@@ -31,6 +41,7 @@ class Plan:
     Attributes:
       storages: by the layer's name.
       choices: of the layers for which it was left open, those that come into question, from few bits to many.
+      steps: of layers whose means are multiples of one step, in as many bits as their storage says, how wide it is.
       losses: of layers with distributions the nats of ELBO that the posterior predicts to be lost by rounding, for each
         weight that is left.
     """
@@ -38,6 +49,7 @@ class Plan:
     storages: dict[str, Storage]
     choices: dict[str, tuple[Storage, ...]] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, float] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:
@@ -80,32 +92,40 @@ def planned(model: Any, asked: Asked, form: Form, predictive: Predictive) -> Pla
             f"model {model.name!r} has no posterior for 'auto' to go by: expected 'int8' or another precision"
         )
     known = {
-        name: loss_of(layers[name], s, with_scales) for name, s in plan.storages.items() if _uncertain(layers[name])
+        name: loss_of(layers[name], s, with_scales, plan.steps.get(name))
+        for name, s in plan.storages.items()
+        if _uncertain(layers[name])
     }
     return replace(plan, losses=known)
 
 
 def wider(plan: Plan, model: Any, predictive: Predictive) -> Plan | None:
     """The plan with the next more bits where most is lost of what was left open; None where nothing more is to be had."""
-    left = {name: plan.losses[name] for name, choices in plan.choices.items() if plan.storages[name] != choices[-1]}
+    left = {name: plan.losses[name] for name, choices in plan.choices.items() if _can_grow(plan, name, choices)}
     if not left:
         return None
     name = max(left, key=lambda one: left[one])
     choices = plan.choices[name]
-    storage = choices[choices.index(plan.storages[name]) + 1]
+    storage = choices[1] if name in plan.steps else choices[choices.index(plan.storages[name]) + 1]
     layer = next(layer for layer in weighted_layers(adopt(model)) if layer.name == name)
     loss = loss_of(layer, storage, predictive != "mean")
-    return replace(plan, storages=plan.storages | {name: storage}, losses=plan.losses | {name: loss})
+    steps = {one: step for one, step in plan.steps.items() if one != name}
+    return replace(plan, storages=plan.storages | {name: storage}, losses=plan.losses | {name: loss}, steps=steps)
 
 
-def loss_of(layer: Any, storage: Storage, with_scales: bool) -> float:
+def _can_grow(plan: Plan, name: str, choices: tuple[Storage, ...]) -> bool:
+    """Whether a layer can have more bits: one of a single step goes on with those after its first choice."""
+    return len(choices) > 1 if name in plan.steps else plan.storages[name] != choices[-1]
+
+
+def loss_of(layer: Any, storage: Storage, with_scales: bool, step: float | None = None) -> float:
     """Nats of ELBO for each weight that is left, which a layer with distributions is predicted to lose by rounding."""
     nats, left = 0.0, 0
     for name, weights in kernels_of(layer).items():
         if weights.scale is None:
             continue
         channels = channels_of(layer, name, weights.loc.ndim)
-        loc = rounded(weights.loc, storage, channels)
+        loc = rounded(weights.loc, storage, channels, step=step)
         scale = rounded(weights.scale, storage, (-1,), positive=True) if with_scales else None
         nats += elbo_loss(weights.loc, weights.scale, loc, scale)
         left += int(np.count_nonzero(weights.scale))
@@ -122,7 +142,34 @@ def _chosen(plan: Plan, name: str, layer: Any, form: Form, with_scales: bool) ->
             high = middle
         else:
             low = middle + 1
-    return replace(plan, storages=plan.storages | {name: choices[low]}, choices=plan.choices | {name: choices[low:]})
+    plan = replace(plan, storages=plan.storages | {name: choices[low]}, choices=plan.choices | {name: choices[low:]})
+    one = _of_one_step(layer, choices[low]) if form.sparse else None
+    if one is None:
+        return plan
+    step, storage = one
+    return replace(plan, storages=plan.storages | {name: storage}, steps=plan.steps | {name: step})
+
+
+def _of_one_step(layer: Any, storage: Storage) -> tuple[float, Storage] | None:
+    """The widest step for all weights of a layer, and the storage of its multiples; None where these take as many bytes as
+    `storage` with a scale for each output."""
+    kernels = {name: weights for name, weights in kernels_of(layer).items() if weights.scale is not None}
+    if len(kernels) != 1 or not bits_of(storage):
+        return None
+    [(name, weights)] = kernels.items()
+    assert weights.scale is not None
+    step = widest(weights.loc, weights.scale, WITHIN)
+    if step is None:
+        return None
+    one = multiples(weights.loc.reshape(1, -1), step)
+    each = grid_of(weights.loc, storage, channels_of(layer, name, weights.loc.ndim))
+    return (step, storage_of(one.bits)) if _bytes(one) < _bytes(each) else None
+
+
+def _bytes(grid: Steps) -> float:
+    """What files hold of a grid, but for places: codes by their frequency, and scales."""
+    left = grid.codes != grid.zero
+    return entropy_of(grid.codes[left]) + _PLACE * np.count_nonzero(left) + 2 * len(grid.scale)
 
 
 def _uncertain(layer: Any) -> bool:

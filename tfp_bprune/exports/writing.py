@@ -151,7 +151,11 @@ def export(
 
     lowering = Lowering(kernels, costs=costs or Costs()) if form.sparse else FOR_CONVERTERS
     making = Making(
-        form, lambda plan: predictor_of(replace(lowering, by_layer=plan.storages)), plan, representative, batch
+        form,
+        lambda plan: predictor_of(replace(lowering, by_layer=plan.storages, steps=plan.steps)),
+        plan,
+        representative,
+        batch,
     )
     if validation is not None and not plan.whole:
         whole = plain_of(Lowering("dense"), predictive, samples, making.predictor.calibration)
@@ -203,6 +207,8 @@ def _about(model: Any, making: Making, predictive: Predictive, lowering: Lowerin
             about["layers"][name] |= product if lowering.at_load else {"taken": product["taken"]}
     for name, storage in plan.storages.items():
         about["layers"][name]["precision"] = storage
+    for name, step in plan.steps.items():
+        about["layers"][name]["step"] = step
     for name, loss in ({} if plan.whole else plan.losses).items():
         about["layers"][name]["elbo_loss"] = loss
     return about | making.about

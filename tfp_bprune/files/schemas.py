@@ -49,7 +49,7 @@ _TYPES = [*(f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in _BI
 _LAYER = record(
     ("prunable", "nonzeros", "sparsity"),
     prunable=COUNT, nonzeros=COUNT, sparsity=PART, form=TEXT, shape=SHAPE, stored=COUNT, break_even=mapping(NUMBER),
-    taken=optional(COUNT), precision=_PRECISION, elbo_loss=NUMBER,
+    taken=optional(COUNT), precision=_PRECISION, step=NUMBER, elbo_loss=NUMBER,
 )  # fmt: skip
 _SCORES = record(split=TEXT, epoch=optional(COUNT), examples=COUNT) | {"additionalProperties": optional(NUMBER)}
 _REQUEST = record(

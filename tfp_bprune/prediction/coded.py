@@ -1,6 +1,7 @@
 """Small whole numbers in the fewest bytes: as they are, their bits one after the other, or compressed by their frequency.
 
-What is read is bytes of TensorFlow's own operations, so every process with TensorFlow alone reads it.
+What is read is bytes of TensorFlow's own operations, so every process with TensorFlow alone reads it. Where a network has a
+block for its small arrays (`block.Block`), numbers are a byte each of it as long as there is room.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.prediction.block import Block, Kind
 
 _BYTE = 8
 _SAVED = 256  # bytes that compressing must save, for the operations that undo it
@@ -22,25 +24,32 @@ class Coded(tf.Module):
     Args:
       numbers: uint8.
       bits: of each.
+      block: for the small arrays of the network, and what of them the numbers are.
 
     Attributes:
-      content: the bytes.
-      nbytes: how many.
+      nbytes: in a file, apart from those in the block.
     """
 
-    def __init__(self, numbers: np.ndarray, bits: int = _BYTE) -> None:
+    def __init__(
+        self, numbers: np.ndarray, bits: int = _BYTE, block: Block | None = None, kind: Kind = "codes"
+    ) -> None:
         super().__init__()
-        self._count, self._bits = len(numbers), bits
+        self._count, self._bits, self.nbytes = len(numbers), bits, 0
+        self._block = block if block is not None and block.takes(len(numbers)) else None
+        if self._block is not None:
+            self._number = self._block.add(numbers, kind)
+            return
         packed = numbers if bits == _BYTE else np.packbits(_as_bits(numbers, bits))
         compressed = min((zlib.compress(one.tobytes(), 9) for one in (numbers, packed)), key=len)
         self._compressed = len(compressed) + _SAVED < packed.nbytes
         self._packed = bits < _BYTE and not (self._compressed and zlib.decompress(compressed) == numbers.tobytes())
-        self.content = compressed if self._compressed else packed.tobytes()
-        self.nbytes = len(self.content)
+        self.nbytes = len(compressed) if self._compressed else packed.nbytes
         self._held = tf.Variable(compressed if self._compressed else packed, trainable=False)
 
     def read(self) -> Any:
         """The numbers as a tensor, uint8 [n]."""
+        if self._block is not None:
+            return self._block.read(self._number)
         stored = tf.convert_to_tensor(self._held)
         if self._compressed:
             stored = tf.io.decode_raw(tf.io.decode_compressed(stored, "ZLIB"), tf.uint8)

@@ -12,7 +12,7 @@ together KL(moved || posterior). A grid whose step is s adds s^2 / 12 to the var
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,6 +25,9 @@ _LEAST_OF_SCALES, _MOST_OF_SCALES = 4, 6
 _SHARING = 4  # a level is for so many numbers at least, on average
 _PARTS = np.linspace(1.0, 0.3, 15)  # of the largest weight of a channel, where the grid may end
 _ROUNDS, _FITTED = 12, 2**16
+_BITS = range(2, 9)
+_FURTHEST = 2**7 - 1  # the most steps from 0 that 8 bits reach
+_EIGHTHS = 57  # of a bit between the widest step that is tried, the largest weight, and the narrowest, a 128th of it
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Steps(Grid):
-    """Multiples of the scale of their column: (code - zero) scale.
+    """Multiples of the scale of their column, or of one step for all: (code - zero) scale.
 
     Attributes:
-      scale: [columns], exact in bfloat16.
+      scale: [columns], or [1] for all; exact in bfloat16.
     """
 
     scale: np.ndarray
@@ -103,13 +106,51 @@ def steps(array: np.ndarray, bits: int) -> Steps:
     best = np.full(len(peak), np.inf)
     codes, scale = np.full(array.shape, zero, np.uint8), np.ones(len(peak), np.float32)
     for part in _PARTS:
-        tried = _as_bfloat16(np.where(peak > 0, peak * part / top, 1.0))
+        tried = as_bfloat16(np.where(peak > 0, peak * part / top, 1.0))
         whole = np.clip(np.rint(array / tried), -top, top)
         error = np.square(whole * tried - array).sum(0, dtype=np.float64)
         better = error < best
         best[better], scale[better] = error[better], tried[better]
         codes[:, better] = (whole[:, better] + zero).astype(np.uint8)
     return Steps(codes, bits, scale)
+
+
+def multiples(array: np.ndarray, step: float) -> Steps:
+    """The grid of `array` [rows, columns] with one step for all, in the fewest bits that reach its largest weight.
+
+    A step that is so small that 8 bits do not reach it is doubled until they do.
+    """
+    peak = float(np.abs(array).max(initial=0.0))
+    while np.rint(peak / as_bfloat16(step)) > _FURTHEST:
+        step *= 2
+    scale = as_bfloat16([step])
+    whole = np.rint(array / scale)
+    bits = next(b for b in _BITS if np.abs(whole).max(initial=0) < 2 ** (b - 1))
+    return Steps((whole + 2 ** (bits - 1)).astype(np.uint8), bits, scale)
+
+
+def widest(loc: np.ndarray, scale: np.ndarray, within: float = WITHIN) -> float | None:
+    """The widest step for all weights of a posterior that lowers the ELBO by no more than `within` nats for each that is left.
+
+    Widths are tried by eighths of a bit. None where the grid has to be finer than 8 bits allow, or nothing is left.
+    """
+    left = scale > 0
+    if not left.any():
+        return None
+    kept, deviation = loc[left], scale[left]
+    widths = np.max(np.abs(kept)) * 2.0 ** (-np.arange(_EIGHTHS) / 8)
+    for step in map(float, as_bfloat16(widths)):
+        grid = multiples(kept, step)
+        if grid.scale[0] == step and elbo_loss(kept, deviation, grid.values) <= within * len(kept):
+            return step
+    return None
+
+
+def entropy_of(codes: np.ndarray) -> float:
+    """The bytes that codes take at least if each is coded by its frequency alone."""
+    counts = np.bincount(codes.ravel())
+    parts = counts[counts > 0] / max(codes.size, 1)
+    return float(-(parts * np.log2(parts)).sum() * codes.size / 8)
 
 
 def levels(array: np.ndarray, bits: int) -> Levels:
@@ -123,7 +164,7 @@ def levels(array: np.ndarray, bits: int) -> Levels:
         found = np.searchsorted(_bounds(logs, count), logs) + 1
         counts = np.maximum(np.bincount(found, minlength=count + 1), 1)
         means = np.bincount(found, np.exp(2 * logs), count + 1) / counts
-        table[1:], codes[left] = _as_bfloat16(np.sqrt(means))[1:], found
+        table[1:], codes[left] = as_bfloat16(np.sqrt(means))[1:], found
     return Levels(codes, bits, table)
 
 
@@ -155,8 +196,8 @@ def elbo_loss(loc: np.ndarray, scale: np.ndarray, new_loc: np.ndarray, new_scale
     return float(nats.sum())
 
 
-def _as_bfloat16(numbers: np.ndarray) -> np.ndarray:
+def as_bfloat16(numbers: Any) -> np.ndarray:
     """Numbers that bfloat16 holds, so that files need two bytes for each."""
     kind = tf.bfloat16.as_numpy_dtype
     tiny = float(np.finfo(np.float32).tiny)
-    return np.maximum(numbers, tiny).astype(np.float32).astype(kind).astype(np.float32)
+    return np.maximum(np.asarray(numbers, np.float32), tiny).astype(kind).astype(np.float32)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.prediction.block import Block
 from tfp_bprune.prediction.cost import CONVERTED, CONVERTED_FEW, FORMS, Choice, Costs, choose, takes
 from tfp_bprune.prediction.csr import CsrMatrix
-from tfp_bprune.prediction.grids import Grid, bits_of, levels, steps
-from tfp_bprune.prediction.stored import Decoded, Packed, digest, narrowed, widened
+from tfp_bprune.prediction.grids import Grid, Steps, bits_of, levels, multiples, steps
+from tfp_bprune.prediction.stored import Decoded, Multiples, Packed, Places, digest, narrowed, widened
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.types import Kernels, Product, Storage
 
@@ -35,6 +36,8 @@ class Lowering:
       at_load: whether kernels may be stored in a small form and made ready when a SavedModel is loaded.
       followed: whether noise is followed back through kernels, which then read all of what may be uncertain: back through
         what was taken the way is longer than what it spares.
+      steps: of layers in few bits whose means have one step for all outputs, by their names: how wide it is.
+      block: where files hold small arrays of layers in few bits together; None where each is held by itself.
     """
 
     kernels: Kernels = "auto"
@@ -44,12 +47,16 @@ class Lowering:
     at_load: bool = True
     followed: bool = False
     by_layer: Mapping[str, Storage] = field(default_factory=dict)
+    steps: Mapping[str, float] = field(default_factory=dict)
+    block: Block | None = None
+    step: float | None = None
 
     def of(self, layer: str) -> Lowering:
         """The same for the layer of this name, with what its products cost in other runtimes if these are in whole numbers."""
         storage = self.by_layer.get(layer, self.storage)
         costs = CONVERTED_FEW if bits_of(storage) and self.costs == CONVERTED else self.costs
-        return replace(self, storage=storage, costs=costs)
+        step = self.steps.get(layer, self.step)
+        return replace(self, storage=storage, costs=costs, step=step, block=self.block if bits_of(storage) else None)
 
     @property
     def forms(self) -> tuple[Product, ...]:
@@ -79,12 +86,13 @@ class DenseKernel(tf.Module):
 
     def __init__(self, loc: np.ndarray, scale: np.ndarray | None, lowering: Lowering, may_take: bool = True) -> None:
         super().__init__()
-        grids = _grids(loc, scale, lowering.bits)
+        grids = _grids(loc, scale, lowering.bits, lowering.step)
         arrays = [grid.values for grid in grids] or ([loc] if scale is None else [loc, scale])
         pattern = np.logical_or.reduce([array != 0 for array in arrays])
         self.stored = int(pattern.sum())
         self.read = _read(pattern, lowering, len(arrays)) if may_take else None
         self._turns = not lowering.at_load
+        self._taken_places = None if self.read is None else _held_places(self.read, len(loc), lowering)
         if self.read is not None:
             arrays, pattern = [array[self.read] for array in arrays], pattern[self.read]
             grids = [grid.with_codes(grid.codes[self.read]) for grid in grids]
@@ -93,7 +101,7 @@ class DenseKernel(tf.Module):
             lowering.kernels, self.shape, self.stored, lowering.costs, lowering.by_batch, lowering.forms
         )
         turned: list[Any] = [grid.with_codes(grid.codes.T) for grid in grids] or [array.T for array in arrays]
-        packed = Packed(pattern.T, turned, lowering.storage, by_row=True)
+        packed = Packed(pattern.T, turned, lowering.storage, by_row=True, block=lowering.block)
         is_smaller = self.choice.sparse or _is_smaller(packed, sum(array.size for array in arrays), lowering)
         self.packed = packed if lowering.at_load and is_smaller else None
         uses = self.choice.forms
@@ -142,7 +150,13 @@ class DenseKernel(tf.Module):
         """Of a tensor [batch, in], or columns, what is read; small runtimes take rows of numbers the faster."""
         if self._turns and not columns:
             return tf.transpose(self._taken(tf.transpose(tensor), columns=True))
-        return tf.gather(tensor, tf.constant(self.read, tf.int32), axis=0 if columns else 1)
+        places = tf.constant(self.read, tf.int32) if self._taken_places is None else read(self._taken_places)
+        return tf.gather(tensor, places, axis=0 if columns else 1)
+
+    @property
+    def constants(self) -> int:
+        """Bytes of what the graph itself holds: which inputs are taken, where nothing else holds it."""
+        return 0 if self.read is None or self._taken_places is not None else 4 * len(self.read)
 
     def _product(self, inputs: Value, of: Any, which: int, change: Callable[[Any], Any]) -> Any:
         # Read before the choice: what is read within a branch cannot be differentiated.
@@ -193,10 +207,10 @@ def held(
     """
     flat, back = _flat(array, channels if lowering.bits else (-1,))
     if lowering.bits:
-        [grid] = _grids(None, flat, lowering.bits) if positive else _grids(flat, None, lowering.bits)
+        [grid] = _grids(None, flat, lowering.bits) if positive else _grids(flat, None, lowering.bits, lowering.step)
         if not lowering.at_load:
             return tf.Variable(back(np.square(grid.values) if squared else grid.values), trainable=False)
-        packed = Packed(grid.values != 0, [grid], lowering.storage)
+        packed = Packed(grid.values != 0, [grid], lowering.storage, block=lowering.block)
     else:
         packed = Packed(flat != 0, [flat], lowering.storage)
     name = f"{'squares' if squared else 'array'}-{array.shape}{channels if lowering.bits else ''}"
@@ -208,11 +222,38 @@ def held(
     return Decoded(lambda: widened(stored, squared), f"half-{name}-{digest(array)}", stored)
 
 
-def _grids(loc: np.ndarray | None, scale: np.ndarray | None, bits: int | None) -> list[Grid]:
-    """Means and scales [..., out] in few bits; none for floats."""
+def _held_places(places: np.ndarray, count: int, lowering: Lowering) -> Decoded | None:
+    """What holds some of `count` places beside weights in few bits; None where they are a constant of the graph."""
+    if not lowering.bits or not lowering.at_load or lowering.block is None:
+        return None
+    pattern = np.zeros(count, bool)
+    pattern[places] = True
+    stored = Places(pattern, lowering.block)
+    return Decoded(lambda: tf.cast(stored.read(), tf.int32), f"taken-{stored.key}", stored)
+
+
+def held_bias(bias: np.ndarray, lowering: Lowering) -> tuple[np.ndarray, Decoded | None]:
+    """A bias [...] as files give it back, and what holds it if it is no constant of the graph.
+
+    Beside weights of one step it is a weight that reads 1: a multiple of their step.
+    """
+    if lowering.step is None or not lowering.bits or not lowering.at_load:
+        return bias, None
+    grid = multiples(bias.reshape(1, -1), lowering.step)
+    stored = Multiples(grid, lowering.block)
+    decode = partial(_shaped, stored.read, bias.shape)
+    return grid.values.reshape(bias.shape), Decoded(decode, f"bias-{bias.shape}-{stored.key}", stored)
+
+
+def _shaped(numbers: Callable[[], Any], shape: tuple[int, ...]) -> Any:
+    return tf.reshape(numbers(), shape)
+
+
+def _grids(loc: np.ndarray | None, scale: np.ndarray | None, bits: int | None, step: float | None = None) -> list[Grid]:
+    """Means and scales [..., out] in few bits, the means with one step for all if it is given; none for floats."""
     if bits is None:
         return []
-    means: list[Grid] = [] if loc is None else [steps(loc, bits)]
+    means: list[Grid] = [] if loc is None else [steps(loc, bits) if step is None else multiples(loc, step)]
     return means if scale is None else [*means, levels(scale, bits)]
 
 
@@ -233,15 +274,26 @@ def _flat(array: np.ndarray, channels: tuple[int, ...]) -> tuple[np.ndarray, Cal
 
 
 def rounded(
-    array: np.ndarray, storage: Storage, channels: tuple[int, ...] = (-1,), positive: bool = False
+    array: np.ndarray,
+    storage: Storage,
+    channels: tuple[int, ...] = (-1,),
+    positive: bool = False,
+    step: float | None = None,
 ) -> np.ndarray:
-    """An array as files give it back; arguments as of `held`."""
+    """An array as files give it back; arguments as of `held`, and the step of means that have one for all outputs."""
     bits = bits_of(storage)
     if bits is None:
         return narrowed(array, storage).astype(np.float32)
     flat, back = _flat(array, channels)
-    [grid] = _grids(None, flat, bits) if positive else _grids(flat, None, bits)
+    [grid] = _grids(None, flat, bits) if positive else _grids(flat, None, bits, step)
     return np.asarray(back(grid.values))
+
+
+def grid_of(array: np.ndarray, storage: Storage, channels: tuple[int, ...] = (-1,)) -> Steps:
+    """The grid of means in few bits with a scale for each output; arguments as of `held`."""
+    bits = bits_of(storage)
+    assert bits is not None
+    return steps(_flat(array, channels)[0], bits)
 
 
 def read(kept: Any) -> Any:

@@ -20,7 +20,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.copying import within
 from tfp_bprune.layers import Composed, Variational, kernels_of, kind_of, noise, weights_of
 from tfp_bprune.prediction.calls import training_of
-from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, read
+from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, held_bias, read
 from tfp_bprune.prediction.stored import digest
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.prediction.walk import nodes_of
@@ -48,14 +48,22 @@ class Linear(tf.Module):
         self.stream, self.uncertain = layer.name, first.uncertain
         self.carries = kind.moments(layer)
         self.loc, self.scale = first.loc, first.scale
-        self.bias = None if bias is None else bias.loc
+        self.bias, self._held_bias = None, None
+        if bias is not None:
+            self.bias, self._held_bias = held_bias(bias.loc, lowering.of(name or layer.name))
         self.bias_variance = None if bias is None else bias.variance
         self._turned = getattr(layer, "data_format", None) == "channels_first"
 
     @property
     def biases(self) -> list[np.ndarray]:
-        """What is stored of the bias."""
-        return [array for array in (self.bias, self.bias_variance) if array is not None]
+        """What constants of the graph hold of the bias."""
+        constants = (self.bias if self._held_bias is None else None, self.bias_variance)
+        return [array for array in constants if array is not None]
+
+    @property
+    def offset(self) -> Any:
+        """The bias as it is added: a constant, or the tensor that was made ready at load."""
+        return self.bias if self._held_bias is None else read(self._held_bias)
 
     def mean(self, inputs: Value) -> Value:
         """The outputs at the mean weights and the mean of the inputs."""
@@ -64,7 +72,7 @@ class Linear(tf.Module):
     def laid_mean(self, inputs: Value) -> Value:
         """The same of inputs that are laid."""
         with self.scoped():
-            return self._value(inputs, self._shifted(self.by_mean(inputs, inputs.mean), inputs, self.bias))
+            return self._value(inputs, self._shifted(self.by_mean(inputs, inputs.mean), inputs, self.offset))
 
     def scoped(self, of: Of = "mean") -> Any:
         """The scope of the products with the means or variances, where these are to be found again after a conversion."""
@@ -107,7 +115,7 @@ class Linear(tf.Module):
         """The tensor `of` times the variances."""
         raise NotImplementedError
 
-    def _shifted(self, outputs: Any, inputs: Value, bias: np.ndarray | None) -> Any:
+    def _shifted(self, outputs: Any, inputs: Value, bias: Any) -> Any:
         if bias is None:
             return outputs
         return plus(outputs, bias[:, None] if inputs.columns else self._placed(bias, outputs))
@@ -189,9 +197,12 @@ class LoweredPositions(Linear):
     def _of(self, name: str, last: bool) -> LoweredPositions:
         if len(self._locs) == 1:
             return self
-        step, bias = copy(self), (self.bias, self.bias_variance) if last else (None, None)
+        step, held_one = copy(self), self._held_bias if last else None
+        bias = (self.bias, self.bias_variance) if last else (None, None)
         # Past TensorFlow, whose list of what is tracked the copy shares: this layer's own would drop out of it.
-        step.__dict__.update(_one=name, _locs={name: self._locs[name]}, bias=bias[0], bias_variance=bias[1])
+        step.__dict__.update(
+            _one=name, _locs={name: self._locs[name]}, bias=bias[0], bias_variance=bias[1], _held_bias=held_one
+        )
         return step
 
     def own_variance(self, inputs: Value) -> Any:
@@ -245,7 +256,7 @@ class LoweredPositions(Linear):
         outputs = inputs.mean
         for name, kernel in kernels.items():
             outputs = self._apply(name, outputs, kernel)
-        return self._value(inputs, self._shifted(outputs, inputs, self.bias))
+        return self._value(inputs, self._shifted(outputs, inputs, self.offset))
 
 
 class LoweredParts(tf.Module):
@@ -312,7 +323,7 @@ def _common_of_bias(variance: np.ndarray, one: Any, other: Any) -> Any:
 
 
 @tf.custom_gradient
-def plus(outputs: Any, constant: np.ndarray) -> Any:
+def plus(outputs: Any, constant: Any) -> Any:
     """The sum; its slope is 1, for which TensorFlow would compute shapes that the small formats cannot."""
     return outputs + constant, lambda upstream: (upstream, None)
 

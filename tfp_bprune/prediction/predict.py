@@ -18,6 +18,7 @@ from tfp_bprune.graphs.heads import Head, Said, heads_of, input_names
 from tfp_bprune.graphs.rebuild import calls_of, check_graph
 from tfp_bprune.layers import kind_of
 from tfp_bprune.prediction.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
+from tfp_bprune.prediction.block import Block
 from tfp_bprune.prediction.calibration import Calibration
 from tfp_bprune.prediction.checks import explained, refuse_hidden, refuse_moments, refuse_ragged, tables_of
 from tfp_bprune.prediction.dropped import drawn_layers
@@ -92,7 +93,8 @@ class Predictor(tf.Module):
                 network = compact(network)
         whole = network
         self._network = lambda: whole  # a module that it held would go into SavedModels
-        lowering = lowering or Lowering()
+        block = Block()
+        lowering = replace(lowering or Lowering(), block=block)
         self.calibration = calibration = calibration or Calibration()
         if predictive == "moments":  # both forms and their slopes would be more graph than they save time
             lowering = replace(lowering, by_batch=False, followed=True)
@@ -103,6 +105,7 @@ class Predictor(tf.Module):
         if predictive == "moments" or calibration.temperature is not None:
             network, heads = without_ends(network, heads, predictive == "moments")
         linears = lowered(network, lowering)
+        block.close()
         refuse_hidden(network, linears)
         if predictive == "moments":
             refuse_moments(linears)
@@ -152,12 +155,13 @@ class Predictor(tf.Module):
 
     @property
     def payload(self) -> int:
-        """Bytes of the weights as files hold them, biases among them, without the graph."""
+        """Bytes of the weights as files hold them, biases and places among them, without the rest of the graph."""
         decoded = self._flatten(predicate=lambda value: isinstance(value, Decoded))
         held = [value for one in decoded for value in getattr(one.stored, "variables", [one.stored])]
         variables = {id(variable): variable for variable in (*self.variables, *held)}
         biases = [bias for linear in self._linears for bias in linear.biases]
-        return sum(map(_bytes_of, variables.values())) + sum(bias.nbytes for bias in biases)
+        taken = sum(linear.kernel.constants for linear in self._linears if isinstance(linear, LoweredDense))
+        return sum(map(_bytes_of, variables.values())) + sum(bias.nbytes for bias in biases) + taken
 
     def _traced(self, name: str) -> list[Any]:
         """Traces `predict`, and gives the variables that it reads and that no layer was known to have."""

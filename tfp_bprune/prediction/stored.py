@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.prediction.block import Block
 from tfp_bprune.prediction.coded import Coded
 from tfp_bprune.prediction.grids import Grid, Levels, Steps
 from tfp_bprune.storage.compress import SKIP, gaps_of
@@ -61,22 +62,30 @@ class Packed(tf.Module):
       matrices: all of the pattern's shape; floats, or the codes of a grid.
       storage: of those that are floats.
       by_row: whether a grid has a scale for each row, and not for each column.
+      block: for the small arrays of the network.
+
+    Attributes:
+      nbytes: in a file, apart from those in the block.
     """
 
     def __init__(
-        self, pattern: np.ndarray, matrices: Sequence[np.ndarray | Grid], storage: Storage, by_row: bool = False
+        self,
+        pattern: np.ndarray,
+        matrices: Sequence[np.ndarray | Grid],
+        storage: Storage,
+        by_row: bool = False,
+        block: Block | None = None,
     ) -> None:
         super().__init__()
         self.shape, self._by_row = pattern.shape, by_row
-        gaps = gaps_of(pattern)
-        self._gaps = Coded(gaps)
-        self._parts = [_part(matrix, pattern, storage) for matrix in matrices]
-        self.nbytes = self._gaps.nbytes + sum(part.nbytes for part in self._parts)
-        self.key = digest(np.array(pattern.shape), gaps, np.array([part.key for part in self._parts]))
+        self._places = Places(pattern, block)
+        self._parts = [_part(matrix, pattern, storage, block) for matrix in matrices]
+        self.nbytes = self._places.nbytes + sum(part.nbytes for part in self._parts)
+        self.key = digest(np.array([self._places.key, *(part.key for part in self._parts)]))
 
     def indices(self) -> Any:
         """Rows and columns [places, 2] as a tensor, int64, in order."""
-        places = self._places()
+        places = self._places.read()
         return tf.stack([places // self.shape[1], places % self.shape[1]], axis=1)
 
     def entries(self, which: int, squared: bool = False) -> Any:
@@ -88,15 +97,35 @@ class Packed(tf.Module):
         """One matrix, or the squares of its entries, dense: [rows, columns]."""
         rows, columns = self.shape
         size = tf.constant([rows * columns], tf.int64)
-        flat = tf.scatter_nd(self._places()[:, None], self.entries(which, squared), size)
+        flat = tf.scatter_nd(self._places.read()[:, None], self.entries(which, squared), size)
         return tf.reshape(flat, self.shape)
 
     def _channels(self) -> Any:
         """Of each entry the number of its scale [places]."""
-        places = self._places()
+        places = self._places.read()
         return places // self.shape[1] if self._by_row else places % self.shape[1]
 
-    def _places(self) -> Any:
+
+class Places(tf.Module):
+    """Where a pattern has entries, by the gaps before them (`storage.compress`).
+
+    Args:
+      pattern: bool, of any shape.
+      block: for the small arrays of the network.
+
+    Attributes:
+      key: a name for the content.
+      nbytes: in a file, apart from those in the block.
+    """
+
+    def __init__(self, pattern: np.ndarray, block: Block | None = None) -> None:
+        super().__init__()
+        gaps = gaps_of(pattern)
+        self._gaps = Coded(gaps, block=block, kind="places")
+        self.key, self.nbytes = digest(np.array(pattern.shape), gaps), self._gaps.nbytes
+
+    def read(self) -> Any:
+        """The places in the flat pattern, in order, as a tensor int64 [places]."""
         gaps = tf.cast(self._gaps.read(), tf.int64)
         ends = gaps != SKIP
         places = tf.cumsum(gaps + tf.cast(ends, tf.int64)) - 1
@@ -133,31 +162,82 @@ class _Floats(_Part):
 
 
 class _Steps(_Part):
-    def __init__(self, grid: Steps, pattern: np.ndarray) -> None:
-        codes = Coded(grid.codes[pattern], grid.bits)
-        super().__init__(grid.codes[pattern], grid.scale, nbytes=codes.nbytes + 2 * len(grid.scale))
-        self._codes, self._zero = codes, float(grid.zero)
-        self._scale = tf.Variable(tf.cast(grid.scale, tf.bfloat16), trainable=False)
+    def __init__(self, grid: Steps, pattern: np.ndarray, block: Block | None) -> None:
+        codes, scale = Coded(grid.codes[pattern], grid.bits, block), Halves(grid.scale, block)
+        super().__init__(grid.codes[pattern], grid.scale, nbytes=codes.nbytes + scale.nbytes)
+        self._codes, self._zero, self._scale = codes, float(grid.zero), scale
+        self._one = len(grid.scale) == 1
 
     def read(self, channels: Callable[[], Any]) -> Any:
-        return (tf.cast(self._codes.read(), tf.float32) - self._zero) * tf.gather(widened(self._scale), channels())
+        scale = self._scale.read()
+        each = scale if self._one else tf.gather(scale, channels())
+        return (tf.cast(self._codes.read(), tf.float32) - self._zero) * each
 
 
 class _Levels(_Part):
-    def __init__(self, grid: Levels, pattern: np.ndarray) -> None:
-        codes = Coded(grid.codes[pattern], grid.bits)
-        super().__init__(grid.codes[pattern], grid.levels, nbytes=codes.nbytes + 2 * len(grid.levels))
-        self._codes, self._levels = codes, tf.Variable(tf.cast(grid.levels, tf.bfloat16), trainable=False)
+    def __init__(self, grid: Levels, pattern: np.ndarray, block: Block | None) -> None:
+        codes, table = Coded(grid.codes[pattern], grid.bits, block), Halves(grid.levels, block)
+        super().__init__(grid.codes[pattern], grid.levels, nbytes=codes.nbytes + table.nbytes)
+        self._codes, self._levels = codes, table
 
     def read(self, channels: Callable[[], Any]) -> Any:
-        return tf.gather(widened(self._levels), tf.cast(self._codes.read(), tf.int32))
+        return tf.gather(self._levels.read(), tf.cast(self._codes.read(), tf.int32))
 
 
-def _part(matrix: np.ndarray | Grid, pattern: np.ndarray, storage: Storage) -> _Part:
+class Multiples(tf.Module):
+    """All numbers of an array as multiples of one step, also those that are 0.
+
+    Args:
+      grid: of the array, which lies there as one row.
+      block: for the small arrays of the network.
+
+    Attributes:
+      key: a name for the content.
+    """
+
+    def __init__(self, grid: Steps, block: Block | None) -> None:
+        super().__init__()
+        self.key, self._zero = digest(grid.codes, grid.scale), float(grid.zero)
+        self._codes, self._scale = Coded(grid.codes[0], grid.bits, block, "biases"), Halves(grid.scale, block)
+
+    def read(self) -> Any:
+        """The numbers as a float32 tensor [n]."""
+        return (tf.cast(self._codes.read(), tf.float32) - self._zero) * self._scale.read()
+
+
+class Halves(tf.Module):
+    """Numbers that bfloat16 holds, in two bytes each: a variable, or in the block, all upper bytes before all lower ones.
+
+    Args:
+      numbers: float32 [n].
+      block: for the small arrays of the network.
+    """
+
+    def __init__(self, numbers: np.ndarray, block: Block | None = None) -> None:
+        super().__init__()
+        count, self.nbytes = len(numbers), 2 * len(numbers)
+        self._block = block if block is not None and block.takes(self.nbytes) else None
+        if self._block is None:
+            self._held = tf.Variable(tf.cast(numbers, tf.bfloat16), trainable=False)
+            return
+        self.nbytes = 0
+        upper = numbers.astype(np.float32).view(np.uint32) >> 16
+        planes = np.stack([upper >> 8, upper & 255]).astype(np.uint8)
+        self._count, self._number = count, self._block.add(planes.reshape(-1), "scales")
+
+    def read(self) -> Any:
+        """The numbers as a float32 tensor [n]."""
+        if self._block is None:
+            return widened(self._held)
+        planes = tf.reshape(self._block.read(self._number), [2, self._count])
+        return widened(tf.bitcast(tf.transpose(planes[::-1]), tf.bfloat16))
+
+
+def _part(matrix: np.ndarray | Grid, pattern: np.ndarray, storage: Storage, block: Block | None) -> _Part:
     if isinstance(matrix, Steps):
-        return _Steps(matrix, pattern)
+        return _Steps(matrix, pattern, block)
     if isinstance(matrix, Levels):
-        return _Levels(matrix, pattern)
+        return _Levels(matrix, pattern, block)
     assert isinstance(matrix, np.ndarray)
     return _Floats(narrowed(matrix[pattern], storage))
 
