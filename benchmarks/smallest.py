@@ -1,13 +1,17 @@
-"""How few weights lenet5 needs on mnist for a test error of at most 1.0 %, beside published networks.
+"""How few weights and bytes lenet5 and lenet300 need on mnist, beside published networks.
 
-    python benchmarks/smallest.py --data-dir DIR --networks DIR [--epochs 30] [--sparsities 0.9936 0.9964]
+    python benchmarks/smallest.py --data-dir DIR --networks DIR [--network lenet300] [--epochs 30] [--sparsities 0.9936 0.9964]
+    python benchmarks/smallest.py --data-dir DIR --networks DIR --shrink --epochs 20 --sparsities 0.9964
 
-One Bayesian network is pruned by SNR to 98 % while it is trained (15 epochs, defaults). From there one network to each
-sparsity goes on: pruned over the first half (`prune.GradualPruning`), at a learning rate of .005 and with the whole KL from
-the first step. These settings were chosen on the validation split, a tenth of the training split; each network is trained
-besides on the whole training split, as the published ones were. A row tells the errors of the posterior mean and of 30 draws,
-on the validation split where there is one, and on the test split, on which nothing is chosen; and of SavedModels of the mean in few
-bits the bytes of weights and of all files, with their test error. Writes benchmarks/results/smallest.json.
+One Bayesian network is pruned by SNR to 98 % while it is trained (15 epochs, defaults). With `--shrink` it loses units instead,
+until 87.7 % of the multiplications are gone (the first 10 of 20 epochs, ARD prior, a tenth of the KL, reparameterization, shifted
+images), which makes what follows as much faster, of images as they are. From there one network to each sparsity, of all weights
+of the whole network, goes on: pruned over the first half (`prune.GradualPruning`), at a learning rate of .005 and with the whole
+KL from the first step. These settings were chosen on the validation split, a tenth of the training split, of networks without
+`--shrink`; each network is trained besides on the whole training split, as the published ones were. A row tells the errors of the
+posterior mean and of 30 draws, on the validation split where there is one, and on the test split, on which nothing is chosen; and
+of SavedModels of the mean the bytes of weights and of all files, with their errors. Writes benchmarks/results/smallest.json, where
+rows of other networks stay.
 
 Published, LeNet-5-Caffe, all weights over those left: sparse variational dropout 280 times (Molchanov et al. 2017, arXiv
 1701.05369), Bayesian compression 156 times (Louizos et al. 2017, arXiv 1705.08665).
@@ -19,7 +23,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,19 +34,24 @@ import tfp_bprune as bp
 from tfp_bprune.claims.bounds import proportion
 from tfp_bprune.data.splits import Split
 from tfp_bprune.evaluation.sweep import machine
+from tfp_bprune.exports.manifest import describe
 from tfp_bprune.files.runs import finite
-from tfp_bprune.pruning.masks import sparsity_of
+from tfp_bprune.networks import build
 from tfp_bprune.pruning.select import prunable_weights
-from tfp_bprune.studies.networks import Spec, train, trained
+from tfp_bprune.studies.networks import Network, Spec, train, trained
 from tfp_bprune.studies.scoring import outputs
 from tfp_bprune.types import Precision, Predictive
 
 RESULTS = Path(__file__).parent / "results"
 PUBLISHED = {"sparse variational dropout": 280, "Bayesian compression": 156}
 START = Spec("mnist", "lenet5", epochs=15, sparsity=0.98)
+UNITS_FIRST = Spec(
+    "mnist", "lenet5", layers="reparameterization", epochs=20, sparsity=0.877, units="evidence", prior={"kind": "ard"},
+    kl_weight=0.1, augmentation="shift", stop_after=10,
+)  # fmt: skip
 DRAWS = 30
 PREDICTIVES: tuple[Predictive, ...] = ("mean", "sampled")
-PRECISIONS: tuple[Precision, ...] = ("float32", "auto", "int4", "int3")
+PRECISIONS: tuple[Precision, ...] = ("float32", "auto")
 
 
 def main() -> None:
@@ -52,58 +61,91 @@ def main() -> None:
     parser.add_argument("--networks", type=Path, required=True, help="store of trained networks")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9936, 0.9964])
+    parser.add_argument("--network", choices=("lenet5", "lenet300"), default="lenet5")
+    parser.add_argument("--shrink", action="store_true", help="units leave before weights do")
+    parser.add_argument("--held-out", action="store_true", help="only networks with a validation split")
     parser.add_argument("--out", type=Path, default=RESULTS / "smallest.json")
     parser.add_argument("--all-examples", action="store_true", help="only networks trained on the whole training split")
     arguments = parser.parse_args()
-    rows = []
-    parts = (0.0,) if arguments.all_examples else (START.validation_fraction, 0.0)
-    for spec in specs(arguments.sparsities, arguments.epochs, parts):
-        rows.append(measured(spec, arguments.networks, arguments.data_dir))
-        print(rows[-1], file=sys.stderr)
-        arguments.out.parent.mkdir(exist_ok=True)
-        stored = {"machine": machine(), "published": PUBLISHED, "draws": DRAWS, "rows": rows}
-        arguments.out.write_text(json.dumps(finite(stored), indent=2) + "\n")
+    rows: list[dict[str, Any]] = []
+    parts = [part for part, left_out in ((None, arguments.all_examples), (0.0, arguments.held_out)) if not left_out]
+    start = replace(UNITS_FIRST if arguments.shrink else START, network=arguments.network)
+    for part in parts:
+        for spec in specs(replace(start, validation_fraction=part), arguments):
+            rows.append(measured(spec, arguments.networks, arguments.data_dir))
+            print(rows[-1], file=sys.stderr)
+            write(arguments.out, rows)
 
 
-def specs(
-    sparsities: list[float], epochs: int, parts: Sequence[float] = (START.validation_fraction, 0.0)
-) -> list[Spec]:
-    """The network that all go on from and those that do, with a validation split and without."""
-    found = []
-    for start in (replace(START, validation_fraction=part) for part in parts):
-        further: dict[str, Any] = {
-            "parent": start,
-            "epochs": epochs,
-            "learning_rate": 0.005,
-            "kl": "constant",
-            "gradual": True,
-        }
-        found += [start, *(replace(start, sparsity=sparsity, **further) for sparsity in sparsities)]
-    return found
+def write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes rows beside those of other networks that the file has."""
+    before = json.loads(out.read_text())["rows"] if out.exists() else []
+    made = {name_of(row) for row in rows}
+    kept = [row for row in before if name_of(row) not in made]
+    out.parent.mkdir(exist_ok=True)
+    stored = {"machine": machine(), "published": PUBLISHED, "draws": DRAWS, "rows": [*kept, *rows]}
+    out.write_text(json.dumps(finite(stored), indent=2) + "\n")
+
+
+def name_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one network of the file from another."""
+    started = row.get("network", "lenet5"), row.get("units_first", False)
+    return (*started, round(row["sparsity"], 3), row["epochs"], row["trained_on"])
+
+
+def specs(start: Spec, arguments: argparse.Namespace) -> Iterator[Spec]:
+    """The network that all go on from and those that do; each is trained before the next is given."""
+    yield start
+    left = [1 - sparsity for sparsity in arguments.sparsities]
+    if start.units is not None:
+        network = trained_network(start, arguments.networks, arguments.data_dir)
+        here = sum(weights.mask.size for weights in prunable_weights(network.model).values())
+        left = [part * size_of(network)[0] / here for part in left]
+    for part in left:
+        yield replace(
+            start, parent=start, sparsity=round(1 - part, 6), epochs=arguments.epochs, learning_rate=0.005, kl="constant",
+            kl_weight=1.0, units=None, gradual=True, augmentation="none", stop_after=None,
+        )  # fmt: skip
+
+
+def trained_network(spec: Spec, store: Path, data_dir: Path) -> Network:
+    """The network, trained if the store does not have it."""
+    return trained(spec, store, train(spec, store, data_dir, threads=2))
+
+
+def size_of(network: Network) -> tuple[int, int]:
+    """Weights of the whole network that may be pruned, and all its parameters."""
+    whole = describe(build(network.spec.network, network.data.info, layers="deterministic"))
+    return whole["prunable"], whole["parameters"]
 
 
 def measured(spec: Spec, store: Path, data_dir: Path) -> dict[str, Any]:
     """Weights and errors of one network."""
-    network = trained(spec, store, train(spec, store, data_dir, threads=2))
-    masks = {name: weights.mask for name, weights in prunable_weights(network.model).items()}
-    every, left = (sum(int(count(mask)) for mask in masks.values()) for count in (np.size, np.count_nonzero))
-    row: dict[str, Any] = {"sparsity": sparsity_of(masks), "epochs": spec.epochs, "trained_on": network.data.train_size}
+    network = trained_network(spec, store, data_dir)
+    left = sum(int(np.count_nonzero(weights.mask)) for weights in prunable_weights(network.model).values())
+    every, parameters = size_of(network)
+    row: dict[str, Any] = {"network": spec.network, "units_first": (spec.parent or spec).units is not None}
+    row |= {"sparsity": 1 - left / every, "epochs": spec.epochs, "trained_on": network.data.train_size}
     row |= {"weights": every, "left": left, "times": every / left}
     splits = {name: network.data.examples(name) for name in ("valid", "test")}
     for name, split in splits.items():
         if len(split):
             row |= {f"{name}_{key}": value for key, value in errors(network.model, split).items()}
-    return row | {"stored": {name: stored(network.model, name, splits["test"]) for name in PRECISIONS}}
+    return row | {"stored": {name: stored(network.model, name, splits, 4 * parameters) for name in PRECISIONS}}
 
 
-def stored(model: Any, precision: Precision, test: Split) -> dict[str, float]:
-    """Bytes of the weights and of all files of an export of the mean, how much smaller the weights are than dense ones, the error."""
+def stored(model: Any, precision: Precision, splits: Mapping[str, Split], dense: int) -> dict[str, float]:
+    """Bytes of the weights and of all files of an export of the mean, how much smaller the weights are than the `dense` bytes of
+    the whole network's, and the errors."""
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         manifest = bp.export(model, Path(folder) / "out", precision=precision, task="classification", from_logits=True)
-        wrong = bp.predict(Path(folder) / "out", test.x, progress=False).labels != test.y
-    dense = 4 * bp.strip(model).count_params()
+        for name, split in splits.items():
+            if len(split):
+                wrong = bp.predict(Path(folder) / "out", split.x, progress=False).labels != split.y
+                found[f"{name}_mean"] = float(np.mean(wrong))
     sizes = {key: manifest[key] for key in ("payload_bytes", "bytes")}
-    return sizes | {"times": dense / sizes["payload_bytes"], "test_mean": float(np.mean(wrong))}
+    return sizes | {"times": dense / sizes["payload_bytes"]} | found
 
 
 def errors(model: Any, split: Split) -> dict[str, float]:

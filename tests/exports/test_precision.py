@@ -274,16 +274,6 @@ def test_layers_with_few_weights_an_output_have_one_step(tmp_path: Path) -> None
     assert 1e-4 < np.abs(found - whole).max() < 0.2
 
 
-def test_outputs_of_many_scales_keep_theirs() -> None:
-    model = classifier(keras.Sequential([keras.Input((300,)), DenseFlipout(6, name="a")]))
-    q, scales = model.layers[0].kernel_posterior, np.logspace(-1, 0.6, 6)
-    q.loc_variable.assign(np.random.default_rng(0).normal(size=q.shape) * scales)
-    q.rho_variable.assign(np.broadcast_to(np.log(np.expm1(0.3 * scales)), q.shape))
-    plan = planned(model, "auto", SAVED, "mean")
-    assert not plan.steps
-    assert plan.storages["a"].startswith("int")
-
-
 def test_more_bits_follow_the_one_step() -> None:
     model = sparse_model()
     plan = planned(model, "auto", SAVED, "mean")

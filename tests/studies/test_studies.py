@@ -334,6 +334,22 @@ def test_gradual_pruning_goes_on_from_the_parents_sparsity(tmp_path: Path) -> No
     assert 0.8 - 1e-3 <= last < 0.85
 
 
+def test_weights_go_after_units_of_a_training_that_ended_early(tmp_path: Path) -> None:
+    """The schedule of the units is that of all epochs; that of the weights begins at 0, as what is gone has left."""
+    parent = Spec("digits", hidden=(40,), epochs=6, sparsity=0.5, units="evidence", prior={"kind": "ard"}, stop_after=4)
+    spec = Spec("digits", hidden=(40,), epochs=3, parent=parent, prior=parent.prior, sparsity=0.7, gradual=True)
+    train(spec, tmp_path, None, threads=1)
+    run = Run.open(tmp_path / parent.key)
+    assert [row["epoch"] for row in run.read_rows("metrics.jsonl")] == [1, 2, 3, 4]
+    assert is_trained(parent, tmp_path)
+    before, after = (prunable_weights(load_model(tmp_path / s.key).model) for s in (parent, spec))
+    assert next(iter(before.values())).mask.shape[1] < 40
+    counts = [sum(w.mask.size for w in found.values()) for found in (before, after)]
+    left = sum(int(w.mask.sum()) for w in after.values())
+    assert 0.65 <= 1 - left / counts[0] < 0.8
+    assert counts[1] <= counts[0]
+
+
 def test_equal_time_is_counted_in_the_bayesian_networks_seconds() -> None:
     parent = Spec("digits", layers="deterministic", epochs=50)
     children = children_of(parent, 0.9, 5, 2.0)

@@ -42,6 +42,7 @@ class Spec:
       gradual: with a parent too, pruned while training: from the parent's sparsity, over the first half.
       units: what is pruned while training are whole units, and inputs that are none, by this criterion, until a part
         `sparsity` of the multiplications is gone; they leave the network then.
+      stop_after: epochs after which training ends, short of the `epochs` over which its schedules are laid.
     """
 
     dataset: str
@@ -66,6 +67,7 @@ class Spec:
     gradual: bool | None = None
     sizes: tuple[int, ...] | None = None
     units: Criterion | None = None
+    stop_after: int | None = None
 
     def to_json(self) -> Json:
         """The entries that are not None, as plain data."""
@@ -155,13 +157,13 @@ def train(spec: Spec, store: Path, data_dir: Path | None, threads: int, parent_p
         spec.epochs, spec.learning_rate, kl=spec.kl, warmup_part=spec.warmup_part, kl_weight=spec.kl_weight
     )
     times = Times(path, parent_process)
-    callbacks = [*pruning_callbacks(spec, data.steps), times]
+    callbacks = [*pruning_callbacks(spec, data.steps), *([Stop(spec.stop_after)] if spec.stop_after else []), times]
     request = _request(spec, data_dir)
     options: Json = {"settings": settings, "callbacks": callbacks, "progress": False}
     fit(start_of(spec, data, store), data, out=path, resume=True, request=request, **options)
     run = Run.open(path)
     with run.locked():
-        run.commit({}, seconds=times.total(spec.epochs), threads=threads)
+        run.commit({}, seconds=times.total(spec.stop_after or spec.epochs), threads=threads)
     return data
 
 
@@ -208,7 +210,9 @@ def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
     if not spec.gradual:
         return [KeepPruned()]
     half = max(1, spec.epochs * steps // 2)
-    return [GradualPruning(polynomial(spec.sparsity, 0, half, spec.parent.sparsity or 0.0), every=min(100, half))]
+    begun = 0.0 if spec.parent.units is not None else spec.parent.sparsity or 0.0  # units that are pruned are gone
+    pruning = GradualPruning(polynomial(spec.sparsity, 0, half, begun), every=min(100, half))
+    return [pruning] if spec.parent.units is None else [pruning, Shrink()]
 
 
 def trained(spec: Spec, store: Path, data: Splits, data_dir: Path | None = None) -> Network:
@@ -221,6 +225,19 @@ def _request(spec: Spec, data_dir: Path | None) -> Json:
     about = {"dataset": spec.dataset, "model": spec.network, "layers": spec.layers, "seed": spec.seed}
     about |= {"validation_fraction": spec.kept_aside, "augmentation": spec.augmentation}
     return about | {"data_dir": str(data_dir.absolute()) if data_dir else None, "study": spec.to_json()}
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends training after so many epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self._epochs = epochs
+
+    def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
+        """Says so to Keras."""
+        if epoch + 1 >= self._epochs:
+            self.model.stop_training = True
 
 
 class Times(keras.callbacks.Callback):
