@@ -11,6 +11,7 @@ Task = Literal["classification", "binary", "multilabel", "regression"]  # of dat
 OutputTask = Literal["classification", "binary", "multilabel", "regression", "gaussian"]  # of a network's output
 Layers = Literal["flipout", "reparameterization", "local", "deterministic", "dropout"]
 Estimator = Literal["flipout", "reparameterization", "local"]
+Policy = Literal["float32", "mixed_bfloat16", "mixed_float16"]  # of numbers in training, as Keras names them
 Predictive = Literal["mean", "sampled", "moments"]
 Format = Literal["savedmodel", "onnx", "litert", "openvino"]
 Criterion = Literal["snr", "magnitude", "evidence", "log_alpha"]

@@ -42,6 +42,7 @@ PYTHON: dict[str, tuple[Any, str]] = {  # the Python argument that each of the c
     "train task": (bp.Info, "task"),
     "train layers": (build, "layers"),
     "tune layers": (bayesianize, "layers"),
+    "policy": (build, "policy"),
     "train kl": (bp.Settings, "kl"),
     "train scaling": (bp.Settings, "scaling"),
     "train compression": (detect, "compression"),

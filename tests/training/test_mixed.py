@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,17 @@ from tfp_bprune.training.rate import ScaledAdam, SettableAdam
 
 
 @pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
-def policy(request: Any) -> Iterator[str]:
-    keras.mixed_precision.set_global_policy(request.param)
-    yield request.param
-    keras.mixed_precision.set_global_policy("float32")
+def policy(request: Any) -> str:
+    return str(request.param)
 
 
-def network(digits: Splits, layers: Any = "flipout") -> Any:
-    return bp.build("convnet", digits.info, layers=layers, options={"width": 0.1})
+def network(digits: Splits, policy: Any, layers: Any = "flipout") -> Any:
+    return bp.build("convnet", digits.info, layers=layers, policy=policy, options={"width": 0.1})
 
 
 @pytest.mark.parametrize("layers", ["flipout", "reparameterization", "local", "deterministic"])
 def test_masters_and_kl_are_float32_and_the_network_learns(policy: str, digits: Splits, layers: str) -> None:
-    model = network(digits, layers)
+    model = network(digits, policy, layers)
     kls: list[Any] = []
     rows = fit(model, digits, settings=Settings(epochs=6, learning_rate=0.01), progress=False)
     assert all(w.dtype in (tf.float32, tf.bool, tf.int64) for w in model.weights)
@@ -51,7 +48,7 @@ def test_a_training_goes_on_to_the_same_bits(policy: str, digits: Splits, tmp_pa
     def run(out: str, *callbacks: Any, resume: bool = False) -> Any:
         keras.backend.clear_session()
         plateau = keras.callbacks.ReduceLROnPlateau(monitor="val_nll", patience=0, min_delta=10)
-        model = network(digits)
+        model = network(digits, policy)
         fit(
             model,
             digits,
@@ -75,7 +72,7 @@ def test_parts_of_a_batch_learn_at_the_rate_that_was_asked_for(policy: str, digi
     moved = []
     for accumulate in (1, 2):
         keras.backend.clear_session()
-        model = network(digits, "deterministic")
+        model = network(digits, policy, "deterministic")
         before = [weight.numpy() for weight in model.trainable_weights]
         settings = Settings(epochs=1, kl="constant", accumulate=accumulate)
         fit(model, digits, settings=settings, optimizer=keras.optimizers.SGD(0.01), progress=False)
@@ -86,21 +83,17 @@ def test_parts_of_a_batch_learn_at_the_rate_that_was_asked_for(policy: str, digi
 def test_the_scale_of_losses_is_part_of_a_checkpoint(digits: Splits, tmp_path: Path) -> None:
     from tfp_bprune.graphs.slots import optimizer_variables
 
-    keras.mixed_precision.set_global_policy("mixed_float16")
-    try:
-        model = network(digits)
-        fit(model, digits, settings=Settings(epochs=1), progress=False)
-        names = [v.name for v in optimizer_variables(model)]
-        assert names[-2].startswith("current_loss_scale")
-        assert names[-1].startswith("good_steps")
-        assert int(optimizer_variables(model)[-1]) > 0
-        assert float(model.optimizer.lr) == pytest.approx(0.0, abs=1e-6)  # the end of the cosine
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+    model = network(digits, "mixed_float16")
+    fit(model, digits, settings=Settings(epochs=1), progress=False)
+    names = [v.name for v in optimizer_variables(model)]
+    assert names[-2].startswith("current_loss_scale")
+    assert names[-1].startswith("good_steps")
+    assert int(optimizer_variables(model)[-1]) > 0
+    assert float(model.optimizer.lr) == pytest.approx(0.0, abs=1e-6)  # the end of the cosine
 
 
 def test_a_trained_network_is_pruned_and_exported(policy: str, digits: Splits, tmp_path: Path) -> None:
-    model = network(digits)
+    model = network(digits, policy)
     fit(
         model,
         digits,
@@ -116,11 +109,11 @@ def test_a_trained_network_is_pruned_and_exported(policy: str, digits: Splits, t
     assert np.abs(found["probabilities"] - ours).max() < 0.05  # of 8 and 11 bits
 
 
-def test_a_regression_in_two_bytes_has_its_likelihood_in_float32(policy: str) -> None:
+def test_a_regression_in_two_bytes_has_its_likelihood_in_float32(policy: Any) -> None:
     x = np.random.default_rng(0).normal(size=(200, 3)).astype("float32")
     y = 300 + 100 * x[:, 0]  # whose squares leave float16
     data = bp.from_arrays((x, y), (x[:20], y[:20]), batch_size=50)
-    model = bp.build("mlp", data.info, options={"hidden": (16,)})
+    model = bp.build("mlp", data.info, policy=policy, options={"hidden": (16,)})
     rows = fit(model, data, settings=Settings(epochs=20, learning_rate=0.01), progress=False)
     assert np.isfinite([row["loss"] for row in rows]).all()
     assert rows[-1]["nll"] < rows[0]["nll"]

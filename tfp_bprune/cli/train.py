@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tfp_bprune.cli.choices import CRITERIA, add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, add_logger, add_validation_fraction, emit, say
-from tfp_bprune.files.words import renewed
+from tfp_bprune.files.words import begun_as, renewed
 from tfp_bprune.types import (
     Augmentation,
     BpruneError,
@@ -21,6 +21,7 @@ from tfp_bprune.types import (
     KLWeighting,
     Layers,
     Logger,
+    Policy,
     PriorName,
     RunError,
     Scaling,
@@ -41,6 +42,8 @@ EXAMPLE = """example:
 """
 
 
+_KEPT = {"layers": Layers, "policy": Policy}  # by a run that is resumed, where nothing is named
+_KEPT_BEFORE = {"policy": "float32"}  # what runs have that do not say it
 _PRUNING = ("granularity", "criterion", "counts", "inputs")
 _PRUNING_BEFORE = {"sparsity": None, "granularity": "weight", "criterion": None, "counts": "weights", "inputs": False}
 _PRUNING_BEFORE |= {"pruned_over": None, "shrink": None}  # what runs have that were begun before there was a choice
@@ -104,6 +107,13 @@ def _add_training(parser: Parser) -> None:
     )
     parser.add_argument(
         "--learning-rate", type=float, default=1e-3, help="initial learning rate of Adam; it falls to 0 along a cosine"
+    )
+    numbers = "numbers that layers compute in: float32, or 16 bits with weights, KL and likelihood in float32, faster where the "
+    add_choice(
+        parser,
+        "--policy",
+        Policy,
+        help=f"{numbers}hardware has instructions for them (default: float32; a resumed run keeps its own)",
     )
     rises = "schedule of the KL weight; warmup rises to 1/M per batch during the first 40 %% of the epochs"
     add_choice(parser, "--kl", KLWeighting, "warmup", rises)
@@ -234,11 +244,12 @@ def train(
     """Trains what `request` describes and returns the history; an empty object on all workers but the first."""
     from tfp_bprune.data.splits import load
     from tfp_bprune.files.runs import Run
-    from tfp_bprune.networks import build, usual_layers
+    from tfp_bprune.networks import build, usual_layers, usual_policy
     from tfp_bprune.reports import history_figure
     from tfp_bprune.training import Settings, detect, fit
 
     begun = _begun(out)
+    request = request | {name: request.get(name) or begun_as(begun, name, kind) for name, kind in _KEPT.items()}
     _check_begun(out, begun, request)
     settings = Settings(
         **{name: request[name] for name in _SETTINGS},
@@ -252,12 +263,14 @@ def train(
         raise BpruneError(
             f"dataset {request['dataset']!r} is a {data.info.task}: it cannot be trained as {request['task']}"
         )
-    layers = request["layers"] or _layers_of(begun) or usual_layers(request["model"], data.info, _options(request))
-    request = request | {"layers": layers}
+    layers = request["layers"] or usual_layers(request["model"], data.info, _options(request))
+    policy = request["policy"]
+    request = request | {"layers": layers, "policy": policy or usual_policy()}
     model = build(
         request["model"],
         data.info,
         layers=layers,
+        policy=policy,
         noise=request["noise"],
         options=_options(request),
         **_layer_options(request),
@@ -310,17 +323,11 @@ def _begun(out: Path) -> Json | None:
     return renewed(run.config.get("request") or {}) if run.exists else None
 
 
-def _layers_of(begun: Json | None) -> Any:
-    """How the weights of a run that is there are inferred, which was said for it or was the default of its time."""
-    layers = (begun or {}).get("layers")
-    return layers if layers in get_args(Layers) else None
-
-
 def _check_begun(out: Path, begun: Json | None, request: Json) -> None:
-    """Refuses to go on with a run of another estimator, or one that was to be pruned otherwise; `fit` checks all else."""
-    request = request | {"layers": request["layers"] or _layers_of(begun)}
-    begun = request if begun is None else {"layers": request["layers"]} | begun
-    for name, before in ({"layers": None} | _PRUNING_BEFORE).items():
+    """Refuses to go on with a run of another estimator or policy, or one that was to be pruned otherwise; `fit` checks all else."""
+    begun = request if begun is None else begun
+    kept = {name: _KEPT_BEFORE.get(name, request[name]) for name in _KEPT if request[name] is not None}
+    for name, before in (kept | _PRUNING_BEFORE).items():
         started, asked = begun.get(name, before), request.get(name, before)
         if started != asked:
             raise RunError(

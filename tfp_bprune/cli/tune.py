@@ -8,7 +8,7 @@ from typing import Any
 from tfp_bprune._progress import Bar
 from tfp_bprune.cli.choices import add_choice
 from tfp_bprune.cli.common import Parser, add_data, add_json, add_logger, add_validation_fraction, emit, say
-from tfp_bprune.types import Estimator, Json, Objective, PriorName, TuningMethod
+from tfp_bprune.types import Estimator, Json, Objective, Policy, PriorName, TuningMethod
 
 HELP = "search priors and other hyperparameters of the training with Keras Tuner"
 EXAMPLE = """example:
@@ -31,6 +31,8 @@ def add_arguments(parser: Parser) -> None:
     )
     by = "estimator of the gradient (default: reparameterization for a network with convolutions, flipout for others; a search "
     add_choice(parser, "--layers", Estimator, help=f"{by}that is resumed keeps its own)")
+    numbers = "numbers that layers compute in, as for train (default: float32; a search that is resumed keeps its own)"
+    add_choice(parser, "--policy", Policy, help=numbers)
     add_choice(parser, "--prior", PriorName, "scale_mixture", "prior whose settings are searched")
     add_choice(parser, "--method", TuningMethod, "bayesian", "search method of Keras Tuner")
     parser.add_argument("--trials", type=int, default=20, help="maximum number of trials; hyperband chooses its own")
@@ -79,7 +81,7 @@ def run(arguments: Any) -> int:
         result = tune(
             arguments.model, data, arguments.out, method=arguments.method, trials=arguments.trials, epochs=arguments.epochs,
             objective=arguments.objective, layers=arguments.layers, hidden=tuple(arguments.hidden), seed=arguments.seed,
-            prior=arguments.prior,
+            prior=arguments.prior, policy=arguments.policy,
             on_trial=_told(arguments, bar),
         )  # fmt: skip
     if not emit(result, arguments.json):
@@ -87,7 +89,7 @@ def run(arguments: Any) -> int:
         say(f"best of {len(result['rows'])} trials, {best}:")
         for name, value in result["best"].items():
             say(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
-        say(f"next: {_command(arguments, result['layers'], result['best'])}")
+        say(f"next: {_command(arguments, result)}")
     return 0
 
 
@@ -108,20 +110,22 @@ def _told(arguments: Any, bar: Bar) -> Any:
     return on_trial
 
 
-def _command(arguments: Any, layers: str, best: Json) -> str:
+def _command(arguments: Any, result: Json) -> str:
     """How to train with what was found."""
+    best = result["best"]
     width = [f"--width {best['width']:g}"]
     if arguments.model == "mlp":
         width = ["--hidden", *(str(max(1, round(best["width"] * n))) for n in arguments.hidden)]
     from tfp_bprune.layers.posterior import rho_of
 
     rho = float(rho_of(best["initial_sigma"]))
+    policy = [] if result["policy"] == "float32" else [f"--policy {result['policy']}"]
     where = [f"--data-dir {arguments.data_dir}"] if arguments.data_dir else []
     words = [
-        f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --layers {layers}", *where, *width,
+        f"tfp-bprune train --dataset {arguments.dataset} --model {arguments.model} --layers {result['layers']}", *where, *width,
         f"--batch-size {arguments.batch_size} --validation-fraction {arguments.validation_fraction:g} --seed {arguments.seed}",
         f"--epochs {arguments.epochs} --learning-rate {best['learning_rate']:.4g} --kl {best['kl']}",
-        *_words_of_prior(arguments.prior, best),
+        *_words_of_prior(arguments.prior, best), *policy,
         f"--rho-init {rho:.4g} --out runs/tuned",
     ]  # fmt: skip
     return " ".join(words)

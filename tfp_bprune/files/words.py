@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from tfp_bprune.types import Json
 
@@ -16,6 +16,24 @@ def renewed(entries: Json) -> Json:
     {'model': 'mlp', 'layers': 'flipout'}
     """
     return {_TODAY.get(name, name): value for name, value in entries.items()}
+
+
+def begun_as(begun: Json | None, name: str, kind: Any) -> Any:
+    """What a job that is there already has under `name`, said for it or the default of its time.
+
+    Args:
+      begun: its request or settings, of any version; None where no job is there.
+      kind: a `Literal`.
+
+    Returns:
+      One of `kind`; None where it does not say one.
+
+    >>> from tfp_bprune.types import Layers
+    >>> begun_as({"twin": "local"}, "layers", Layers), begun_as({"layers": "other"}, "layers", Layers)
+    ('local', None)
+    """
+    value = renewed(begun or {}).get(name)
+    return value if value in get_args(kind) else None
 
 
 def without_homes(config: Any) -> Any:

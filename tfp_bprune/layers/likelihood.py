@@ -19,12 +19,16 @@ class GaussianOutput(keras.layers.Layer):
       loc, scale: mean and standard deviation of the training targets.
       noise: standard deviation of the noise in target units, fixed; None learns it, starting from `scale` / 2.
 
+    It computes in the type of its weights also where others are of mixed precision: in 16 bits a mean far from 0 would be
+    rounded by more than the noise.
+
     Raises:
       BpruneError: a scale or noise that is not positive.
     """
 
     def __init__(self, loc: float = 0.0, scale: float = 1.0, noise: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._set_dtype_policy(self.variable_dtype)
         for name, value in (("scale", scale), ("noise", noise)):
             if value is not None and not value > 0:
                 raise BpruneError(f"GaussianOutput: {name} must be positive, got {value}")

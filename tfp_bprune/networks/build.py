@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Info
@@ -15,7 +16,7 @@ from tfp_bprune.networks.lenet import convnet, lenet5, lenet300
 from tfp_bprune.networks.mlp import mlp
 from tfp_bprune.networks.resnet import resnet18
 from tfp_bprune.networks.vgg import vgg16
-from tfp_bprune.types import BpruneError, Estimator, Layers, suggestion
+from tfp_bprune.types import BpruneError, Estimator, Layers, Policy, suggestion
 
 NETWORKS: dict[str, Callable[..., Any]] = {
     "mlp": mlp,
@@ -32,6 +33,7 @@ def build(
     info: Info,
     *,
     layers: Layers | None = None,
+    policy: Policy | None = None,
     noise: float | None = None,
     options: dict[str, Any] | None = None,
     **more: Any,
@@ -44,6 +46,9 @@ def build(
       layers: how its weights are inferred: "flipout", "reparameterization", "local" (local reparameterization in dense
         layers, Flipout in convolutions), "deterministic" or "dropout"; by default as `usual_layers` says,
         "reparameterization" where there are convolutions and "flipout" where there are none.
+      policy: what numbers it computes in while it is trained: "float32", or "mixed_bfloat16" or "mixed_float16", where layers
+        compute in 16 bits, and weights, standard deviations, KL and likelihood stay in float32; by default Keras's global
+        policy, which stays as it is.
       noise: fixed noise standard deviation of a regression, in target units; None learns it.
       options: arguments of the architecture, such as `{"hidden": (500, 500)}`.
       **more: arguments of `LayerFactory`: prior, rho_init, bayesian_bias, train_size, dropout_rate, seed.
@@ -54,13 +59,14 @@ def build(
       [batch, 2 targets].
 
     Raises:
-      BpruneError: unknown name, layers or option, or data of several inputs or outputs.
+      BpruneError: unknown name, layers, policy or option, or data of several inputs or outputs.
     """
     layers = usual_layers(name, info, options) if layers is None else layers
-    inputs, outputs = _graph(name, info, partial(LayerFactory, layers=layers, **more), options)
-    if info.task == "regression":
-        outputs = GaussianOutput(info.target_loc, info.target_scale, noise, name="likelihood")(outputs)
-    model = keras.Model(inputs, outputs, name=name)
+    with _computing_in(policy):
+        inputs, outputs = _graph(name, info, partial(LayerFactory, layers=layers, **more), options)
+        if info.task == "regression":
+            outputs = GaussianOutput(info.target_loc, info.target_scale, noise, name="likelihood")(outputs)
+        model = keras.Model(inputs, outputs, name=name)
     return note_heads(model, heads_for(model, info))
 
 
@@ -76,6 +82,28 @@ def usual_layers(name: str, info: Info, options: dict[str, Any] | None = None) -
     kinds = KindsOf()
     _graph(name, info, lambda: kinds, options)
     return usual_estimator(kinds.found)
+
+
+def usual_policy() -> str:
+    """What `build` has networks compute in where nothing is said: Keras's global policy, "float32" unless it was set."""
+    return str(keras.mixed_precision.global_policy().name)
+
+
+def check_policy(policy: str | None) -> None:
+    """Refuses what is no policy that `build` knows.
+
+    Raises:
+      BpruneError: naming those that it knows.
+    """
+    known = get_args(Policy)
+    if policy is not None and policy not in known:
+        raise BpruneError(f"unknown policy {policy!r}{suggestion(policy, known)}: expected one of {', '.join(known)}")
+
+
+def _computing_in(policy: str | None) -> contextlib.AbstractContextManager[None]:
+    """Where layers are made that compute as `policy` says."""
+    check_policy(policy)
+    return contextlib.nullcontext() if policy is None else keras.src.mixed_precision.policy.policy_scope(policy)
 
 
 def _graph(name: str, info: Info, make: Callable[[], LayerFactory], options: dict[str, Any] | None) -> tuple[Any, Any]:
@@ -94,7 +122,9 @@ def _graph(name: str, info: Info, make: Callable[[], LayerFactory], options: dic
             "and bayesianize it"
         )
     inputs = keras.Input(info.input_shape, name="inputs")
-    x = keras.layers.Rescaling(info.scale, info.offset, name="rescaling")(inputs)
+    # What comes in raw units, and may lie far from 0, is narrowed to 16 bits once it is about 0 and of unit size.
+    wide = keras.mixed_precision.global_policy().variable_dtype
+    x = keras.layers.Rescaling(info.scale, info.offset, dtype=wide, name="rescaling")(inputs)
     try:
         width = 1 if info.task == "binary" else info.classes
         return inputs, NETWORKS[name](x, width, make(), **(options or {}))

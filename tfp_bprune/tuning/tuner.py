@@ -15,9 +15,9 @@ from threadpoolctl import threadpool_limits
 from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.files.runs import finite, sealed, unsealed, write_atomically
-from tfp_bprune.files.words import renewed
+from tfp_bprune.files.words import begun_as
 from tfp_bprune.layers.posterior import rho_of
-from tfp_bprune.networks import build, usual_layers
+from tfp_bprune.networks import build, check_policy, usual_layers, usual_policy
 from tfp_bprune.networks.build import NETWORKS
 from tfp_bprune.searching.samples import fingerprint_of_splits
 from tfp_bprune.training import Settings, compile_model
@@ -32,6 +32,7 @@ from tfp_bprune.types import (
     Groups,
     Json,
     Objective,
+    Policy,
     PriorName,
     RunError,
     TrainingError,
@@ -55,6 +56,7 @@ def hyper_model(
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
     prior: PriorName = "scale_mixture",
+    policy: Policy | None = None,
 ) -> Any:
     """A `keras_tuner.HyperModel` over how a Bayesian network is trained; give it to any tuner of `keras_tuner()`.
 
@@ -70,13 +72,15 @@ def hyper_model(
       hidden: widths of an mlp at `width` 1.
       seed: of the initial weights and the noise.
       prior: the name of the prior whose settings are searched.
+      policy: what numbers candidates compute in, as in `build`.
 
     Raises:
-      BpruneError: the network or the prior is unknown, the layers have no prior, there are no validation examples, `epochs` or a width is
-        below 1, or Keras Tuner was imported for another Keras.
+      BpruneError: the network, the prior or the policy is unknown, the layers have no prior, there are no validation examples,
+        `epochs` or a width is below 1, or Keras Tuner was imported for another Keras.
     """
     _check_network(network, data, layers, epochs, hidden)
     _check_prior(prior)
+    check_policy(policy)
     chosen_layers = _usual(network, data, hidden) if layers is None else layers
     rounds = epochs
 
@@ -89,7 +93,7 @@ def hyper_model(
             settings = _settings(chosen, rounds)
             model = build(
                 network, data.info, layers=chosen_layers, options=_width(network, chosen["width"], hidden), seed=seed,
-                prior=_prior(prior, chosen), rho_init=float(rho_of(chosen["initial_sigma"])),
+                prior=_prior(prior, chosen), rho_init=float(rho_of(chosen["initial_sigma"])), policy=policy,
             )  # fmt: skip
             return compile_model(model, data, settings=settings)
 
@@ -190,12 +194,14 @@ def tune(
     hidden: tuple[int, ...] = _HIDDEN,
     seed: int = 0,
     prior: PriorName = "scale_mixture",
+    policy: Policy | None = None,
     on_trial: Callable[[Json], None] = lambda row: None,
 ) -> Json:
     """Searches hyperparameters by validation scores; call it again with the same `out` to resume a search that was stopped.
 
     Args:
-      network, layers, hidden, seed, prior: as in `hyper_model`; a search that is resumed keeps its layers by default.
+      network, layers, hidden, seed, prior, policy: as in `hyper_model`; a search that is resumed keeps its layers and its policy
+        by default.
       out: folder for Keras Tuner's trials and `tune.json`.
       method: "random", "hyperband" (which chooses the number of trials itself, within one of its iterations) or "bayesian".
       trials: at most.
@@ -218,17 +224,24 @@ def tune(
     _check_network(network, data, layers, epochs, hidden)
     _check_objective(objective, data)
     _check_prior(prior)
+    check_policy(policy)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    layers = layers or _begun_layers(out) or _usual(network, data, hidden)
+    begun = read_sealed(out / SETTINGS_FILE) if os.path.lexists(out / SETTINGS_FILE) else None
+    layers = layers or begun_as(begun, "layers", Estimator) or _usual(network, data, hidden)
+    policy = policy or begun_as(begun, "policy", Policy)
     asked: Json = {"network": network, "data": fingerprint_of_splits(data), "layers": layers, "method": method}
     asked |= {"epochs": epochs, "objective": objective, "hidden": list(hidden), "seed": seed}
     asked |= {} if prior == "scale_mixture" else {"prior": prior}
+    numbers = policy or usual_policy()  # a search that does not say them is of float32
+    asked |= {} if numbers == "float32" else {"policy": numbers}
     check_same(out / SETTINGS_FILE, asked)
     kt = keras_tuner()
     direction = "max" if objective.endswith("accuracy") else "min"
     shared: Json = {
-        "hypermodel": hyper_model(network, data, layers=layers, epochs=epochs, hidden=hidden, seed=seed, prior=prior),
+        "hypermodel": hyper_model(
+            network, data, layers=layers, epochs=epochs, hidden=hidden, seed=seed, prior=prior, policy=policy
+        ),
         "objective": kt.Objective(objective, direction),
         "directory": str(out),
         "project_name": method,
@@ -255,23 +268,12 @@ def tune(
     if not done:
         raise BpruneError(f"no trial in {out} ended with a finite {objective}: widen the ranges or train longer")
     best = min(done, key=lambda row: row["score"] if direction == "min" else -row["score"])
-    result = finite({"network": network, "layers": layers, "dataset": data.info.name, "prior": prior, "method": method, "objective": objective,
-                     "seed": seed, "epochs": epochs, "score": best["score"], "best": best["values"], "rows": done})  # fmt: skip
+    result = finite({"network": network, "layers": layers, "dataset": data.info.name, "prior": prior, "policy": numbers, "method": method,
+                     "objective": objective, "seed": seed, "epochs": epochs,
+                     "score": best["score"], "best": best["values"], "rows": done})  # fmt: skip
     content = sealed(result)
     write_atomically(out / TUNE_FILE, content)
     return unsealed(content, TUNE_FILE)
-
-
-def _begun_layers(out: Path) -> Any:
-    """Those of the search in `out`, if there is one.
-
-    Raises:
-      RunError: its settings cannot be read.
-    """
-    if not os.path.lexists(out / SETTINGS_FILE):
-        return None
-    layers = renewed(read_sealed(out / SETTINGS_FILE)).get("layers")
-    return layers if layers in get_args(Estimator) else None
 
 
 def _begun(kt: Any, method: str, trials: int, epochs: int, shared: Json) -> Any:
