@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,6 +77,45 @@ def test_scales_keep_the_variance_that_they_bring(bits: int) -> None:
     assert (grid.values[scale > 0] > 0).all()
     np.testing.assert_allclose(np.square(grid.values).sum(), np.square(scale.astype(float)).sum(), rtol=2**-7)
     assert elbo_loss(scale, scale, scale, grid.values) / np.count_nonzero(scale) < 1 / 24
+
+
+@given(st.lists(st.floats(-20, 3), min_size=1, max_size=13))
+def test_the_table_of_scales_is_the_best_there_is(logs: list[float]) -> None:
+    """Held to all ways of cutting numbers in their order into at most as many ranges; bins are 1/512 of what they span."""
+    ordered = np.sort(np.float32(np.exp(logs))).astype(float)
+    count, number = -(-len(logs) // 4), len(logs)
+    found = levels(ordered[:, None].astype(np.float32), 4).codes[:, 0]
+    assert (np.diff(found.astype(int)) >= 0).all()
+    assert found.max() <= count
+
+    def error(cuts: tuple[int, ...]) -> tuple[float, float]:
+        parts = np.split(np.log(ordered), cuts)
+        entropy = sum(len(part) * np.log(number / len(part)) for part in parts)
+        return sum(np.square(part - part.mean()).sum() for part in parts), 2e-4 * entropy
+
+    ways = (cuts for size in range(count) for cuts in itertools.combinations(range(1, number), size))
+    distance, price = min(map(error, ways), key=sum)
+    slack = np.ptp(np.log(ordered)) / 512
+    mine = sum(error(tuple(np.flatnonzero(np.diff(found)) + 1)))
+    assert mine <= (distance**0.5 + slack * number**0.5) ** 2 + price + 1e-9
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6])
+@pytest.mark.parametrize("narrow", [0.0, 0.5, 0.9])
+def test_few_wide_posteriors_among_many_narrow_ones_get_their_levels(bits: int, narrow: float) -> None:
+    """A level for the narrow ones and equal ranges of the logarithms for the others is a table too: its squared error is width^2 /
+    12 for each of the others, which is what they lose, in nats, to second order. Levels keep the variance of a linear network's
+    output at an input of ones; at x = 1 / s, which reads most what is known best, it is (sinh(width) / width)^2 times its own."""
+    rng, count = np.random.default_rng(bits), 20_000
+    wide = np.exp(rng.uniform(np.log(0.01), np.log(0.3), count))
+    is_narrow = rng.random(count) < narrow
+    scale = np.where(is_narrow, 0.0025 * np.exp(rng.normal(0, 0.01, count)), wide)[:, None].astype(np.float32)
+    found, others = levels(scale, bits).values, ~is_narrow
+    width = np.log(30) / (2**bits - 2)
+    loss = elbo_loss(scale[others], scale[others], scale[others], found[others]) / others.sum()
+    assert loss < 1.25 * width**2 / 12 + 2.0**-16
+    variance = np.square(found[others] / scale[others]).mean(dtype=float)
+    assert abs(variance - 1) < 1.25 * ((np.sinh(width) / width) ** 2 - 1) + 2.0**-9
 
 
 def test_nothing_left_is_rounded_to_nothing() -> None:
