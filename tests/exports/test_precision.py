@@ -18,13 +18,13 @@ from tfp_bprune.evaluation.uncertainty import ood_auroc
 from tfp_bprune.exports import export, precision
 from tfp_bprune.exports.forms import FORMS
 from tfp_bprune.exports.precision import Plan, planned, wider
-from tfp_bprune.exports.rounding import is_little
+from tfp_bprune.exports.rounding import Examples, is_little, measured
 from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.networks import build
 from tfp_bprune.prediction import Predictor
 from tfp_bprune.prediction.distance import rank_correlation
 from tfp_bprune.prediction.grids import WITHIN
-from tfp_bprune.prediction.kernels import Lowering
+from tfp_bprune.prediction.kernels import Lowering, rounded
 from tfp_bprune.pruning import prune
 from tfp_bprune.training import Settings, fit
 from tfp_bprune.types import BpruneError, DataError, ExportError
@@ -316,6 +316,23 @@ def test_a_narrow_posterior_takes_more_bits() -> None:
     assert (plan.storages["a"], plan.storages["b"]) == ("int3", "float16")
 
 
+@pytest.mark.parametrize("pinned", [0, 20])
+def test_weights_that_could_as_well_be_0_allow_the_others_no_fewer_bits(pinned: int) -> None:
+    """For each input that is read, 20 whose weights the prior holds at 0: they lose nothing in any number of bits."""
+    count, rng = 40, np.random.default_rng(0)
+    model = classifier(keras.Sequential([keras.Input((count * (1 + pinned),)), DenseFlipout(9, name="a")]))
+    posterior = model.layers[0].kernel_posterior
+    loc, rho = np.zeros(posterior.shape), np.full(posterior.shape, -6.0)
+    loc[:count], rho[:count] = rng.normal(size=(count, 9)), -2.5
+    posterior.loc_variable.assign(loc)
+    posterior.rho_variable.assign(rho)
+    plan = planned(model, "auto", SAVED, "moments")
+    assert plan.storages == {"a": "int7"}
+    read = posterior.scale.numpy()[:count]
+    moved = rounded(loc.astype(np.float32), "int6")[:count] - loc[:count]
+    assert (np.square(moved / read) / 2).mean() > WITHIN  # one bit fewer is too few for those that are read
+
+
 def test_more_bits_are_given_where_few_cost_too_much(
     trained: Any, digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +354,24 @@ def test_what_moves_the_order_of_uncertainties_costs_too_much() -> None:
     assert is_little(cost)
     assert is_little(cost | {"rank_correlation": 0.99})
     assert not is_little(cost | {"rank_correlation": 0.97})
+
+
+@pytest.mark.parametrize("name", ["entropy", "epistemic"])
+def test_what_makes_answers_surer_or_less_sure_costs_too_much(name: str) -> None:
+    rng = np.random.default_rng(0)
+    expected = {"probabilities": np.eye(3)[rng.integers(0, 3, 90)]} | {
+        key: rng.uniform(0, 0.2, 90) for key in ("entropy", "epistemic", "aleatoric")
+    }
+    examples = Examples.__new__(Examples)
+    examples.y = None
+    for factor, little in ((0.94, False), (0.96, True), (1.04, True), (1.06, False)):
+        cost = measured(examples, expected, expected | {name: factor * expected[name]})
+        assert cost["uncertainty_ratio"] == pytest.approx({"entropy": 1, "epistemic": 1} | {name: factor})
+        assert is_little(cost) == little
+    certain = expected | {"epistemic": np.full(90, 1e-8)}
+    assert set(measured(examples, certain, certain)["uncertainty_ratio"]) == {"entropy"}
+    mean = {key: expected[key] for key in ("probabilities", "entropy")}
+    assert "uncertainty_ratio" not in measured(examples, mean, mean)
 
 
 def test_what_it_costs_is_what_is_measured_anew(trained: Any, digits: Splits, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 A layer takes the fewest bits whose rounding lies within the width of its posterior: the ELBO falls, as the posterior predicts
 it (`prediction.grids.elbo_loss`), by no more than 1/24 nat for each weight that is left, as much as a grid costs whose step
-is a weight's standard deviation.
+is a weight's standard deviation. Where the uncertainty of weights is told (`sampled`, `moments`), weights that could as well be 0,
+at a loss within the same bound, do not count: they lose next to nothing in any number of bits, and many of them would allow the
+others, by which examples are told apart, to lose far more than that.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Plan:
       choices: of the layers for which it was left open, those that come into question, from few bits to many.
       steps: of layers whose means are multiples of one step, in as many bits as their storage says, how wide it is.
       losses: of layers with distributions the nats of ELBO that the posterior predicts to be lost by rounding, for each
-        weight that is left.
+        weight that counts.
     """
 
     storages: dict[str, Storage]
@@ -119,17 +121,29 @@ def _can_grow(plan: Plan, name: str, choices: tuple[Storage, ...]) -> bool:
 
 
 def loss_of(layer: Any, storage: Storage, with_scales: bool, step: float | None = None) -> float:
-    """Nats of ELBO for each weight that is left, which a layer with distributions is predicted to lose by rounding."""
-    nats, left = 0.0, 0
+    """Nats of ELBO for each weight that counts, which a layer with distributions is predicted to lose by rounding.
+
+    All count that are left; with scales those alone that would lose more than `WITHIN` if they were 0.
+    """
+    nats, number = 0.0, 0
     for name, weights in kernels_of(layer).items():
         if weights.scale is None:
             continue
         channels = channels_of(layer, name, weights.loc.ndim)
         loc = rounded(weights.loc, storage, channels, step=step)
         scale = rounded(weights.scale, storage, (-1,), positive=True) if with_scales else None
-        nats += elbo_loss(weights.loc, weights.scale, loc, scale)
-        left += int(np.count_nonzero(weights.scale))
-    return nats / max(left, 1)
+        counts = _counted(weights.loc, weights.scale, with_scales)
+        nats += elbo_loss(
+            weights.loc[counts], weights.scale[counts], loc[counts], None if scale is None else scale[counts]
+        )
+        number += int(counts.sum())
+    return nats / max(number, 1)
+
+
+def _counted(loc: np.ndarray, scale: np.ndarray, with_scales: bool) -> np.ndarray:
+    """Which weights count, as `loss_of` says."""
+    left: np.ndarray = scale > 0
+    return left & (np.square(loc) / 2 > WITHIN * np.square(scale)) if with_scales else left
 
 
 def _chosen(plan: Plan, name: str, layer: Any, form: Form, with_scales: bool) -> Plan:
@@ -143,14 +157,14 @@ def _chosen(plan: Plan, name: str, layer: Any, form: Form, with_scales: bool) ->
         else:
             low = middle + 1
     plan = replace(plan, storages=plan.storages | {name: choices[low]}, choices=plan.choices | {name: choices[low:]})
-    one = _of_one_step(layer, choices[low]) if form.sparse else None
+    one = _of_one_step(layer, choices[low], with_scales) if form.sparse else None
     if one is None:
         return plan
     step, storage = one
     return replace(plan, storages=plan.storages | {name: storage}, steps=plan.steps | {name: step})
 
 
-def _of_one_step(layer: Any, storage: Storage) -> tuple[float, Storage] | None:
+def _of_one_step(layer: Any, storage: Storage, with_scales: bool) -> tuple[float, Storage] | None:
     """The widest step for all weights of a layer, and the storage of its multiples; None where these take as many bytes as
     `storage` with a scale for each output."""
     kernels = {name: weights for name, weights in kernels_of(layer).items() if weights.scale is not None}
@@ -158,7 +172,8 @@ def _of_one_step(layer: Any, storage: Storage) -> tuple[float, Storage] | None:
         return None
     [(name, weights)] = kernels.items()
     assert weights.scale is not None
-    step = widest(weights.loc, weights.scale, WITHIN)
+    counts = _counted(weights.loc, weights.scale, with_scales)
+    step = widest(weights.loc, np.where(counts, weights.scale, 0), WITHIN)
     if step is None:
         return None
     one = multiples(weights.loc.reshape(1, -1), step)

@@ -21,6 +21,10 @@ _UNCERTAINTIES = ("epistemic", "weights_std")
 # What a plan that is left open may cost, beyond which it gets more bits.
 MOST: dict[str, float] = {"accuracy": 0.003, "ece": 0.01, "nll": 0.01, "disagreement": 0.005}
 LEAST_CORRELATION = 0.98
+MOST_OF_UNCERTAINTY = (
+    0.05  # by what part the mean entropy of validation examples, or what weights add to it, may change
+)
+_NOTHING = 1e-6  # nats, or units of a target: what is below is rounding
 
 Run = Callable[[Outputs], Outputs]
 
@@ -79,7 +83,8 @@ def measured(examples: Examples, expected: Outputs, found: Outputs) -> Json:
     Returns:
       `examples`; `float32` and `rounded`: the scores of both, where there are targets, with mean uncertainties; `disagreement`,
       the part of classes that differ; `difference`, the largest of a probability or, in units of the largest target, of a mean;
-      `rank_correlation` of what weights add to the uncertainty, where a predictive tells it.
+      `rank_correlation` of what weights add to the uncertainty, and `uncertainty_ratio`, by the answer's name the mean of this, and
+      of the entropy, over that in float32, where a predictive tells it.
     """
     cost: Json = {"examples": len(next(iter(expected.values())))}
     for name, outputs in (("float32", expected), ("rounded", found)):
@@ -96,7 +101,8 @@ def measured(examples: Examples, expected: Outputs, found: Outputs) -> Json:
         if n.endswith(_UNCERTAINTIES)
     ]
     known = [rank for rank in ranks if rank is not None]
-    return cost | ({"rank_correlation": min(known)} if known else {})
+    cost |= {"rank_correlation": min(known)} if known else {}
+    return cost | ({"uncertainty_ratio": _ratios(expected, found)} if ranks else {})
 
 
 def is_little(cost: Json) -> bool:
@@ -108,6 +114,8 @@ def is_little(cost: Json) -> bool:
         if key in before
     }
     worse |= {key: cost[key] for key in MOST if key in cost and "accuracy" not in before}
+    if any(abs(ratio - 1) > MOST_OF_UNCERTAINTY for ratio in cost.get("uncertainty_ratio", {}).values()):
+        return False
     return all(worse[key] <= MOST[key] for key in worse) and cost.get("rank_correlation", 1.0) >= LEAST_CORRELATION
 
 
@@ -136,6 +144,11 @@ def apart(given: Any, about: Json) -> tuple[Any, Any]:
 def _means(outputs: Outputs) -> dict[str, float]:
     wanted = ("entropy", "aleatoric", *_UNCERTAINTIES, "noise_std")
     return {name: float(value.mean()) for name, value in outputs.items() if name.endswith(wanted)}
+
+
+def _ratios(expected: Outputs, found: Outputs) -> dict[str, float]:
+    means = {name: float(v.mean()) for name, v in expected.items() if name.endswith(("entropy", *_UNCERTAINTIES))}
+    return {name: float(found[name].mean()) / mean for name, mean in means.items() if mean > _NOTHING}
 
 
 def _classes(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
