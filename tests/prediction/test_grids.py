@@ -118,6 +118,13 @@ def test_few_wide_posteriors_among_many_narrow_ones_get_their_levels(bits: int, 
     assert abs(variance - 1) < 1.25 * ((np.sinh(width) / width) ** 2 - 1) + 2.0**-9
 
 
+@pytest.mark.parametrize("bits", [4, 5, 6])
+def test_posteriors_that_are_all_but_equal_share_a_level(bits: int) -> None:
+    """Two for normal logarithms of deviation .01 gain 2 / pi of .01^2, 6.4e-5 nats a weight, and cost log 2 of code at 2e-4."""
+    scale = (0.0025 * np.exp(np.random.default_rng(0).normal(0, 0.01, (5000, 2)))).astype(np.float32)
+    assert len(levels(scale, bits).levels) == 2
+
+
 def test_nothing_left_is_rounded_to_nothing() -> None:
     empty = np.zeros((4, 3), np.float32)
     assert not steps(empty, 2).values.any()
