@@ -129,7 +129,9 @@ def test_every_prior_is_tuned_and_the_command_trains_with_what_was_found(digits:
     values = keras_tuner().HyperParameters()
     model = hyper_model("mlp", digits, hidden=(4,), prior=prior).build(values)
     arguments = parser_of_all().parse_args(["tune", "--prior", prior, "--out", "tuned"])
-    words = command._command(arguments, "flipout", values.values).split()
+    result = {"layers": "flipout", "policy": "float32", "best": values.values}
+    words = command._command(arguments, result).split()
+    assert "--policy" not in words
     asked = vars(parser_of_all().parse_args(words[1:]))
     found = model.get_layer("dense_1").prior.get_config()
     assert found["kind"] == prior
@@ -138,6 +140,15 @@ def test_every_prior_is_tuned_and_the_command_trains_with_what_was_found(digits:
     assert {name for name in values.values if name.startswith("prior_")} == {
         f"prior_{name}" for name in _prior(asked) if name != "kind"
     }
+
+
+def test_the_command_trains_in_the_policy_of_the_search(digits: Splits) -> None:
+    values = keras_tuner().HyperParameters()
+    hyper_model("mlp", digits, hidden=(4,)).build(values)
+    arguments = parser_of_all().parse_args(["tune", "--out", "tuned"])
+    result = {"layers": "flipout", "policy": "mixed_bfloat16", "best": values.values}
+    asked = vars(parser_of_all().parse_args(command._command(arguments, result).split()[1:]))
+    assert (asked["policy"], asked["layers"]) == ("mixed_bfloat16", "flipout")
 
 
 def test_a_promoted_candidate_keeps_its_schedule(digits: Splits) -> None:
