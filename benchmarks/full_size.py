@@ -85,10 +85,8 @@ def train(network: str, variant: str, data: Splits, runs: Path, epochs: int, wid
         if variant == "shrinking":
             by: Any = {"granularity": "unit", "criterion": "evidence", "counts": "multiplications"}
             callbacks += [bp.GradualPruning(SPARSITY, over=OVER, **by), bp.Shrink()]
-        settings, model = (
-            bp.Settings(epochs, RATE.get(variant, 1e-3), kl_weight=KL_WEIGHT[variant]),
-            begun(network, variant, data, runs, width, policy),
-        )
+        settings = bp.Settings(epochs, RATE.get(variant, 1e-3), kl_weight=KL_WEIGHT[variant])
+        model = begun(network, variant, data, runs, width, policy)
         bp.fit(model, data, settings=settings, callbacks=callbacks, out=path, resume=True)
     return path
 

@@ -143,8 +143,8 @@ def save_model(model: Any, path: str | os.PathLike[str], *, config: Json | None 
 
 def _check_finite(arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
-        if not np.isfinite(array).all():
+        if (odd := store.not_finite(array)) is not None:
             raise RunError(
-                f"weight {name} holds {array[~np.isfinite(array)].flat[0]}, expected finite numbers: nothing was written; train "
+                f"weight {name} holds {odd}, expected finite numbers: nothing was written; train "
                 "anew, with a lower learning rate if it diverged"
             )

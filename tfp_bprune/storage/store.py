@@ -227,9 +227,15 @@ def fitting(name: str, array: np.ndarray, variable: Any) -> np.ndarray:
       RunError: it has another shape or type, or entries that are not finite.
     """
     check_shaped(name, array, variable)
-    if not np.isfinite(array).all():
-        raise RunError(f"stored weight {name} holds {array[~np.isfinite(array)].flat[0]}: expected finite numbers")
+    if (odd := not_finite(array)) is not None:
+        raise RunError(f"stored weight {name} holds {odd}: expected finite numbers")
     return array
+
+
+def not_finite(array: np.ndarray) -> Any:
+    """The first entry that is not finite; None where all are."""
+    finite = np.isfinite(array)
+    return None if finite.all() else array[~finite].flat[0]
 
 
 def check_shaped(name: str, array: Shaped, variable: Any) -> None:
