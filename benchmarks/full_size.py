@@ -4,7 +4,7 @@
 
 `plain` is trained with batches of 64, shifted and mirrored images, Adam, seed 0. `shrinking` is the Bayesian network (reparameterization,
 ARD prior, .03 of the KL) trained as long from the beginning, whose units leave by their evidence for each multiplication until .83 of the
-multiplications are gone. `halved` is the plain network made Bayesian and left half of the units of every layer, by their evidence,
+multiplications are gone. `halved` is the plain network made Bayesian and cut to half of the units of every layer, by their evidence,
 then trained for three epochs more (.01 of the KL). What is not yet in --runs is trained, or goes on where it was stopped: hours on two
 cores (`--only plain` and `--only shrinking` may run side by side, with TF_NUM_INTRAOP_THREADS=1). Training computes in bfloat16 unless
 --policy says otherwise, exports in float32. Nothing was chosen on the test split. Writes results/full_size.json.
