@@ -55,6 +55,8 @@ class Form:
       payload: `payload(predictor, path)` counts the bytes of the weights alone in what was written.
       batch: whether it can hold a network for batches of one size. `convert` then takes the keyword `batch`, the size or None,
         and writes `predictor.for_batches_of(batch)`; what is loaded need not take other sizes.
+      pixel_columns: whether its runtime multiplies convolutions of few channels faster with several columns of pixels as the
+        channels of one, see `prediction.columns`.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Form:
     check: Callable[[str, bytes, object], None] | None = None
     payload: Callable[[Any, Path], int] | None = None
     batch: bool = False
+    pixel_columns: bool = False
 
     def __post_init__(self) -> None:
         defaults = {"title": self.name, "files": re.escape(self.file), "needed": (self.file,), "load": Path(self.load)}

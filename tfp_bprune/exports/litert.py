@@ -98,5 +98,6 @@ LITERT = register_form(
         precisions=("float32", "float16", "int8", "int4"),
         payload=lambda predictor, path: constants(path.read_bytes()),
         batch=True,
+        pixel_columns=True,
     )
 )

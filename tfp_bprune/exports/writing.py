@@ -149,7 +149,11 @@ def export(
         build = partial(plain_of, lowering, predictive, samples)
         return build() if fitting is None else fitting.predictor(build)
 
-    lowering = Lowering(kernels, costs=costs or Costs()) if form.sparse else FOR_CONVERTERS
+    lowering = (
+        Lowering(kernels, costs=costs or Costs())
+        if form.sparse
+        else replace(FOR_CONVERTERS, pixel_columns=form.pixel_columns)
+    )
     making = Making(
         form,
         lambda plan: predictor_of(replace(lowering, by_layer=plan.storages, steps=plan.steps)),

@@ -38,6 +38,7 @@ class Lowering:
         what was taken the way is longer than what it spares.
       steps: of layers in few bits whose means have one step for all outputs, by their names: how wide it is.
       block: where files hold small arrays of layers in few bits together; None where each is held by itself.
+      pixel_columns: whether convolutions may read several columns of pixels as the channels of one, see `columns`.
     """
 
     kernels: Kernels = "auto"
@@ -50,6 +51,7 @@ class Lowering:
     steps: Mapping[str, float] = field(default_factory=dict)
     block: Block | None = None
     step: float | None = None
+    pixel_columns: bool = False
 
     def of(self, layer: str) -> Lowering:
         """The same for the layer of this name, with what its products cost in other runtimes if these are in whole numbers."""

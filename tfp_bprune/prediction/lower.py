@@ -20,6 +20,7 @@ from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.copying import within
 from tfp_bprune.layers import Composed, Variational, kernels_of, kind_of, noise, weights_of
 from tfp_bprune.prediction.calls import training_of
+from tfp_bprune.prediction.columns import Columns, columns_of
 from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, held_bias, read
 from tfp_bprune.prediction.stored import digest
 from tfp_bprune.prediction.value import Value
@@ -259,6 +260,23 @@ class LoweredPositions(Linear):
         return self._value(inputs, self._shifted(outputs, inputs, self.offset))
 
 
+class LoweredColumns(LoweredPositions):
+    """A convolution whose weights are certain, with several columns of pixels as the channels of one; see `columns`."""
+
+    def __init__(self, layer: Any, lowering: Lowering, shared: bool, columns: Columns) -> None:
+        super().__init__(layer, lowering, shared)
+        self._columns = columns
+        kernel = read(self._locs[self._one]).numpy()
+        self._locs = {self._one: tf.Variable(columns.kernel(kernel), trainable=False)}
+        self.bias = None if self.bias is None else columns.bias(self.bias)
+
+    def laid_mean(self, inputs: Value) -> Value:
+        """As in `Linear`."""
+        with self.scoped():
+            outputs = self._columns.apply(inputs.mean, read(self._locs[self._one]))
+            return self._value(inputs, self._columns.apart(self._shifted(outputs, inputs, self.offset)))
+
+
 class LoweredParts(tf.Module):
     """A layer whose parts are layers with kernels, called as it is with those lowered.
 
@@ -342,9 +360,9 @@ def lowered(model: Any, lowering: Lowering) -> dict[int, Linear | LoweredParts]:
         if _parts(within(nodes[0].layer)):
             found |= {id(node.layer): LoweredParts(within(node.layer), lowering) for node in nodes[:1]}
             continue
-        ranks = [len(node.keras_inputs[0].shape) for node in nodes]
+        shapes = [node.keras_inputs[0].shape for node in nodes]
         all_certain = all(id(node.keras_inputs[0]) in certain for node in nodes)
-        linear = _lowered(within(nodes[0].layer), lowering, ranks, all_certain)
+        linear = _lowered(within(nodes[0].layer), lowering, shapes, all_certain)
         found.update({id(node.layer): linear for node in nodes})
     return found
 
@@ -374,16 +392,30 @@ def _certain(model: Any) -> set[int]:
     return found
 
 
-def _lowered(layer: Any, lowering: Lowering, ranks: list[int], certain: bool) -> Linear:
-    """The layer lowered, of whose calls the inputs have these ranks; `certain` as in `LoweredDense`.
+def _lowered(layer: Any, lowering: Lowering, shapes: list[Any], certain: bool) -> Linear:
+    """The layer lowered, of whose calls the inputs have these shapes; `certain` as in `LoweredDense`.
 
     No output of an example reads a weight that another one reads where a dense layer is called once, on vectors. In the
     calls of a layer that is shared each weight has one value, so draws are of its weights and not of its outputs.
     """
     kind = kind_of(layer)
-    is_dense = kind is not None and kind.is_matrix and set(ranks) == {2}
-    local = is_dense and (len(ranks) == 1 or not isinstance(layer, Variational))
-    return LoweredDense(layer, lowering, certain) if local else LoweredPositions(layer, lowering, shared=len(ranks) > 1)
+    is_dense = kind is not None and kind.is_matrix and {len(shape) for shape in shapes} == {2}
+    shared = len(shapes) > 1
+    if is_dense and not (shared and isinstance(layer, Variational)):
+        return LoweredDense(layer, lowering, certain)
+    columns = (
+        _columns(layer, lowering, shapes) if lowering.pixel_columns and not isinstance(layer, Variational) else None
+    )
+    if columns is not None:
+        return LoweredColumns(layer, lowering, shared, columns)
+    return LoweredPositions(layer, lowering, shared)
+
+
+def _columns(layer: Any, lowering: Lowering, shapes: list[Any]) -> Columns | None:
+    """How a layer with one kernel is multiplied with columns of pixels as channels; None where it is not."""
+    kernels = list(kernels_of(layer).values())
+    few = lowering.of(layer.name).bits is not None
+    return columns_of(layer, kernels[0].loc, shapes, few) if len(kernels) == 1 else None
 
 
 def _is_lowered(layer: Any, steps: bool, lowering: Lowering) -> bool:

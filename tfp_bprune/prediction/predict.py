@@ -97,7 +97,7 @@ class Predictor(tf.Module):
         lowering = replace(lowering or Lowering(), block=block)
         self.calibration = calibration = calibration or Calibration()
         if predictive == "moments":  # both forms and their slopes would be more graph than they save time
-            lowering = replace(lowering, by_batch=False, followed=True)
+            lowering = replace(lowering, by_batch=False, followed=True, pixel_columns=False)
             if lowering.kernels not in ("auto", *lowering.forms):
                 raise ExportError(
                     f"predictive 'moments' has no {lowering.kernels} products: expected kernels 'auto', 'dense' or 'sparse'"
