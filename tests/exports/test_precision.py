@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,17 +227,47 @@ def test_what_a_runtime_has_no_product_for_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["eight"]
 
 
-def test_auto_is_the_fewest_bits_within_the_posterior(trained: Any) -> None:
-    plan = planned(trained, "auto", SAVED, "mean")
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("loss", [None, 0.5])
+def test_auto_is_the_fewest_bits_within_the_posterior(trained: Any, loss: float | None, sparse: bool) -> None:
+    """With one step for a layer where that takes fewer bytes, which only sparse kernels have, or a scale for each output."""
+    plan, most = planned(trained, "auto", replace(SAVED, sparse=sparse), "mean", loss), loss or WITHIN
     layers = {layer.name: layer for layer in trained.layers if layer.name in plan.storages}
     for name, storage in plan.storages.items():
-        assert plan.losses[name] <= WITHIN
+        assert plan.losses[name] <= most
         if name in plan.steps:
             wider_step = plan.steps[name] * 2**0.125
-            assert precision.loss_of(layers[name], storage, False, wider_step) > WITHIN
+            assert precision.loss_of(layers[name], storage, False, wider_step) > most
             continue
         fewer = f"int{int(storage[3:]) - 1}"
-        assert fewer == "int1" or precision.loss_of(layers[name], fewer, False) > WITHIN  # type: ignore[arg-type]
+        assert fewer == "int1" or precision.loss_of(layers[name], fewer, False) > most  # type: ignore[arg-type]
+
+
+def test_half_a_nat_is_the_shortest_description() -> None:
+    """Of a weight that is known to D^2 / 24 nats, and of its place on a grid so fine: by steps of D deviations, both in nats."""
+    rng, lengths = np.random.default_rng(0), {}
+    for width in (1.0, 2.0, 12**0.5, 6.0, 12.0):
+        scale = np.full(100_000, 0.01)
+        loc = rng.normal(size=scale.size)
+        grid = np.rint(loc / (width * scale)).astype(int)
+        lost = np.mean(np.square(loc - grid * width * scale) / (2 * scale**2))
+        counts = np.unique(grid, return_counts=True)[1] / scale.size
+        lengths[width] = lost - np.sum(counts * np.log(counts))
+    assert min(lengths, key=lambda width: lengths[width]) == 12**0.5
+    assert lengths[1.0] - lengths[12**0.5] > 0.7  # ln sqrt(12) - 11/24 = .784
+
+
+def test_a_looser_loss_takes_fewer_bytes_and_is_said(trained: Any, tmp_path: Path) -> None:
+    made = {loss: export(trained, tmp_path / str(loss), precision="auto", rounding_loss=loss) for loss in (None, 0.5)}
+    assert made[0.5]["payload_bytes"] < 0.85 * made[None]["payload_bytes"]
+    assert (made[0.5]["rounding_loss"], "rounding_loss" in made[None]) == (0.5, False)
+    assert max(layer["elbo_loss"] for layer in made[0.5]["layers"].values()) <= 0.5
+    with pytest.raises(ExportError, match=r"^rounding_loss must be a positive number of nats a weight, got nan$"):
+        export(trained, tmp_path / "out", precision="auto", rounding_loss=float("nan"))
+    with pytest.raises(
+        ExportError, match=r"^rounding_loss is what precision 'auto' may lose: leave it out with 'int8'$"
+    ):
+        export(trained, tmp_path / "out", precision="int8", rounding_loss=0.5)
 
 
 def sparse_model(inputs: int = 80) -> Any:

@@ -2,7 +2,9 @@
 
 A layer takes the fewest bits whose rounding lies within the width of its posterior: the ELBO falls, as the posterior predicts
 it (`prediction.grids.elbo_loss`), by no more than 1/24 nat for each weight that is left, as much as a grid costs whose step
-is a weight's standard deviation. Where the uncertainty of weights is told (`sampled`, `moments`), weights that could as well be 0,
+is a weight's standard deviation, or by as much as is said. A step of D standard deviations loses D^2 / 24 nats a weight and
+saves ln D nats of its code, together the most at D^2 = 12: half a nat a weight is the shortest description of network and data
+(Hinton and van Camp 1993), and more gains nothing. Where the uncertainty of weights is told (`sampled`, `moments`), weights that could as well be 0,
 at a loss within the same bound, do not count: they lose next to nothing in any number of bits, and many of them would allow the
 others, by which examples are told apart, to lose far more than that.
 """
@@ -70,21 +72,27 @@ class Plan:
         return next(iter(found)) if len(found) == 1 else None
 
 
-def planned(model: Any, asked: Asked, form: Form, predictive: Predictive) -> Plan:
-    """What is asked for, or chosen, for each layer of `model`.
+def planned(model: Any, asked: Asked, form: Form, predictive: Predictive, loss: float | None = None) -> Plan:
+    """What is asked for, or chosen, for each layer of `model`, where "auto" may lose so many nats a weight.
 
     Raises:
-      ExportError: there is no such layer or precision, the form cannot hold it, or there is no posterior to go by.
+      ExportError: there is no such layer or precision, the form cannot hold it, there is no posterior to go by, or no "auto" to
+        which `loss` applies.
     """
+    if loss is not None and not 0 < loss < float("inf"):
+        raise ExportError(f"rounding_loss must be a positive number of nats a weight, got {loss}")
     layers = {layer.name: layer for layer in weighted_layers(adopt(model))}
     by_layer = _by_layer(asked, list(layers))
     for name, precision in by_layer.items():
         _check(name, precision, form)
+    if loss is not None and "auto" not in by_layer.values():
+        raise ExportError(f"rounding_loss is what precision 'auto' may lose: leave it out with {asked!r}")
+    within = WITHIN if loss is None else loss
     plan = Plan({name: "float32" if p == "auto" else p for name, p in by_layer.items()})
     with_scales = predictive != "mean"
     for name in (name for name, precision in by_layer.items() if precision == "auto"):
         if _uncertain(layers[name]):
-            plan = _chosen(plan, name, layers[name], form, with_scales)
+            plan = _chosen(plan, name, layers[name], form, with_scales, within)
         elif asked != "auto":
             raise ExportError(
                 f"layer {name!r} has no posterior for 'auto' to go by: name the precision that it is to have"
@@ -146,25 +154,25 @@ def _counted(loc: np.ndarray, scale: np.ndarray, with_scales: bool) -> np.ndarra
     return left & (np.square(loc) / 2 > WITHIN * np.square(scale)) if with_scales else left
 
 
-def _chosen(plan: Plan, name: str, layer: Any, form: Form, with_scales: bool) -> Plan:
-    """The plan with the fewest bits for a layer that lie within its posterior's width."""
+def _chosen(plan: Plan, name: str, layer: Any, form: Form, with_scales: bool, within: float) -> Plan:
+    """The plan with the fewest bits for a layer that lose no more than `within` nats a weight."""
     choices = tuple(sorted(form.precisions, key=lambda storage: bits_of(storage) or int(storage[5:])))
     low, high = 0, len(choices) - 1
     while low < high:  # more bits lose less
         middle = (low + high) // 2
-        if loss_of(layer, choices[middle], with_scales) <= WITHIN:
+        if loss_of(layer, choices[middle], with_scales) <= within:
             high = middle
         else:
             low = middle + 1
     plan = replace(plan, storages=plan.storages | {name: choices[low]}, choices=plan.choices | {name: choices[low:]})
-    one = _of_one_step(layer, choices[low], with_scales) if form.sparse else None
+    one = _of_one_step(layer, choices[low], with_scales, within) if form.sparse else None
     if one is None:
         return plan
     step, storage = one
     return replace(plan, storages=plan.storages | {name: storage}, steps=plan.steps | {name: step})
 
 
-def _of_one_step(layer: Any, storage: Storage, with_scales: bool) -> tuple[float, Storage] | None:
+def _of_one_step(layer: Any, storage: Storage, with_scales: bool, within: float) -> tuple[float, Storage] | None:
     """The widest step for all weights of a layer, and the storage of its multiples; None where these take as many bytes as
     `storage` with a scale for each output."""
     kernels = {name: weights for name, weights in kernels_of(layer).items() if weights.scale is not None}
@@ -173,7 +181,7 @@ def _of_one_step(layer: Any, storage: Storage, with_scales: bool) -> tuple[float
     [(name, weights)] = kernels.items()
     assert weights.scale is not None
     counts = _counted(weights.loc, weights.scale, with_scales)
-    step = widest(weights.loc, np.where(counts, weights.scale, 0), WITHIN)
+    step = widest(weights.loc, np.where(counts, weights.scale, 0), within)
     if step is None:
         return None
     one = multiples(weights.loc.reshape(1, -1), step)

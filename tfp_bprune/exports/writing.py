@@ -54,6 +54,7 @@ def export(
     format: str = "savedmodel",
     float16: bool = False,
     precision: Asked | None = None,
+    rounding_loss: float | None = None,
     representative: Any = None,
     calibrate: Calibrate | None = None,
     conformal: float | None = None,
@@ -89,6 +90,8 @@ def export(
         fewest bits whose rounding lies within the posterior's width (`exports.precision`), more where `validation` shows that
         they cost too much. A SavedModel computes in float32; LiteRT multiplies int8 and int4 weights with activations that it
         rounds to 8 bits as they come.
+      rounding_loss: nats of the evidence lower bound that "auto" may lose for each weight, by default 1/24: a step as wide as the
+        posterior. At 1/2 the network and what it says of its training data are described in the fewest bits together.
       representative: examples of the training data, an array or several by input, by which the ranges of activations are
         settled beforehand: LiteRT and ONNX Runtime then compute in whole numbers throughout.
       calibrate: "temperature" divides logits, those of each draw before probabilities are made and averaged, by the number that
@@ -130,7 +133,7 @@ def export(
     _check_form(form, predictive, kernels)
     _check_batch(form, batch)
     check_graph(model)
-    plan = planned(model, asked, form, predictive)
+    plan = planned(model, asked, form, predictive, rounding_loss)
     if conformal is not None and form.tolerance is not None and not plan.whole:
         raise ExportError(
             f"conformal holds for the answers that it was fitted to, and {form.title} rounds those of weights in fewer bits "
@@ -167,6 +170,8 @@ def export(
     about: Json = {"export_format": format, **(facts or {})}
     if predictive == "sampled":
         about |= {"samples": samples, "draw_seed": seed}  # `seed` is the training's
+    if rounding_loss is not None:
+        about["rounding_loss"] = float(rounding_loss)
     if error_rate is not None:
         about["error_rate"] = error_rate
     if batch is not None:

@@ -91,6 +91,7 @@ MANIFEST_SCHEMA: Schema = record(
     inputs=mapping(record(("shape", "dtype"), shape=INPUT_SHAPE, dtype={"enum": _TYPES})), outputs=mapping({"type": "object"}),
     parameters=COUNT, prunable=COUNT, nonzeros=COUNT, sparsity=PART, layers=mapping(_LAYER),
     samples=COUNT, batch={"type": "integer", "minimum": 1, "maximum": 2**16}, draw_seed=COUNT, error_rate=PART, float16={"type": "boolean"},
+    rounding_loss=POSITIVE,
     costs=mapping(NUMBER), scores=_SCORES, before=_SCORES, latency_ms=mapping(POSITIVE), threads=COUNT,
     seconds=optional(NUMBER), request=optional(_REQUEST), pruning={"type": "object"}, machine={"type": "object"},
 )  # fmt: skip
