@@ -334,6 +334,21 @@ def test_gradual_pruning_goes_on_from_the_parents_sparsity(tmp_path: Path) -> No
     assert 0.8 - 1e-3 <= last < 0.85
 
 
+def test_units_leave_with_their_last_weights(tmp_path: Path) -> None:
+    """The network is smaller, and has as many weights left of the whole one."""
+    parent = Spec("digits", hidden=(40,), epochs=2, sparsity=0.5)
+    left, units = [], []
+    for shrink in (None, True):
+        spec = Spec("digits", hidden=(40,), epochs=3, parent=parent, sparsity=0.98, gradual=True, shrink=shrink)
+        train(spec, tmp_path, None, threads=1)
+        found = prunable_weights(load_model(tmp_path / spec.key).model)
+        left.append(sum(int(weights.mask.sum()) for weights in found.values()))
+        units.append(next(iter(found.values())).mask.shape[1])
+    whole = 64 * 40 + 40 * 10
+    assert units[0] == 40 > units[1]
+    assert all(0.97 < 1 - count / whole <= 0.981 for count in left), left
+
+
 def test_weights_go_after_units_of_a_training_that_ended_early(tmp_path: Path) -> None:
     """The schedule of the units is that of all epochs; that of the weights begins at 0, as what is gone has left."""
     parent = Spec("digits", hidden=(40,), epochs=6, sparsity=0.5, units="evidence", prior={"kind": "ard"}, stop_after=4)

@@ -43,6 +43,7 @@ class Spec:
       units: what is pruned while training are whole units, and inputs that are none, by this criterion, until a part
         `sparsity` of the multiplications is gone; they leave the network then.
       stop_after: epochs after which training ends, short of the `epochs` over which its schedules are laid.
+      shrink: whether units leave that gradual pruning took all weights of; with a parent that lost units they do in any case.
     """
 
     dataset: str
@@ -68,6 +69,7 @@ class Spec:
     sizes: tuple[int, ...] | None = None
     units: Criterion | None = None
     stop_after: int | None = None
+    shrink: bool | None = None
 
     def to_json(self) -> Json:
         """The entries that are not None, as plain data."""
@@ -212,7 +214,7 @@ def pruning_callbacks(spec: Spec, steps: int) -> list[Any]:
     half = max(1, spec.epochs * steps // 2)
     begun = 0.0 if spec.parent.units is not None else spec.parent.sparsity or 0.0  # units that are pruned are gone
     pruning = GradualPruning(polynomial(spec.sparsity, 0, half, begun), every=min(100, half))
-    return [pruning] if spec.parent.units is None else [pruning, Shrink()]
+    return [pruning, Shrink()] if spec.shrink or spec.parent.units is not None else [pruning]
 
 
 def trained(spec: Spec, store: Path, data: Splits, data_dir: Path | None = None) -> Network:
