@@ -223,6 +223,10 @@ def test_what_a_runtime_has_no_product_for_is_refused(tmp_path: Path) -> None:
         ExportError, match=r"^ONNX holds no weights in 'int4', which layer 'deep' is to have: expected one of"
     ):
         export(model, tmp_path / "onnx", format="onnx", precision="int4")
+    layers = [keras.layers.Conv3D(2, 3, name="solid"), keras.layers.Flatten(), keras.layers.Dense(3)]
+    solid = classifier(keras.Sequential([keras.Input((5, 5, 5, 1)), *layers]))
+    with pytest.raises(ExportError, match=r"^LiteRT has no product of layer 'solid' .* in int8: choose 'float32'$"):
+        export(solid, tmp_path / "solid", format="litert", precision="int8")
     export(model, tmp_path / "eight", format="litert", precision="int8")
     assert [path.name for path in tmp_path.iterdir()] == ["eight"]
 

@@ -95,6 +95,22 @@ def test_what_is_no_plain_convolution_stays_as_it_is(arguments: dict[str, Any]) 
     assert columns_of(layer, layer.kernel.numpy(), [shape], few=True) is None
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [L.DepthwiseConv2D(5), L.Conv2DTranspose(2, 5), L.SeparableConv2D(2, 5), L.Dense(2)],
+    ids=lambda one: one.name,
+)
+def test_what_only_looks_like_one_stays_as_it_is(layer: Any) -> None:
+    layer.build((None, 28, 28, 2))
+    for kernel in (weight.numpy() for weight in layer.weights if len(weight.shape) > 1):
+        assert columns_of(layer, kernel, [(None, 28, 28, 2)], few=True) is None
+    x = keras.Input((28, 28, 2), name="image")
+    model = classifier(keras.Model(x, L.Dense(4)(L.Flatten()(layer(x)))))
+    image = tf.constant(np.random.default_rng(0).uniform(size=(2, 28, 28, 2)), tf.float32)
+    one, other = (Predictor(model, "mean", lowering=way).predict(image) for way in (BY_COLUMNS, FOR_CONVERTERS))
+    np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=1e-6)
+
+
 def test_positions_that_are_not_known_or_differ_stay_as_they_are() -> None:
     layer = convolution((28, 28), 1, filters=20, kernel_size=5)
     kernel = layer.kernel.numpy()

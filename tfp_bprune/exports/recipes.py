@@ -118,8 +118,9 @@ def _check_types(content: bytes, precision: Mapping[str, Storage]) -> None:
                     if kernel.type == schema.TensorType.FLOAT32 or (
                         kernel.type in wanted.values() and kernel.type != wanted[storage]
                     ):
+                        others = "'float32'" if storage == "int8" else "'int8', or 'float32'"
                         raise ExportError(
-                            f"LiteRT has no product of layer {layer!r} with weights in {storage}: choose 'int8', or 'float32'"
+                            f"LiteRT has no product of layer {layer!r} with weights in {storage}: choose {others}"
                         )
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.layers import kind_of
+from tfp_bprune.layers.convolution import Convolution
 
 _MOST = 16  # columns in one
 _LESS = 0.75  # of the products that there are without, zeros among them: worth the larger kernel
@@ -98,16 +100,15 @@ def columns_of(layer: Any, kernel: np.ndarray, shapes: Sequence[Any], few: bool)
 
 
 def _is_plain(layer: Any, kernel: np.ndarray, size: tuple[int | None, ...]) -> bool:
-    """Whether it is a convolution of this kind: not of groups, spread or causal, and over positions that are known."""
+    """Whether it is a convolution, but for one of groups, a spread or a causal one, over positions that are known."""
     return (
-        kernel.ndim == len(size) + 2
+        isinstance(kind_of(layer), Convolution)
+        and kernel.ndim == len(size) + 2
         and None not in size
-        and all(hasattr(layer, name) for name in ("kernel_size", "strides", "padding", "filters"))
-        and getattr(layer, "data_format", None) == "channels_last"
+        and layer.data_format == "channels_last"
         and getattr(layer, "groups", 1) == 1
         and set(layer.dilation_rate) == {1}
         and layer.padding in ("valid", "same")
-        and tuple(layer.kernel_size) == kernel.shape[:-2]
     )
 
 
