@@ -2,12 +2,14 @@
 
     python benchmarks/full_size.py --data-dir DIR --runs runs/full [--networks vgg16 resnet18] [--only VARIANT ...]
 
-`plain` is trained with batches of 64, shifted and mirrored images, Adam, seed 0. `shrinking` is the Bayesian network (reparameterization,
-ARD prior, .03 of the KL) trained as long from the beginning, whose units leave by their evidence for each multiplication until .83 of the
-multiplications are gone. `halved` is the plain network made Bayesian and cut to half of the units of every layer, by their evidence,
-then trained for three epochs more (.01 of the KL). What is not yet in --runs is trained, or goes on where it was stopped: hours on two
-cores (`--only plain` and `--only shrinking` may run side by side, with TF_NUM_INTRAOP_THREADS=1). Training computes in bfloat16 unless
---policy says otherwise, exports in float32. Nothing was chosen on the test split. Writes results/full_size.json.
+`VARIANTS` says how each network is trained: batches of 64, shifted and mirrored images, Adam whose rate falls to 0 by a cosine, seed 0.
+`plain` is an ordinary network, and `plain-on` what becomes of it in further epochs from a smaller rate. `bayesian` is `plain` made Bayesian
+(reparameterization, ARD prior) and trained for just as many further epochs: its twin is `plain-on`. `halved` is `bayesian` cut to half of
+the units of every layer, by their evidence, and trained on. `shrinking` is a Bayesian network trained from the beginning as long as
+`plain`, whose units leave by their evidence for each multiplication until .83 of the multiplications are gone. What is not yet in --runs is
+trained, or goes on where it was stopped: hours on two cores (two --only may run side by side, with TF_NUM_INTRAOP_THREADS=1). Training
+computes in bfloat16 unless --policy says otherwise, exports in float32. Nothing was chosen on the test split. Writes
+results/full_size.json.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +37,38 @@ from tfp_bprune.graphs.products import multiplications
 from tfp_bprune.graphs.shrink import shrink
 from tfp_bprune.types import Policy
 
-VARIANTS = ("plain", "shrinking", "halved")
 BATCH, SPARSITY, OVER = 64, 0.83, (1 / 6, 0.55)  # the sparsity is of the multiplications
 HALF = 0.75  # of the weights: half of the units of every layer
 BAYESIAN: dict[str, Any] = {"layers": "reparameterization", "prior": "ard"}
-RHO = {"shrinking": -7.0, "halved": -6.0}
-KL_WEIGHT = {"plain": 1.0, "shrinking": 0.03, "halved": 0.01}
-RATE = {"halved": 3e-4}
-EPOCHS = {"halved": 3}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a network is trained.
+
+    Attributes:
+      start: the variant whose trained network it starts from; None for a new network.
+      rate: Adam's, at the start.
+      bayesian: whether its weights have distributions, of which rho starts at `rho` and the KL counts `kl_weight`.
+      leaves: units that leave: "half", at the start, or "gradual", while it is trained.
+    """
+
+    epochs: int
+    rate: float
+    start: str | None = None
+    bayesian: bool = False
+    rho: float = -6.0
+    kl_weight: float = 0.01
+    leaves: str | None = None
+
+
+VARIANTS = {
+    "plain": Variant(6, 1e-3),
+    "plain-on": Variant(4, 5e-4, start="plain"),
+    "bayesian": Variant(4, 5e-4, start="plain", bayesian=True),
+    "halved": Variant(10, 5e-4, start="bayesian", bayesian=True, leaves="half"),
+    "shrinking": Variant(6, 1e-3, bayesian=True, rho=-7.0, kl_weight=0.03, leaves="gradual"),
+}
 SPARSITIES = (0.0, 0.8)
 DRAWS, DRAWN = 10, 1000
 STRANGE = 2000  # images that are not of the data
@@ -66,28 +93,34 @@ class Spent(keras.callbacks.Callback):
         return {"cpu_seconds": time.process_time() - self.began}
 
 
-def begun(network: str, variant: str, data: Splits, runs: Path, width: float, policy: Policy) -> Any:
+def begun(network: str, variant: Variant, data: Splits, runs: Path, width: float, policy: Policy) -> Any:
     """The network that is to be trained."""
-    if variant == "halved":
-        whole = bp.bayesianize(bp.load_model(runs / f"{network}-plain").model, **BAYESIAN, rho_init=RHO[variant])
-        half, _ = bp.prune(whole, sparsity=HALF, granularity="unit", scope="layer", criterion="evidence")
-        shrink(half, kept_of(half))
-        return half
-    kind = {"layers": "deterministic"} if variant == "plain" else BAYESIAN | {"rho_init": RHO[variant]}
-    return bp.build(network, data.info, policy=policy, options={"width": width}, **kind)  # type: ignore[arg-type]
+    kind = BAYESIAN | {"rho_init": variant.rho} if variant.bayesian else {"layers": "deterministic"}
+    if variant.start is None:
+        return bp.build(network, data.info, policy=policy, options={"width": width}, **kind)  # type: ignore[arg-type]
+    model = bp.load_model(runs / f"{network}-{variant.start}").model
+    if variant.bayesian and not VARIANTS[variant.start].bayesian:
+        model = bp.bayesianize(model, **kind)
+    if variant.leaves == "half":
+        model, _ = bp.prune(model, sparsity=HALF, granularity="unit", scope="layer", criterion="evidence")
+        shrink(model, kept_of(model))
+    return model
 
 
-def train(network: str, variant: str, data: Splits, runs: Path, epochs: int, width: float, policy: Policy) -> Path:
-    """Trains what is missing of a network; its run."""
-    path, epochs = runs / f"{network}-{variant}", EPOCHS.get(variant, epochs)
-    if not Run(path).exists or Run.open(path).manifest["epoch"] < epochs:
-        callbacks: list[Any] = [Spent()]
-        if variant == "shrinking":
-            by: Any = {"granularity": "unit", "criterion": "evidence", "counts": "multiplications"}
-            callbacks += [bp.GradualPruning(SPARSITY, over=OVER, **by), bp.Shrink()]
-        settings = bp.Settings(epochs, RATE.get(variant, 1e-3), kl_weight=KL_WEIGHT[variant])
-        model = begun(network, variant, data, runs, width, policy)
-        bp.fit(model, data, settings=settings, callbacks=callbacks, out=path, resume=True)
+def train(network: str, name: str, data: Splits, runs: Path, width: float, policy: Policy) -> Path:
+    """Trains what is missing of a network, and of those it starts from; its run."""
+    path, variant = runs / f"{network}-{name}", VARIANTS[name]
+    if Run(path).exists and Run.open(path).manifest["epoch"] >= variant.epochs:
+        return path
+    if variant.start is not None:
+        train(network, variant.start, data, runs, width, policy)
+    callbacks: list[Any] = [Spent()]
+    if variant.leaves == "gradual":
+        by: Any = {"granularity": "unit", "criterion": "evidence", "counts": "multiplications"}
+        callbacks += [bp.GradualPruning(SPARSITY, over=OVER, **by), bp.Shrink()]
+    settings = bp.Settings(variant.epochs, variant.rate, kl_weight=variant.kl_weight)
+    model = begun(network, variant, data, runs, width, policy)
+    bp.fit(model, data, settings=settings, callbacks=callbacks, out=path, resume=True)
     return path
 
 
@@ -182,9 +215,14 @@ def rows_of(
     models = {variant: bp.load_model(run).model for variant, run in runs.items()}
     images = images_of(data, arguments.data_dir)
     rows = [training_row(network, variant, run, about) for variant, run in runs.items()]
-    rows += export_rows(network, models, data, images, arguments.runs / f"{network}-exports", arguments.rounds)
+    train = data.examples("train").x[:2000]
+    # Normalization that was measured under draws is measured anew for the mean.
+    means = {v: bp.recalibrate(model, train) if VARIANTS[v].bayesian else model for v, model in models.items()}
+    rows += export_rows(network, means, data, images, arguments.runs / f"{network}-exports", arguments.rounds)
     rows += [row for variant in runs for row in weight_rows(network, variant, models[variant], data)]
-    return rows + [drawn_row(network, variant, models[variant], data, images) for variant in runs if variant != "plain"]
+    return rows + [
+        drawn_row(network, variant, models[variant], data, images) for variant in runs if VARIANTS[variant].bayesian
+    ]
 
 
 def shown(rows: list[dict[str, Any]]) -> None:
@@ -209,16 +247,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/full"), help="where trained networks are kept")
     parser.add_argument("--networks", nargs="+", default=["vgg16"], choices=["vgg16", "resnet18"])
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="train these and end")
-    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--policy", default="mixed_bfloat16", help="Keras's policy while training")
     arguments = parser.parse_args()
     data = bp.load("cifar10", arguments.data_dir, batch_size=BATCH, augmentation="shift_flip")
-    about = {key: getattr(arguments, key) for key in ("epochs", "width", "policy")}
+    about = {key: getattr(arguments, key) for key in ("width", "policy")}
     rows: list[dict[str, Any]] = []
     for network in arguments.networks:
         runs = {
-            v: train(network, v, data, arguments.runs, arguments.epochs, arguments.width, arguments.policy)
+            v: train(network, v, data, arguments.runs, arguments.width, arguments.policy)
             for v in arguments.only or VARIANTS
         }
         if not arguments.only:

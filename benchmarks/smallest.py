@@ -3,15 +3,15 @@
     python benchmarks/smallest.py --data-dir DIR --networks DIR [--network lenet300] [--epochs 30] [--sparsities 0.9936 0.9964]
     python benchmarks/smallest.py --data-dir DIR --networks DIR --shrink --epochs 20 --sparsities 0.9964
 
-One Bayesian network is pruned by SNR to 98 % while it is trained (15 epochs, defaults). With `--shrink` it loses units instead,
-until 87.7 % of the multiplications are gone (the first 10 of 20 epochs, ARD prior, a tenth of the KL, reparameterization, shifted
-images), which makes what follows as much faster, of images as they are. From there one network to each sparsity, of all weights
-of the whole network, goes on: pruned over the first half (`prune.GradualPruning`), at a learning rate of .005 and with the whole
-KL from the first step. These settings were chosen on the validation split, a tenth of the training split, of networks without
-`--shrink`; each network is trained besides on the whole training split, as the published ones were. A row tells the errors of the
-posterior mean and of 30 draws, on the validation split where there is one, and on the test split, on which nothing is chosen; and
-of SavedModels of the mean the bytes of weights and of all files, with their errors. Writes benchmarks/results/smallest.json, where
-rows of other networks stay.
+One Bayesian network (reparameterization) is pruned by SNR to 98 % while it is trained (15 epochs, defaults). With `--shrink` it loses
+units instead, until 87.7 % of the multiplications are gone (the first 10 of 20 epochs, ARD prior, a tenth of the KL, shifted images).
+From there one network to each sparsity, of all weights of the whole network, goes on: pruned over the first half
+(`prune.GradualPruning`), at a learning rate of .005 and with the whole KL from the first step, while units that lost all their weights
+leave it. These settings were chosen on the validation split, a tenth of the training split, of Flipout networks without `--shrink`;
+each network is trained besides on the whole training split, as the published ones were. A row tells the errors of the posterior mean
+and of 30 draws, on the validation split where there is one, and on the test split, on which nothing is chosen; and of SavedModels of
+the mean, in float32 and with `auto` at several losses of rounding, the bytes of weights and of all files, with their errors. Writes
+benchmarks/results/smallest.json, where rows of other networks stay.
 
 Published, LeNet-5-Caffe, all weights over those left: sparse variational dropout 280 times (Molchanov et al. 2017, arXiv
 1701.05369), Bayesian compression 156 times (Louizos et al. 2017, arXiv 1705.08665).
@@ -40,18 +40,24 @@ from tfp_bprune.networks import build
 from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.studies.networks import Network, Spec, train, trained
 from tfp_bprune.studies.scoring import outputs
-from tfp_bprune.types import Precision, Predictive
+from tfp_bprune.types import Predictive
 
 RESULTS = Path(__file__).parent / "results"
 PUBLISHED = {"sparse variational dropout": 280, "Bayesian compression": 156}
-START = Spec("mnist", "lenet5", epochs=15, sparsity=0.98)
+START = Spec("mnist", "lenet5", layers="reparameterization", epochs=15, sparsity=0.98)
 UNITS_FIRST = Spec(
     "mnist", "lenet5", layers="reparameterization", epochs=20, sparsity=0.877, units="evidence", prior={"kind": "ard"},
     kl_weight=0.1, augmentation="shift", stop_after=10,
 )  # fmt: skip
 DRAWS = 30
 PREDICTIVES: tuple[Predictive, ...] = ("mean", "sampled")
-PRECISIONS: tuple[Precision, ...] = ("float32", "auto")
+STORED: dict[str, dict[str, Any]] = {
+    "float32": {"precision": "float32"},
+    "auto": {"precision": "auto"},
+    "auto, 0.1 nats": {"precision": "auto", "rounding_loss": 0.1},
+    "auto, 0.2 nats": {"precision": "auto", "rounding_loss": 0.2},
+    "auto, 0.5 nats": {"precision": "auto", "rounding_loss": 0.5},
+}
 
 
 def main() -> None:
@@ -89,7 +95,7 @@ def write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def name_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """What tells one network of the file from another."""
-    started = row.get("network", "lenet5"), row.get("units_first", False)
+    started = row.get("network", "lenet5"), row.get("layers", "flipout"), row.get("units_first", False)
     return (*started, round(row["sparsity"], 3), row["epochs"], row["trained_on"])
 
 
@@ -104,7 +110,7 @@ def specs(start: Spec, arguments: argparse.Namespace) -> Iterator[Spec]:
     for part in left:
         yield replace(
             start, parent=start, sparsity=round(1 - part, 6), epochs=arguments.epochs, learning_rate=0.005, kl="constant",
-            kl_weight=1.0, units=None, gradual=True, augmentation="none", stop_after=None,
+            kl_weight=1.0, units=None, gradual=True, augmentation="none", stop_after=None, shrink=True,
         )  # fmt: skip
 
 
@@ -124,22 +130,28 @@ def measured(spec: Spec, store: Path, data_dir: Path) -> dict[str, Any]:
     network = trained_network(spec, store, data_dir)
     left = sum(int(np.count_nonzero(weights.mask)) for weights in prunable_weights(network.model).values())
     every, parameters = size_of(network)
-    row: dict[str, Any] = {"network": spec.network, "units_first": (spec.parent or spec).units is not None}
+    row: dict[str, Any] = {
+        "network": spec.network,
+        "layers": spec.layers,
+        "units_first": (spec.parent or spec).units is not None,
+    }
     row |= {"sparsity": 1 - left / every, "epochs": spec.epochs, "trained_on": network.data.train_size}
     row |= {"weights": every, "left": left, "times": every / left}
     splits = {name: network.data.examples(name) for name in ("valid", "test")}
     for name, split in splits.items():
         if len(split):
             row |= {f"{name}_{key}": value for key, value in errors(network.model, split).items()}
-    return row | {"stored": {name: stored(network.model, name, splits, 4 * parameters) for name in PRECISIONS}}
+    return row | {
+        "stored": {name: stored(network.model, given, splits, 4 * parameters) for name, given in STORED.items()}
+    }
 
 
-def stored(model: Any, precision: Precision, splits: Mapping[str, Split], dense: int) -> dict[str, float]:
-    """Bytes of the weights and of all files of an export of the mean, how much smaller the weights are than the `dense` bytes of
-    the whole network's, and the errors."""
+def stored(model: Any, given: Mapping[str, Any], splits: Mapping[str, Split], dense: int) -> dict[str, float]:
+    """Bytes of the weights and of all files of an export of the mean, as `given` says, how much smaller the weights are than the
+    `dense` bytes of the whole network's, and the errors."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        manifest = bp.export(model, Path(folder) / "out", precision=precision, task="classification", from_logits=True)
+        manifest = bp.export(model, Path(folder) / "out", task="classification", from_logits=True, **given)
         for name, split in splits.items():
             if len(split):
                 wrong = bp.predict(Path(folder) / "out", split.x, progress=False).labels != split.y
