@@ -52,12 +52,11 @@ def row_of(name: str, precision: Precision, rounds: int, place: Path) -> dict[st
     model, few = network(*LAYERS[name]), precision == "int8"
     layer = model.get_layer("layer")
     shape = (None, *model.input_shape[1:])
-    found = columns.columns_of(layer, layer.kernel.numpy(), [shape], few)
+    found = columns.columns_of(layer, [shape], few)
     row: dict[str, Any] = {"layer": name, "precision": precision, "columns": None if found is None else found.count}
     if found is None:
         return row
     as_it_is = columns._columns(layer, shape[1:-1], 1)
-    assert as_it_is is not None
     inputs, outputs = layer.kernel.shape[-2:]
     all_of = columns._products(found, inputs, outputs, few) + columns._moved(found, shape[1:-1], inputs, few)
     row["products"] = all_of / columns._products(as_it_is, inputs, outputs, few)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,34 +76,29 @@ class Columns:
         return tf.reshape(outputs, [-1, *self.outputs, outputs.shape[-1] // self.count])
 
 
-def columns_of(layer: Any, kernel: np.ndarray, shapes: Sequence[Any], few: bool) -> Columns | None:
+def columns_of(layer: Any, shapes: Sequence[Any], few: bool) -> Columns | None:
     """How a convolution is computed in the fewest products, if that is clearly fewer than as it is; else None.
 
     Args:
       layer: of Keras, or one that has its arguments.
-      kernel: [.., height, width, in, out].
       shapes: of the inputs of all of its calls, [batch, .., height, width, in].
       few: whether it is multiplied in whole numbers.
     """
     sizes = {tuple(shape[1:-1]) for shape in shapes}
-    if len(sizes) > 1 or not _is_plain(layer, kernel, next(iter(sizes))):
+    if len(sizes) > 1 or not _is_plain(layer, next(iter(sizes))):
         return None
-    size, inputs = next(iter(sizes)), kernel.shape[-2]
-    as_it_is = _columns(layer, size, 1)
-    assert as_it_is is not None
-    tried = [_columns(layer, size, count) for count in range(2, _MOST + 1)]
-    found = [
-        (_products(one, inputs, kernel.shape[-1], few) + _moved(one, size, inputs, few), one) for one in tried if one
-    ]
+    size, (inputs, outputs) = next(iter(sizes)), layer.kernel.shape[-2:]
+    tried = [one for count in range(2, _MOST + 1) if _fits(one := _columns(layer, size, count))]
+    found = [(_products(one, inputs, outputs, few) + _moved(one, size, inputs, few), one) for one in tried]
     least, best = min(found, key=lambda pair: pair[0], default=(math.inf, None))
-    return best if least <= _LESS * _products(as_it_is, inputs, kernel.shape[-1], few) else None
+    return best if least <= _LESS * _products(_columns(layer, size, 1), inputs, outputs, few) else None
 
 
-def _is_plain(layer: Any, kernel: np.ndarray, size: tuple[int | None, ...]) -> bool:
+def _is_plain(layer: Any, size: tuple[int | None, ...]) -> bool:
     """Whether it is a convolution, but for one of groups, a spread or a causal one, over positions that are known."""
     return (
         isinstance(kind_of(layer), Convolution)
-        and kernel.ndim == len(size) + 2
+        and len(layer.kernel_size) == len(size)
         and None not in size
         and layer.data_format == "channels_last"
         and getattr(layer, "groups", 1) == 1
@@ -112,8 +107,8 @@ def _is_plain(layer: Any, kernel: np.ndarray, size: tuple[int | None, ...]) -> b
     )
 
 
-def _columns(layer: Any, size: tuple[int, ...], count: int) -> Columns | None:
-    """So many columns as one; None where they do not go into what is read and what is made."""
+def _columns(layer: Any, size: tuple[int, ...], count: int) -> Columns:
+    """So many columns as one, where they fit."""
     kernel_size, strides = tuple(layer.kernel_size), tuple(layer.strides)
     same = layer.padding == "same"
     outputs = tuple(
@@ -124,12 +119,15 @@ def _columns(layer: Any, size: tuple[int, ...], count: int) -> Columns | None:
         max(step * (made - 1) + width - one, 0) if same else 0
         for one, width, step, made in zip(size, kernel_size, strides, outputs, strict=True)
     ]
-    padding = [(one // 2, one - one // 2) for one in missing]
-    found = Columns(count, kernel_size, strides, tuple(padding), outputs)
-    after = (outputs[-1] // count - 1 + found.width) * strides[-1] * count - size[-1] - padding[-1][0]
-    if outputs[-1] % count or after < 0:
-        return None
-    return Columns(count, kernel_size, strides, (*padding[:-1], (padding[-1][0], after)), outputs)
+    *padding, (before, _) = [(one // 2, one - one // 2) for one in missing]
+    found = Columns(count, kernel_size, strides, (), outputs)
+    after = (outputs[-1] // count - 1 + found.width) * strides[-1] * count - size[-1] - before
+    return replace(found, padding=(*padding, (before, after)))
+
+
+def _fits(columns: Columns) -> bool:
+    """Whether so many columns go into what is read and what is made."""
+    return columns.outputs[-1] % columns.count == 0 and columns.padding[-1][1] >= 0
 
 
 def _products(columns: Columns, inputs: int, outputs: int, few: bool) -> int:

@@ -403,19 +403,17 @@ def _lowered(layer: Any, lowering: Lowering, shapes: list[Any], certain: bool) -
     shared = len(shapes) > 1
     if is_dense and not (shared and isinstance(layer, Variational)):
         return LoweredDense(layer, lowering, certain)
-    columns = (
-        _columns(layer, lowering, shapes) if lowering.pixel_columns and not isinstance(layer, Variational) else None
-    )
+    columns = _columns(layer, lowering, shapes)
     if columns is not None:
         return LoweredColumns(layer, lowering, shared, columns)
     return LoweredPositions(layer, lowering, shared)
 
 
 def _columns(layer: Any, lowering: Lowering, shapes: list[Any]) -> Columns | None:
-    """How a layer with one kernel is multiplied with columns of pixels as channels; None where it is not."""
-    kernels = list(kernels_of(layer).values())
-    few = lowering.of(layer.name).bits is not None
-    return columns_of(layer, kernels[0].loc, shapes, few) if len(kernels) == 1 else None
+    """How a layer is multiplied with columns of pixels as channels; None where it is not, as where its weights have variances."""
+    if not lowering.pixel_columns or isinstance(layer, Variational):
+        return None
+    return columns_of(layer, shapes, few=lowering.of(layer.name).bits is not None)
 
 
 def _is_lowered(layer: Any, steps: bool, lowering: Lowering) -> bool:
