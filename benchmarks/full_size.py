@@ -139,11 +139,16 @@ def scores_of(answers: Mapping[str, Mapping[str, np.ndarray]], y: np.ndarray) ->
     return found | {f"auroc_{name}": ood_auroc(inside, a["entropy"]) for name, a in answers.items() if name != "test"}
 
 
+def anew(model: Any, data: Splits) -> Any:
+    """The model with its normalization measured on training images."""
+    return bp.recalibrate(model, data.examples("train").x[:2000])
+
+
 def weight_rows(network: str, variant: str, model: Any, data: Splits) -> list[dict[str, Any]]:
     """The posterior mean without some of its weights, not retrained, its normalization measured anew."""
-    test, train, rows = data.examples("test"), data.examples("train").x[:2000], list[dict[str, Any]]()
+    test, rows = data.examples("test"), list[dict[str, Any]]()
     for sparsity in SPARSITIES:
-        smaller = bp.recalibrate(bp.prune(model, sparsity=sparsity)[0] if sparsity else model, train)
+        smaller = anew(bp.prune(model, sparsity=sparsity)[0] if sparsity else model, data)
         answer = bp.predict(smaller, test.x, predictive="mean", progress=False)
         outputs = {"test": {"probabilities": answer.probabilities, "entropy": answer.entropy}}
         rows.append({"network": network, "variant": variant, "removed": sparsity, **scores_of(outputs, test.y)})
@@ -215,9 +220,8 @@ def rows_of(
     models = {variant: bp.load_model(run).model for variant, run in runs.items()}
     images = images_of(data, arguments.data_dir)
     rows = [training_row(network, variant, run, about) for variant, run in runs.items()]
-    train = data.examples("train").x[:2000]
     # Normalization that was measured under draws is measured anew for the mean.
-    means = {v: bp.recalibrate(model, train) if VARIANTS[v].bayesian else model for v, model in models.items()}
+    means = {v: anew(model, data) if VARIANTS[v].bayesian else model for v, model in models.items()}
     rows += export_rows(network, means, data, images, arguments.runs / f"{network}-exports", arguments.rounds)
     rows += [row for variant in runs for row in weight_rows(network, variant, models[variant], data)]
     return rows + [

@@ -74,7 +74,7 @@ def add_arguments(parser: Parser) -> None:
         type=float,
         metavar="NATS",
         help="nats of the evidence lower bound that --precision auto may lose for each weight (default: 1/24, a step as wide as the "
-        "posterior; 0.5 is the shortest description of network and data)",
+        "posterior; 0.5 gives the shortest description of network and data together)",
     )
     parser.add_argument(
         "--all-int8",

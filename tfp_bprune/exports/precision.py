@@ -4,9 +4,9 @@ A layer takes the fewest bits whose rounding lies within the width of its poster
 it (`prediction.grids.elbo_loss`), by no more than 1/24 nat for each weight that is left, as much as a grid costs whose step
 is a weight's standard deviation, or by as much as is said. A step of D standard deviations loses D^2 / 24 nats a weight and
 saves ln D nats of its code, together the most at D^2 = 12: half a nat a weight is the shortest description of network and data
-(Hinton and van Camp 1993), and more gains nothing. Where the uncertainty of weights is told (`sampled`, `moments`), weights that could as well be 0,
-at a loss within the same bound, do not count: they lose next to nothing in any number of bits, and many of them would allow the
-others, by which examples are told apart, to lose far more than that.
+(Hinton and van Camp 1993), and more gains nothing. Where the uncertainty of weights is told (`sampled`, `moments`), weights
+that could as well be 0, at a loss of 1/24 nat or less, do not count: they lose next to nothing in any number of bits, and many
+of them would allow the others, by which examples are told apart, to lose far more than that.
 """
 
 from __future__ import annotations

@@ -21,9 +21,8 @@ _UNCERTAINTIES = ("epistemic", "weights_std")
 # What a plan that is left open may cost, beyond which it gets more bits.
 MOST: dict[str, float] = {"accuracy": 0.003, "ece": 0.01, "nll": 0.01, "disagreement": 0.005}
 LEAST_CORRELATION = 0.98
-MOST_OF_UNCERTAINTY = (
-    0.05  # by what part the mean entropy of validation examples, or what weights add to it, may change
-)
+# By what part the mean entropy of validation examples, or what weights add to it, may change.
+MOST_OF_UNCERTAINTY = 0.05
 _NOTHING = 1e-6  # nats, or units of a target: what is below is rounding
 
 Run = Callable[[Outputs], Outputs]
