@@ -186,6 +186,15 @@ def test_a_sweep_in_few_bits_has_files_of_its_own(answer: Answer, tiny_run: Path
     assert not (path / "sweep.json").exists()
 
 
+def test_a_sweep_hands_on_what_rounding_may_lose(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    words = ["sweep", path, "--sparsity", 0.5, "--samples", 2, "--precision", "auto", "--rounding-loss", 0.5]
+    (row,) = answer(*words)["rows"]
+    exported = [Run.open(path / place).manifest for place in row["exports"].values()]
+    assert [made["rounding_loss"] for made in exported] == [0.5] * 2
+    assert {"sweep-auto-0.5.json", "sweep-auto-0.5.png"} <= set(Run.open(path).verify())
+
+
 def test_all_int8_means_weights_in_int8(answer: Answer, tiny_run: Path, tmp_path: Path) -> None:
     made = answer("export", tiny_run, "--out", tmp_path / "served", "--format", "litert", "--all-int8", "--no-score")
     assert made["precision"] == "int8"

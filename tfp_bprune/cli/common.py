@@ -158,13 +158,20 @@ def add_pruning(parser: Parser) -> None:
 
 
 def add_precision(parser: Parser) -> None:
-    """`--precision`."""
+    """`--precision` and `--rounding-loss`."""
     parser.add_argument(
         "--precision",
         nargs="+",
         metavar="P",
         help="precision of the stored weights: float32, float16, int8, int4 (int2 to int8 in a SavedModel), or auto, the fewest "
         "bits that the posterior allows; for all layers, or LAYER=P for each of several (default: float32)",
+    )
+    parser.add_argument(
+        "--rounding-loss",
+        type=float,
+        metavar="NATS",
+        help="nats of the evidence lower bound that --precision auto may lose for each weight (default: 1/24, a step as wide as the "
+        "posterior; 0.5 gives the shortest description of network and data together)",
     )
 
 

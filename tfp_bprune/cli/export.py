@@ -70,13 +70,6 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--float16", action="store_true", help="the same as --precision float16")
     add_precision(parser)
     parser.add_argument(
-        "--rounding-loss",
-        type=float,
-        metavar="NATS",
-        help="nats of the evidence lower bound that --precision auto may lose for each weight (default: 1/24, a step as wide as the "
-        "posterior; 0.5 gives the shortest description of network and data together)",
-    )
-    parser.add_argument(
         "--all-int8",
         action="store_true",
         help="calibrate the ranges of activations on training examples, and compute in integers throughout (litert, onnx; "

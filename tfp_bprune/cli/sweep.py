@@ -76,11 +76,13 @@ def run(arguments: Any) -> int:
 
 
 def name_of(arguments: Any) -> str:
-    """Name of the sweep's files, one for each way of pruning and rounding: `sweep`, `sweep-unit`, `sweep-recalibrated-int8`."""
+    """Name of the sweep's files, one for each way of pruning and rounding: `sweep`, `sweep-unit`, `sweep-auto-0.5`."""
     parts = ["unit"] * (arguments.granularity == "unit") + ["recalibrated"] * arguments.recalibrate
     if fewer_bits(arguments):
         precision = precision_of(arguments)
         parts.append(precision if isinstance(precision, str) else "mixed")
+    if arguments.rounding_loss is not None:
+        parts.append(f"{arguments.rounding_loss:g}")
     return "-".join(["sweep", *parts])
 
 
@@ -107,7 +109,8 @@ def sweep_run(path: Path, sparsities: list[float], arguments: Any) -> Json:
                 facts=facts | {"data": saved.config.get("data"), "request": saved.config.get("request")},
                 on_step=lambda what: bar.to(next(started), what),
                 on_replace=lambda: run_directory.commit({}, drop=tuple(files)),  # it must not name exports that are gone
-                precision=precision_of(arguments), validation=data.examples("valid") if fewer_bits(arguments) else None,
+                precision=precision_of(arguments), rounding_loss=arguments.rounding_loss,
+                validation=data.examples("valid") if fewer_bits(arguments) else None,
                 calibration=data.examples("train").batches(100) if arguments.recalibrate else None,
             )
         )  # fmt: skip

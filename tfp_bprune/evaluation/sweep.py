@@ -48,6 +48,7 @@ def sweep(
     counts: Counts = "weights",
     calibration: Any = None,
     precision: Asked | None = None,
+    rounding_loss: float | None = None,
     validation: Any = None,
     on_replace: Callable[[], None] = lambda: None,
 ) -> Json:
@@ -66,7 +67,7 @@ def sweep(
       on_replace: called before the exports of an earlier sweep go.
       calibration: training batches on which `recalibrate` measures batch normalization and a regression's
         noise anew before each export.
-      precision, validation: of every export, as in `export`; rows say the bytes of the weights alone as
+      precision, rounding_loss, validation: of every export, as in `export`; rows say the bytes of the weights alone as
         `payload_bytes`.
 
     Returns:
@@ -97,6 +98,7 @@ def sweep(
                     samples=samples,
                     facts=facts,
                     precision=precision,
+                    rounding_loss=rounding_loss,
                     validation=validation,
                 )
                 for network, place, kind in zip(ready, places, kinds, strict=True)
