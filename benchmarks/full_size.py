@@ -17,7 +17,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,17 @@ class Variant:
     leaves: str | None = None
 
 
-VARIANTS = {
+VGG16 = {
     "plain": Variant(6, 1e-3),
     "plain-on": Variant(4, 5e-4, start="plain"),
     "bayesian": Variant(4, 5e-4, start="plain", bayesian=True),
     "halved": Variant(10, 5e-4, start="bayesian", bayesian=True, leaves="half"),
     "shrinking": Variant(6, 1e-3, bayesian=True, rho=-7.0, kl_weight=0.03, leaves="gradual"),
+}
+SHORTER = {"plain": 3, "plain-on": 2, "bayesian": 2, "halved": 3}  # epochs of a network that takes twice as long
+VARIANTS = {
+    "vgg16": VGG16,
+    "resnet18": {name: replace(VGG16[name], epochs=epochs) for name, epochs in SHORTER.items()},
 }
 SPARSITIES = (0.0, 0.8)
 DRAWS, DRAWN = 10, 1000
@@ -99,7 +104,7 @@ def begun(network: str, variant: Variant, data: Splits, runs: Path, width: float
     if variant.start is None:
         return bp.build(network, data.info, policy=policy, options={"width": width}, **kind)  # type: ignore[arg-type]
     model = bp.load_model(runs / f"{network}-{variant.start}").model
-    if variant.bayesian and not VARIANTS[variant.start].bayesian:
+    if variant.bayesian and not VARIANTS[network][variant.start].bayesian:
         model = bp.bayesianize(model, **kind)
     if variant.leaves == "half":
         model, _ = bp.prune(model, sparsity=HALF, granularity="unit", scope="layer", criterion="evidence")
@@ -109,7 +114,7 @@ def begun(network: str, variant: Variant, data: Splits, runs: Path, width: float
 
 def train(network: str, name: str, data: Splits, runs: Path, width: float, policy: Policy) -> Path:
     """Trains what is missing of a network, and of those it starts from; its run."""
-    path, variant = runs / f"{network}-{name}", VARIANTS[name]
+    path, variant = runs / f"{network}-{name}", VARIANTS[network][name]
     if Run(path).exists and Run.open(path).manifest["epoch"] >= variant.epochs:
         return path
     if variant.start is not None:
@@ -221,11 +226,13 @@ def rows_of(
     images = images_of(data, arguments.data_dir)
     rows = [training_row(network, variant, run, about) for variant, run in runs.items()]
     # Normalization that was measured under draws is measured anew for the mean.
-    means = {v: anew(model, data) if VARIANTS[v].bayesian else model for v, model in models.items()}
+    means = {v: anew(model, data) if VARIANTS[network][v].bayesian else model for v, model in models.items()}
     rows += export_rows(network, means, data, images, arguments.runs / f"{network}-exports", arguments.rounds)
     rows += [row for variant in runs for row in weight_rows(network, variant, models[variant], data)]
     return rows + [
-        drawn_row(network, variant, models[variant], data, images) for variant in runs if VARIANTS[variant].bayesian
+        drawn_row(network, variant, models[variant], data, images)
+        for variant in runs
+        if VARIANTS[network][variant].bayesian
     ]
 
 
@@ -250,7 +257,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/full"), help="where trained networks are kept")
     parser.add_argument("--networks", nargs="+", default=["vgg16"], choices=["vgg16", "resnet18"])
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, help="train these and end")
+    parser.add_argument("--only", nargs="+", choices=VGG16, help="train these and end")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--policy", default="mixed_bfloat16", help="Keras's policy while training")
     arguments = parser.parse_args()
@@ -260,7 +267,7 @@ def main() -> None:
     for network in arguments.networks:
         runs = {
             v: train(network, v, data, arguments.runs, arguments.width, arguments.policy)
-            for v in arguments.only or VARIANTS
+            for v in arguments.only or VARIANTS[network]
         }
         if not arguments.only:
             rows += rows_of(network, runs, data, about, arguments)

@@ -1,14 +1,16 @@
 """Which estimator learns the most in the least time: validation NLL against seconds of training.
 
-    python benchmarks/time_to_quality.py --data-dir DIR [--networks mlp lenet5 vgg16 resnet18] [--seeds 3] [--epochs N]
+    python benchmarks/time_to_quality.py --data-dir DIR [--networks mlp lenet5 vgg16 resnet18] [--seeds 0 1 2] [--epochs N]
 
-Flipout, reparameterization and local on mlp and lenet5 (mnist), vgg16 and resnet18 at a quarter of their width (cifar10, one seed). The
+Flipout, reparameterization and local on mlp and lenet5 (mnist), vgg16 and resnet18 at a quarter of their width (20,000 examples of
+cifar10, one seed). The
 three of a network and seed train at the same time and take turns, an epoch each, so that what else the machine does meets all alike.
-Validation is of the posterior mean. Writes results/time_to_quality.json and .png.
+Validation is of the posterior mean. Writes results/time_to_quality.json, where rows of other networks and seeds stay, and .png.
 """
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,13 @@ import numpy as np
 
 import tfp_bprune as bp
 from tfp_bprune.data.splits import Splits
+from tfp_bprune.evaluation.sweep import machine
 
 NETWORKS: dict[str, dict[str, Any]] = {
-    "mlp": {"options": {}, "epochs": 20, "examples": None, "seeds": 3, "batch": 100},
-    "lenet5": {"options": {}, "epochs": 12, "examples": None, "seeds": 3, "batch": 100},
-    "vgg16": {"options": {"width": 0.25}, "epochs": 20, "examples": None, "seeds": 1, "batch": 64},
-    "resnet18": {"options": {"width": 0.25}, "epochs": 20, "examples": None, "seeds": 1, "batch": 64},
+    "mlp": {"options": {}, "epochs": 10, "examples": None, "seeds": [0, 1, 2], "batch": 100},
+    "lenet5": {"options": {}, "epochs": 6, "examples": None, "seeds": [0, 1, 2], "batch": 100},
+    "vgg16": {"options": {"width": 0.25}, "epochs": 5, "examples": 20_000, "seeds": [0], "batch": 64},
+    "resnet18": {"options": {"width": 0.25}, "epochs": 5, "examples": 20_000, "seeds": [0], "batch": 64},
 }
 ESTIMATORS = ("flipout", "reparameterization", "local")
 COLOURS = {"flipout": "#0072b2", "reparameterization": "#d55e00", "local": "#009e73"}
@@ -41,7 +44,7 @@ def trained(name: str, data: Splits, seed: int, layers: Any, turns: measure.Turn
 def rows_of(name: str, data_dir: str) -> list[dict[str, Any]]:
     """A row an estimator and seed."""
     about, rows = NETWORKS[name], []
-    for seed in range(about["seeds"]):
+    for seed in about["seeds"]:
         data = bp.load(measure.dataset_of(name), data_dir, batch_size=about["batch"], seed=seed)
         data = data if about["examples"] is None else measure.of_few(data, about["examples"])
         found = measure.by_turns(partial(trained, name, data, seed), ESTIMATORS)
@@ -50,6 +53,7 @@ def rows_of(name: str, data_dir: str) -> list[dict[str, Any]]:
             whole, spent = np.array(one["val_nll"]), np.cumsum(one["seconds"])
             rows.append(
                 {"network": name, "estimator": layers, "seed": seed, **about["options"], "epochs": about["epochs"]}
+                | {"processor": machine()["processor"]}
                 | {"batch": about["batch"], "examples": len(data.examples("train")), **one}
                 | {
                     "epoch_s": float(np.median(one["seconds"])),
@@ -61,11 +65,18 @@ def rows_of(name: str, data_dir: str) -> list[dict[str, Any]]:
     return rows
 
 
+def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All rows in the order of the table, of a network and seed the new ones."""
+    made = {(row["network"], row["seed"]) for row in rows}
+    kept = [row for row in before if (row["network"], row["seed"]) not in made]
+    return sorted(kept + rows, key=lambda row: (list(NETWORKS).index(row["network"]), row["seed"]))
+
+
 def figure(rows: list[dict[str, Any]]) -> Any:
     """Validation NLL against seconds, a panel a network."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(row["network"] for row in rows))
+    names = [name for name in NETWORKS if name in {row["network"] for row in rows}]
     made = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
     for axes, name in zip(np.atleast_1d(made.subplots(1, len(names))), names, strict=True):
         mine = [row for row in rows if row["network"] == name]
@@ -85,17 +96,17 @@ def main() -> None:
     parser = measure.parser(__doc__, "time_to_quality")
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    for what in ("epochs", "seeds", "examples"):
-        parser.add_argument(
-            f"--{what}", type=int, help=f"{what} of each network (default: those of the table in this file)"
-        )
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds of each network (default: those of the table here)")
+    for what in ("epochs", "examples"):
+        parser.add_argument(f"--{what}", type=int, help=f"{what} of each network (default: those of the table here)")
     arguments = parser.parse_args()
     for name in arguments.networks:
         given = {key: getattr(arguments, key) for key in ("epochs", "seeds", "examples")}
         NETWORKS[name] |= {key: value for key, value in given.items() if value is not None}
-    rows = []
+    out = Path(arguments.json)
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
     for name in arguments.networks:
-        rows += rows_of(name, arguments.data_dir)
+        rows = merged(rows, rows_of(name, arguments.data_dir))
         measure.write(rows, arguments.json)
     columns = {
         "network": "",
