@@ -14,6 +14,7 @@ from tests.branching import NAMES, NETWORKS, built, randomized
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.compact import compact
 from tfp_bprune.layers import DenseReparameterization
+from tfp_bprune.layers.rules.activations import _ELEMENTWISE
 from tfp_bprune.networks import build
 from tfp_bprune.prediction.kernels import Lowering
 from tfp_bprune.prediction.lower import lowered
@@ -64,6 +65,22 @@ def test_a_unit_that_reads_nothing_goes_and_its_value_stays_in_the_bias() -> Non
     small = compact(chain_with(mask_1, np.ones((4, 2), bool), "sigmoid"))
     assert small.get_layer("a").units == 3
     np.testing.assert_allclose(small.get_layer("b").bias, np.array([0.5, 0.6]) + 0.7 / (1 + np.exp(-0.3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("as_layer", [False, True])
+@pytest.mark.parametrize("name", sorted(_ELEMENTWISE))
+def test_constants_pass_every_activation(name: str, as_layer: bool) -> None:
+    """Keras's functions take tensors: not all of them take arrays."""
+    x = keras.Input((3,))
+    y = L.Activation(name)(L.Dense(4, name="a")(x)) if as_layer else L.Dense(4, name, name="a")(x)
+    model = keras.Model(x, L.Dense(2, name="b")(y))
+    kernel = np.random.default_rng(0).normal(size=(3, 4))
+    kernel[:, 1] = 0
+    model.get_layer("a").set_weights([kernel, np.array([0.1, -0.7, 0.3, 0.4])])
+    small = compact(model)
+    assert small.get_layer("a").units == 3
+    inputs = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
+    np.testing.assert_allclose(small(inputs), model(inputs), rtol=1e-5, atol=1e-6)
 
 
 def test_death_spreads_through_layers() -> None:

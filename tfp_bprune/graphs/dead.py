@@ -13,7 +13,7 @@ from tfp_bprune.graphs.copying import is_raw
 from tfp_bprune.graphs.graph import Step, graph_of
 from tfp_bprune.layers import Kind, kind_of, weights_of
 from tfp_bprune.layers.kind import along
-from tfp_bprune.layers.rules import is_elementwise, rule_of
+from tfp_bprune.layers.rules import applied, is_elementwise, rule_of
 
 
 def labels_of(model: Any) -> ChannelLabels | None:
@@ -140,7 +140,7 @@ def _activated(layer: Any, values: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     if not is_elementwise(layer):
         return np.full(len(fixed), np.nan)
     activation = getattr(layer, "activation", None)
-    return np.where(fixed, values if activation is None else _called(activation, values), np.nan)
+    return np.where(fixed, values if activation is None else applied(activation, values), np.nan)
 
 
 def needed(
@@ -174,7 +174,3 @@ def needed(
 def foldable(kernels: Kernels, constant: np.ndarray) -> np.ndarray:
     """Which inputs can go for good: those always 0, and constants that the bias can take."""
     return (constant == 0) | (~np.isnan(constant) & kernels.folds)
-
-
-def _called(function: Any, values: np.ndarray) -> np.ndarray:
-    return np.asarray(function(np.nan_to_num(values).astype(np.float32)), np.float64)

@@ -4,7 +4,7 @@
 """
 
 from tfp_bprune.layers.rules import merges, normalization, pooling
-from tfp_bprune.layers.rules.activations import Elementwise, activation_name, is_elementwise
+from tfp_bprune.layers.rules.activations import Elementwise, activation_name, applied, is_elementwise
 from tfp_bprune.layers.rules.moves import Keeps, Moves
 from tfp_bprune.layers.rules.noise import Factors, Identity, Noise, Random
 from tfp_bprune.layers.rules.normals import by_quadrature, by_rectifying
@@ -21,6 +21,7 @@ __all__ = [
     "Random",
     "Spread",
     "activation_name",
+    "applied",
     "by_quadrature",
     "by_rectifying",
     "is_elementwise",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import keras
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers.rules.normals import by_quadrature, by_rectifying
 from tfp_bprune.layers.rules.rule import Channels, Erf, LayerRule, Match, rule_for, rule_of
 
@@ -42,6 +42,11 @@ def matched(layer: Any, erf: Erf) -> Match | None:
     return by_quadrature(activation) if activation is not None and is_elementwise(layer) else None
 
 
+def applied(function: Any, values: np.ndarray) -> np.ndarray:
+    """A function of tensors, as an activation is, of an array of numbers; of 0 where there is none."""
+    return np.asarray(function(tf.constant(np.nan_to_num(values), tf.float32)), np.float64)
+
+
 class Elementwise(LayerRule):
     """One function of each number by itself, without weights: that of any subclass of `Layer` that is declared so."""
 
@@ -63,8 +68,7 @@ class Elementwise(LayerRule):
         """The function of it."""
         if training:
             return super().constant(layer, values, training)
-        made = np.asarray(layer(np.nan_to_num(values).astype(np.float32)), np.float64)
-        return np.where(np.isnan(values[0]), np.nan, made[0])
+        return np.where(np.isnan(values[0]), np.nan, applied(layer, values)[0])
 
     def matched(self, layer: Any, erf: Erf) -> Match | None:
         """By quadrature."""
