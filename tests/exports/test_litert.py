@@ -13,13 +13,16 @@ import pytest
 from tests.exports.networks import NETWORKS, assert_answers_as_tensorflow, classifier, pruned_predictor, run, settled
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.exports import Form, export, litert
+from tfp_bprune.exports.forms import FORMS
 from tfp_bprune.exports.sparsify import Rows, sparsify
 from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.prediction import Predictor
 from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
+from tfp_bprune.prediction.unrolling import MOST_STEPS
 from tfp_bprune.types import ExportError
 
 pytest.importorskip("ai_edge_litert")
+L = keras.layers
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -120,6 +123,78 @@ def test_rows_hold_all_that_is_not_zero() -> None:
 def test_operations_that_litert_lacks_are_named(arguments: Any, operation: str) -> None:
     with pytest.raises(ExportError, match=rf"^LiteRT has no .*{operation}\w+: use the predictive 'mean' or 'moments'"):
         litert.to_litert(Predictor(NETWORKS["mlp"](), *arguments))
+
+
+@pytest.mark.parametrize("format", ["litert", "onnx"])
+def test_the_layer_with_an_operation_that_is_lacking_is_named(format: str, tmp_path: Path) -> None:
+    x = keras.Input((4,))
+    model = classifier(keras.Model(x, L.Dense(3)(L.Lambda(lambda t: tf.math.igamma(t, t), name="own")(x))))
+    with pytest.raises(ExportError, match=r" has no Igamma, which layer 'own' takes: use the format 'savedmodel'$"):
+        export(model, tmp_path / "out", format=format)
+
+
+def test_the_layer_with_an_activation_that_is_lacking_is_named(tmp_path: Path) -> None:
+    model = classifier(keras.Sequential([keras.Input((4,)), L.Dense(3, activation="softsign", name="mid"), L.Dense(3)]))
+    with pytest.raises(ExportError, match=r"^LiteRT has no Softsign, which layer 'mid' takes: use the format"):
+        export(model, tmp_path / "out", format="litert")
+
+
+RECURRENT: dict[str, Any] = {
+    "lstm": lambda x: L.LSTM(3)(x),
+    "heeding a mask, both ways": lambda x: L.Bidirectional(L.GRU(3))(L.Masking(0.0)(x)),
+    "cells": lambda x: L.RNN([L.LSTMCell(3), L.GRUCell(2)])(x),
+    "every step": lambda x: L.Flatten()(L.SimpleRNN(3, return_sequences=True, go_backwards=True)(x)),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 2}, {"precision": "int8"}], ids=str)
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_begin_anew_with_every_call(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Of batches of any size too. In whole numbers the state that they begin with is a tensor that is 0 throughout."""
+    x = np.random.default_rng(0).normal(size=(5, 6, 2)).astype(np.float32)
+    x[:, 4:] = 0
+    inputs = keras.Input((6, 2))
+    model = classifier(keras.Model(inputs, L.Dense(3)(RECURRENT[name](inputs))))
+    few = {"representative": x} if "precision" in options else {}
+    export(model, tmp_path / "out", format="litert", **options, **few)
+    run_file = FORMS["litert"].runner(tmp_path / "out" / "model.tflite", batch=options.get("batch"))
+    expected = tf.nn.softmax(model(x))
+    for _ in range(2):
+        np.testing.assert_allclose(run_file({"inputs": x})["probabilities"], expected, atol=0.05 if few else 1e-6)
+    assert not any(one.unroll for layer in model.layers for one in layer._flatten_layers() if isinstance(one, L.RNN))
+
+
+def test_loops_of_many_steps_are_for_batches_of_one_size(tmp_path: Path) -> None:
+    x = keras.Input((MOST_STEPS + 1, 1))
+    model = classifier(keras.Model(x, L.Dense(3)(L.LSTM(2)(x))))
+    with pytest.raises(ExportError, match=r"loops over its steps, .*: give batch=N and inputs of a fixed length"):
+        export(model, tmp_path / "out", format="litert")
+    assert export(model, tmp_path / "two", format="litert", batch=2)["difference"] < 1e-5
+
+
+@pytest.mark.parametrize("zeros", ["inside", "everywhere"])
+def test_what_no_example_makes_anything_of_has_a_range(zeros: str, tmp_path: Path) -> None:
+    """Steps of no width make LiteRT's kernels fail."""
+    pytest.importorskip("ai_edge_quantizer")
+    x = keras.Input((4,))
+    dead = L.Dense(3, "relu", bias_initializer=keras.initializers.Constant(-99.0), name="dead")(x)
+    alive = L.Dense(3, "tanh", name="alive")(x)
+    model = classifier(keras.Model(x, L.Dense(3)(L.Concatenate()([L.Dense(3)(dead * alive), alive]))))
+    examples = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32) * (zeros == "inside")
+    export(model, tmp_path / "out", format="litert", precision="int8", representative=examples)
+    found = FORMS["litert"].runner(tmp_path / "out" / "model.tflite")({"inputs": examples})
+    np.testing.assert_allclose(found["probabilities"], tf.nn.softmax(model(examples)), atol=0.05)
+
+
+def test_a_quantizer_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer = pytest.importorskip("ai_edge_quantizer.quantizer")
+
+    def fails(*_: Any) -> None:
+        raise ValueError("Tensor data is null.\nRun allocate_tensors() first")
+
+    monkeypatch.setattr(quantizer.Quantizer, "quantize", fails)
+    with pytest.raises(ExportError, match=r"^LiteRT's quantizer failed: Tensor data is null\.; choose precision"):
+        export(NETWORKS["mlp"](), tmp_path / "out", format="litert", precision="int8")
 
 
 def test_wrong_answers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 from tfp_bprune._keras import tf
 from tfp_bprune.exports.forms import TOLERANCE, Outputs
 from tfp_bprune.exports.warmup import fixed
+from tfp_bprune.graphs.rebuild import calls_of
+from tfp_bprune.layers.rules import activation_name
 from tfp_bprune.types import ExportError, Predictive
 
 EXTRA = "tfp-bprune[formats]"
@@ -22,6 +24,8 @@ _MARGIN = 3.0
 _BATCHES = (1, 3)  # a second size, so that a batch that was fixed while converting is noticed
 _OF_MOMENTS = ", which following moments back through this network takes"
 _SAID = 200  # characters of what others say
+_REMEDY = "use the format 'savedmodel'"
+REMEDY_FEW = "choose precision 'float32', leave out representative examples, or use the format 'savedmodel'"
 
 
 def require(file_format: str, *packages: str, extra: str = EXTRA) -> None:
@@ -41,24 +45,43 @@ def require(file_format: str, *packages: str, extra: str = EXTRA) -> None:
         raise ExportError(f"the format {file_format!r} needs {', '.join(missing)}, not installed here{remedy}")
 
 
-def refusal(title: str, operations: Sequence[str], predictive: Predictive) -> ExportError:
-    """The error for a graph with operations that the format does not have."""
-    dense = " with kernels 'dense'" if any("Sparse" in operation for operation in operations) else ""
-    others = "'mean'" if predictive == "moments" else f"'mean' or 'moments'{dense}"
-    return ExportError(
-        f"{title} has no {', '.join(sorted(set(operations)))}"
-        f"{_OF_MOMENTS if predictive == 'moments' else ''}: use the predictive {others}, or the format 'savedmodel'"
-    )
+def refusal(title: str, operations: Sequence[str], predictor: Any) -> ExportError:
+    """The error for a `Predictor` with operations that the format does not have."""
+    layers = _layers_with(predictor, operations)
+    taken = f", which layer {layers[0]!r} takes" if layers else ""
+    remedy = _REMEDY
+    if predictor.predictive == "moments":
+        taken, remedy = _OF_MOMENTS, f"use the predictive 'mean', or {_REMEDY.removeprefix('use ')}"
+    elif predictor.predictive == "sampled" or any("Sparse" in operation for operation in operations):
+        dense = " with kernels 'dense'" if predictor.predictive == "mean" else ""
+        remedy = f"use the predictive 'mean' or 'moments'{dense}, or {_REMEDY.removeprefix('use ')}"
+    return ExportError(f"{title} has no {', '.join(sorted(set(operations)))}{taken}: {remedy}")
 
 
-def failure(who: str, error: Exception, predictive: Predictive) -> ExportError:
+def _layers_with(predictor: Any, operations: Sequence[str]) -> list[str]:
+    """The layers with such operations, by the scope of their call or by their activation."""
+    graph = predictor.predict.get_concrete_function().graph
+    found = [operation.name for operation in graph.get_operations() if operation.type in operations]
+    kinds = {kind.lower() for kind in operations}
+    layers = {id(layer): layer for layer in calls_of(predictor.network)}.values()
+    return [
+        layer.name
+        for layer in layers
+        if any(f"/{layer.name}/" in name for name in found) or activation_name(layer).replace("_", "") in kinds
+    ]
+
+
+def failure(who: str, error: Exception, predictive: Predictive = "mean", remedy: str = _REMEDY) -> ExportError:
     """The error for a converter or runtime that failed; they raise errors of many types, none of them documented."""
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if predictive == "moments":
-        return ExportError(
-            f"{who} failed at following moments back through this network: {first[:_SAID]}; use the predictive 'mean', or the format 'savedmodel'"
+        who, remedy = (
+            f"{who} failed at following moments back through this network",
+            f"use the predictive 'mean', or {_REMEDY.removeprefix('use ')}",
         )
-    return ExportError(f"{who} failed: {first[:_SAID]}; use the format 'savedmodel'")
+    else:
+        who = f"{who} failed"
+    return ExportError(f"{who}: {first[:_SAID]}; {remedy}")
 
 
 def check_agreement(title: str, predictor: Any, run: Callable[[Any], Outputs], tolerance: float = TOLERANCE) -> float:

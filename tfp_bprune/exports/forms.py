@@ -57,6 +57,8 @@ class Form:
         and writes `predictor.for_batches_of(batch)`; what is loaded need not take other sizes.
       pixel_columns: whether its runtime multiplies convolutions of few channels faster with several columns of pixels as the
         channels of one, see `prediction.columns`.
+      unrolls: whether the steps of recurrent layers are written out, for a runtime whose loops want to know the size of a batch,
+        see `prediction.unrolling`.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Form:
     payload: Callable[[Any, Path], int] | None = None
     batch: bool = False
     pixel_columns: bool = False
+    unrolls: bool = False
 
     def __post_init__(self) -> None:
         defaults = {"title": self.name, "files": re.escape(self.file), "needed": (self.file,), "load": Path(self.load)}

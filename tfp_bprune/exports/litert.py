@@ -17,7 +17,10 @@ from tfp_bprune.exports.sparsify import sparsify
 from tfp_bprune.files.runs import write_atomically
 from tfp_bprune.prediction.grids import bits_of
 from tfp_bprune.prediction.predict import Predictor
-from tfp_bprune.types import ExportError, Predictive, Storage
+from tfp_bprune.prediction.unrolling import MOST_STEPS
+from tfp_bprune.types import ExportError, Storage
+
+_LOOPS = "Variable constant folding|TensorList"  # what the converter says of lists of unknown size
 
 
 def to_litert(
@@ -63,15 +66,21 @@ def _converted(predictor: Predictor, float16: bool, batch: int | None) -> bytes:
     try:
         return converter.convert()
     except Exception as error:
-        raise _explained(error, predictor.predictive) from error
+        raise _explained(error, predictor) from error
 
 
-def _explained(error: Exception, predictive: Predictive) -> ExportError:
+def _explained(error: Exception, predictor: Predictor) -> ExportError:
     """The converter's pages of text as one line."""
     lacking = re.findall(r"^(?:TF Select|Custom) ops: (.*)$", str(error), re.MULTILINE)
     if lacking:
-        return refusal("LiteRT", [name for names in lacking for name in names.split(", ")], predictive)
-    return failure("LiteRT's converter", error, predictive)
+        return refusal("LiteRT", [name for names in lacking for name in names.split(", ")], predictor)
+    if re.search(_LOOPS, str(error)):
+        return ExportError(
+            f"LiteRT's converter takes a layer that loops over its steps, such as a ConvLSTM or a recurrent one of more than {MOST_STEPS}, for "
+            "batches of one size and sequences of one length alone: give batch=N and inputs of a fixed length, or use the "
+            "format 'savedmodel'"
+        )
+    return failure("LiteRT's converter", error, predictor.predictive)
 
 
 def _write(
@@ -99,5 +108,6 @@ LITERT = register_form(
         payload=lambda predictor, path: constants(path.read_bytes()),
         batch=True,
         pixel_columns=True,
+        unrolls=True,
     )
 )

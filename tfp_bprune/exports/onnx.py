@@ -83,7 +83,7 @@ def _converted(predictor: Predictor, batch: int | None) -> Any:
             return model
     except Exception as error:
         raise failure("tf2onnx", error, predictor.predictive) from error
-    raise refusal("ONNX", unknown, predictor.predictive)
+    raise refusal("ONNX", unknown, predictor)
 
 
 def _xlogy(context: Any, node: Any, name: str, arguments: Any) -> None:

@@ -46,7 +46,7 @@ def _explained(error: Exception, predictor: Predictor) -> ExportError:
     """OpenVINO's report as one line."""
     lacking = re.findall(r"No conversion rule found for operations: (.*)$", str(error), re.MULTILINE)
     if lacking:
-        return refusal("OpenVINO", lacking[0].split(", "), predictor.predictive)
+        return refusal("OpenVINO", lacking[0].split(", "), predictor)
     return failure("OpenVINO", error, predictor.predictive)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.exports.converting import require
+from tfp_bprune.exports.converting import REMEDY_FEW, failure, require
 from tfp_bprune.exports.sparsify import packed
 from tfp_bprune.prediction.grids import bits_of
 from tfp_bprune.prediction.lower import scope_of
@@ -23,6 +23,7 @@ from tfp_bprune.types import ExportError, Storage
 
 _OF_VARIANCES = 8  # bits: uncertainties keep their order (rank correlation .9999 with float32)
 _AT_ONCE = 50  # examples by which ranges are settled
+_NO_WIDTH = 1e-8  # of a range, in units of a tensor that is 0 throughout
 _FLOATS = ("SOFTMAX", "LOGISTIC")  # what makes probabilities, of which 8 bits would leave 1/256
 
 
@@ -44,7 +45,7 @@ def quantized(
       batch: the one size of batches that the file takes; None for any.
 
     Raises:
-      ExportError: the quantizer is not installed, or LiteRT multiplies none of a layer's kernels in so few bits.
+      ExportError: the quantizer is not installed or fails, or LiteRT multiplies none of a layer's kernels in so few bits.
     """
     require("litert", "ai_edge_quantizer")
     from ai_edge_quantizer.quantizer import Quantizer
@@ -58,8 +59,11 @@ def quantized(
             _all_static(made)
         for layer, storage in precision.items():
             _of_layer(made, layer, storage, static=representative is not None and layer not in last)
-        ranges = None if representative is None else _ranges(made, _batches(representative, batch))
-        content = bytes(made.quantize(ranges).quantized_model)
+        try:
+            ranges = None if representative is None else _ranges(made, _batches(representative, batch))
+            content = bytes(made.quantize(ranges).quantized_model)
+        except Exception as error:
+            raise failure("LiteRT's quantizer", error, remedy=REMEDY_FEW) from error
     _check_types(content, precision)
     return content
 
@@ -146,7 +150,19 @@ def _ranges(made: Any, batches: Iterable[dict[str, np.ndarray]]) -> dict[str, An
                 {"min": np.minimum(old["min"], new["min"]), "max": np.maximum(old["max"], new["max"])} if old else {}
             )
             found[name] = new | wider
-    return found
+    return _with_width(found)
+
+
+def _with_width(ranges: dict[str, Any]) -> dict[str, Any]:
+    """The ranges, in which a tensor that none of the examples made anything but 0 has the middling width of all others: of none
+    at all the quantizer would make steps so small that LiteRT's kernels fail, or end the process."""
+    ends = {name: (min(0.0, float(np.min(r["min"]))), max(0.0, float(np.max(r["max"])))) for name, r in ranges.items()}
+    widths = {name: high - low for name, (low, high) in ends.items()}
+    usual = float(np.median([width for width in widths.values() if width > _NO_WIDTH] or [1.0]))
+    return {
+        name: one if widths[name] > _NO_WIDTH else one | {"max": np.full_like(one["max"], usual)}
+        for name, one in ranges.items()
+    }
 
 
 def _batches(examples: Mapping[str, np.ndarray], batch: int | None) -> list[dict[str, np.ndarray]]:

@@ -155,7 +155,7 @@ def export(
     lowering = (
         Lowering(kernels, costs=costs or Costs())
         if form.sparse
-        else replace(FOR_CONVERTERS, pixel_columns=form.pixel_columns)
+        else replace(FOR_CONVERTERS, pixel_columns=form.pixel_columns, unrolls=form.unrolls)
     )
     making = Making(
         form,

@@ -39,6 +39,7 @@ class Lowering:
       steps: of layers in few bits whose means have one step for all outputs, by their names: how wide it is.
       block: where files hold small arrays of layers in few bits together; None where each is held by itself.
       pixel_columns: whether convolutions may read several columns of pixels as the channels of one, see `columns`.
+      unrolls: whether the steps of recurrent layers are written out, see `unrolling`.
     """
 
     kernels: Kernels = "auto"
@@ -52,6 +53,7 @@ class Lowering:
     block: Block | None = None
     step: float | None = None
     pixel_columns: bool = False
+    unrolls: bool = False
 
     def of(self, layer: str) -> Lowering:
         """The same for the layer of this name, with what its products cost in other runtimes if these are in whole numbers."""

@@ -115,7 +115,9 @@ class Predictor(tf.Module):
         self._read = [*variables_of(network, linears), *tables_of(network)]
         answers = answers_for(heads, plain=not lowering.at_load)
         self._prefixes = [answer.prefix for answer in answers]
-        program = Program(network, linears, answers, samples, seed, error_rate, lowering.at_load, calibration)
+        program = Program(
+            network, linears, answers, samples, seed, error_rate, lowering.at_load, calibration, lowering.unrolls
+        )
         bodies: dict[Predictive, Callable[..., Outputs]] = {
             "mean": program.mean, "sampled": program.sampled, "moments": program.moments,
         }  # fmt: skip

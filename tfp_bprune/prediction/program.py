@@ -18,6 +18,7 @@ from tfp_bprune.prediction.checks import by_row
 from tfp_bprune.prediction.lower import Linear, LoweredParts
 from tfp_bprune.prediction.normal import of_moments
 from tfp_bprune.prediction.passes import Draws, Mean, Moments
+from tfp_bprune.prediction.unrolling import unrolled
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.prediction.walk import walk
 
@@ -37,10 +38,11 @@ class Program:
         error_rate: float | None,
         has_erf: bool,
         calibration: Calibration | None = None,
+        unrolls: bool = False,
     ) -> None:
         self._network, self._linears, self._answers = network, linears, answers
         self._samples, self._seed, self._error_rate = samples, seed, error_rate
-        self._calibration = calibration or Calibration()
+        self._calibration, self._unrolls = calibration or Calibration(), unrolls
         self._erf, self._scoped = (tf.math.erf if has_erf else erf_of_exp), not has_erf
 
     def mean(self, *inputs: Any) -> Outputs:
@@ -105,7 +107,10 @@ class Program:
         inputs = [
             value if value.mean.dtype == tensor.dtype else value.each(_cast_to(tensor)) for tensor, value in tensors
         ]
-        with tf.name_scope(NETWORK) if self._scoped else nullcontext():
+        with (
+            tf.name_scope(NETWORK) if self._scoped else nullcontext(),
+            unrolled(self._network) if self._unrolls else nullcontext(),
+        ):
             outputs = [value.as_rows().as_float() for value in walk(self._network, inputs, rule)]
         return [self._calibration.cooled(value) for value in outputs]
 
