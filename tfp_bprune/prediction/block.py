@@ -10,14 +10,14 @@ import itertools
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from tfp_bprune._keras import tf
 
-Kind = Literal["places", "codes", "scales", "biases"]
-_KINDS: tuple[Kind, ...] = ("places", "codes", "scales", "biases")
+Kind = Literal["remainders", "places", "codes", "scales", "biases"]
+_KINDS: tuple[Kind, ...] = get_args(Kind)
 _MOST = 2**16  # bytes unpacked: each array that is read unpacks all of them
 _LEVEL, _WINDOW, _MEMORY = 9, 15, 9
 _STRATEGIES = (zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, zlib.Z_FILTERED, zlib.Z_DEFAULT_STRATEGY)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.prediction.bits import from_bits, to_bits
 from tfp_bprune.prediction.block import Block, Kind
 
 _BYTE = 8
@@ -39,7 +40,7 @@ class Coded(tf.Module):
         if self._block is not None:
             self._number = self._block.add(numbers, kind)
             return
-        packed = numbers if bits == _BYTE else np.packbits(_as_bits(numbers, bits))
+        packed = numbers if bits == _BYTE else to_bits(numbers, bits)
         compressed = min((zlib.compress(one.tobytes(), 9) for one in (numbers, packed)), key=len)
         self._compressed = len(compressed) + _SAVED < packed.nbytes
         self._packed = bits < _BYTE and not (self._compressed and zlib.decompress(compressed) == numbers.tobytes())
@@ -53,17 +54,4 @@ class Coded(tf.Module):
         stored = tf.convert_to_tensor(self._held)
         if self._compressed:
             stored = tf.io.decode_raw(tf.io.decode_compressed(stored, "ZLIB"), tf.uint8)
-        return _from_bits(stored, self._count, self._bits) if self._packed else stored
-
-
-def _as_bits(numbers: np.ndarray, bits: int) -> np.ndarray:
-    return np.unpackbits(numbers[:, None], axis=1)[:, _BYTE - bits :]
-
-
-def _from_bits(stored: Any, count: int, bits: int) -> Any:
-    """Numbers of so many bits each, the highest first."""
-    shifts = tf.constant(np.arange(_BYTE)[::-1], tf.uint8)
-    each = tf.bitwise.bitwise_and(tf.bitwise.right_shift(stored[:, None], shifts), tf.constant(1, tf.uint8))
-    rows = tf.cast(tf.reshape(tf.reshape(each, [-1])[: count * bits], [count, bits]), tf.int32)
-    weights = tf.constant(2 ** np.arange(bits)[::-1], tf.int32)
-    return tf.cast(tf.reduce_sum(rows * weights, 1), tf.uint8)
+        return tf.cast(from_bits(stored, self._bits, self._count), tf.uint8) if self._packed else stored

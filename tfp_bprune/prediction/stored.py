@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.prediction.block import Block
+from tfp_bprune.prediction.block import Block, deflated
 from tfp_bprune.prediction.coded import Coded
 from tfp_bprune.prediction.grids import Grid, Levels, Steps
+from tfp_bprune.prediction.rice import Rice
 from tfp_bprune.storage.compress import SKIP, gaps_of
 from tfp_bprune.types import Storage
 
@@ -107,7 +108,8 @@ class Packed(tf.Module):
 
 
 class Places(tf.Module):
-    """Where a pattern has entries, by the gaps before them (`storage.compress`).
+    """Where a pattern has entries: the gaps before them, a byte each (`storage.compress`), or in a block in the bits of a Rice code, where
+    that takes fewer bytes.
 
     Args:
       pattern: bool, of any shape.
@@ -120,16 +122,27 @@ class Places(tf.Module):
 
     def __init__(self, pattern: np.ndarray, block: Block | None = None) -> None:
         super().__init__()
-        gaps = gaps_of(pattern)
-        self._gaps = Coded(gaps, block=block, kind="places")
-        self.key, self.nbytes = digest(np.array(pattern.shape), gaps), self._gaps.nbytes
+        gaps, places = gaps_of(pattern), np.flatnonzero(pattern)
+        self.key, self.nbytes = digest(np.array(pattern.shape), gaps), 0
+        self._rice = Rice(places, block) if block is not None and _takes_rice(places, gaps, block) else None
+        if self._rice is None:
+            self._gaps = Coded(gaps, block=block, kind="places")
+            self.nbytes = self._gaps.nbytes
 
     def read(self) -> Any:
         """The places in the flat pattern, in order, as a tensor int64 [places]."""
+        if self._rice is not None:
+            return self._rice.read()
         gaps = tf.cast(self._gaps.read(), tf.int64)
         ends = gaps != SKIP
         places = tf.cumsum(gaps + tf.cast(ends, tf.int64)) - 1
         return tf.gather_nd(places, tf.where(ends))[:-1]  # the last gap is the one before the end of the matrix
+
+
+def _takes_rice(places: np.ndarray, gaps: np.ndarray, block: Block) -> bool:
+    """Whether a Rice code takes fewer bytes than the gaps' own Huffman code, and the block has room for it."""
+    size = Rice.size(places)
+    return block.takes(size) and size < len(deflated([gaps.tobytes()]))
 
 
 class _Part(tf.Module):
