@@ -17,10 +17,15 @@ def to_bits(numbers: np.ndarray, bits: int) -> np.ndarray:
     return np.packbits((np.asarray(numbers)[:, None] >> shifts & 1).astype(bool))
 
 
-def from_bits(stored: Any, bits: int, count: int | None = None) -> Any:
-    """The first `count` numbers of so many bits in bytes, all of them if it is None, as a tensor int32 [count]."""
+def from_bits(stored: Any, bits: Any, count: Any) -> Any:
+    """The first `count` numbers of so many bits in bytes, as a tensor int32 [count]; both may be tensors."""
+    flat = tf.slice(each_bit(stored), [0], [count * bits])
+    rows = tf.cast(tf.reshape(flat, [count, bits]), tf.int32)
+    return tf.reduce_sum(tf.bitwise.left_shift(rows, tf.range(bits - 1, -1, -1)), 1)
+
+
+def each_bit(stored: Any) -> Any:
+    """The bits of bytes, as a tensor uint8 [8 * bytes] of zeros and ones."""
     shifts = tf.constant(np.arange(_BYTE)[::-1], tf.uint8)
-    each = tf.bitwise.bitwise_and(tf.bitwise.right_shift(stored[:, None], shifts), tf.constant(1, tf.uint8))
-    flat = tf.reshape(each, [-1])
-    rows = tf.cast(flat[:, None] if count is None else tf.reshape(flat[: count * bits], [count, bits]), tf.int32)
-    return tf.reduce_sum(rows * tf.constant(2 ** np.arange(bits)[::-1], tf.int32), 1)
+    shifted = tf.bitwise.right_shift(tf.expand_dims(stored, 1), shifts)
+    return tf.reshape(tf.bitwise.bitwise_and(shifted, tf.constant(1, tf.uint8)), [-1])

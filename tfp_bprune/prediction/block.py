@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -31,11 +31,12 @@ class _Part:
 
 
 class _Parts:
-    """What was added, kept from TensorFlow, which would track it."""
+    """What was added, and the function that unpacks it, kept from TensorFlow, which would track them."""
 
     def __init__(self) -> None:
         self.all: list[_Part] = []
         self.starts: dict[int, int] = {}
+        self.unpacked: Any = None
 
 
 class Block(tf.Module):
@@ -70,6 +71,8 @@ class Block(tf.Module):
         stream = deflated(contents)
         self._held = tf.Variable(stream, trainable=False)
         self.nbytes = len(stream)
+        # A function that all readers call: operations of its own for each would be most of a small network's file.
+        parts.unpacked = graph_function(self._unpacked, *[tf.TensorSpec([], tf.int32)] * 2)
 
     def read(self, number: int) -> tf.Tensor:
         """What was added under this number, as a tensor uint8 [n]."""
@@ -77,8 +80,16 @@ class Block(tf.Module):
         if self._held is None:
             return tf.constant(np.frombuffer(content, np.uint8))
         start = self._parts.starts[number]
-        unpacked = tf.io.decode_compressed(tf.convert_to_tensor(self._held), "ZLIB")
-        return tf.io.decode_raw(unpacked, tf.uint8)[start : start + len(content)]
+        return self._parts.unpacked(start, start + len(content))
+
+    def _unpacked(self, start: Any, end: Any) -> Any:
+        stream = tf.io.decode_compressed(tf.convert_to_tensor(self._held), "ZLIB")
+        return tf.io.decode_raw(stream, tf.uint8)[start:end]
+
+
+def graph_function(body: Callable[..., Any], *arguments: tf.TensorSpec) -> Any:
+    """A TensorFlow function of `body`, traced once for tensors like `arguments`. A call in a graph adds one operation to it."""
+    return tf.function(body, arguments, autograph=False)
 
 
 def deflated(parts: Sequence[bytes]) -> bytes:

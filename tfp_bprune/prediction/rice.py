@@ -9,11 +9,13 @@ IEEE Transactions on Information Theory 21). With k = 0 the quotients are the pa
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.prediction.bits import from_bits, to_bits
-from tfp_bprune.prediction.block import Block
+from tfp_bprune.prediction.bits import each_bit, from_bits, to_bits
+from tfp_bprune.prediction.block import Block, graph_function
 
 _MOST_BITS = 31  # of a remainder
 
@@ -41,11 +43,8 @@ class Rice(tf.Module):
 
     def read(self) -> tf.Tensor:
         """The places, as a tensor int64 [n]."""
-        ones = from_bits(self._block.read(self._quotients), 1)
-        ends = tf.where(ones > 0)[:, 0]
-        quotients = ends - tf.range(self._count, dtype=tf.int64)  # zeros up to the end of each
-        remainders = tf.cast(from_bits(self._block.read(self._remainders), self._width, self._count), tf.int64)
-        return quotients * 2**self._width + tf.cumsum(remainders + 1) - 1
+        quotients, remainders = self._block.read(self._quotients), self._block.read(self._remainders)
+        return _places(quotients, remainders, self._count, self._width)
 
 
 def _gaps(places: np.ndarray) -> np.ndarray:
@@ -63,3 +62,15 @@ def _parts(gaps: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     unary = np.zeros(ends[-1] + 1 if len(ends) else 0, bool)
     unary[ends] = True
     return np.packbits(unary), to_bits(gaps & ((1 << width) - 1), width)
+
+
+def _read(quotients: Any, remainders: Any, count: Any, width: Any) -> Any:
+    """The places that both parts stand for."""
+    ends = tf.squeeze(tf.where(each_bit(quotients)), 1)
+    zeros = ends - tf.range(tf.cast(count, tf.int64))  # up to the end of each quotient
+    rests = tf.cast(from_bits(remainders, width, count), tf.int64)
+    return tf.bitwise.left_shift(zeros, tf.cast(width, tf.int64)) + tf.cumsum(rests + 1) - 1
+
+
+_BYTES, _NUMBER = tf.TensorSpec([None], tf.uint8), tf.TensorSpec([], tf.int32)
+_places = graph_function(_read, _BYTES, _BYTES, _NUMBER, _NUMBER)

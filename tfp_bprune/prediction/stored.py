@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.prediction.block import Block, deflated
+from tfp_bprune.prediction.block import Block, deflated, graph_function
 from tfp_bprune.prediction.coded import Coded
 from tfp_bprune.prediction.grids import Grid, Levels, Steps
 from tfp_bprune.prediction.rice import Rice
@@ -96,10 +96,7 @@ class Packed(tf.Module):
 
     def matrix(self, which: int, squared: bool = False) -> Any:
         """One matrix, or the squares of its entries, dense: [rows, columns]."""
-        rows, columns = self.shape
-        size = tf.constant([rows * columns], tf.int64)
-        flat = tf.scatter_nd(self._places.read()[:, None], self.entries(which, squared), size)
-        return tf.reshape(flat, self.shape)
+        return _dense(self._places.read(), self.entries(which, squared), self.shape)
 
     def _channels(self) -> Any:
         """Of each entry the number of its scale [places]."""
@@ -183,8 +180,7 @@ class _Steps(_Part):
 
     def read(self, channels: Callable[[], Any]) -> Any:
         scale = self._scale.read()
-        each = scale if self._one else tf.gather(scale, channels())
-        return (tf.cast(self._codes.read(), tf.float32) - self._zero) * each
+        return _multiples(self._codes.read(), self._zero, scale if self._one else tf.gather(scale, channels()))
 
 
 class _Levels(_Part):
@@ -215,7 +211,7 @@ class Multiples(tf.Module):
 
     def read(self) -> Any:
         """The numbers as a float32 tensor [n]."""
-        return (tf.cast(self._codes.read(), tf.float32) - self._zero) * self._scale.read()
+        return _multiples(self._codes.read(), self._zero, self._scale.read())
 
 
 class Halves(tf.Module):
@@ -228,7 +224,7 @@ class Halves(tf.Module):
 
     def __init__(self, numbers: np.ndarray, block: Block | None = None) -> None:
         super().__init__()
-        count, self.nbytes = len(numbers), 2 * len(numbers)
+        self.nbytes = 2 * len(numbers)
         self._block = block if block is not None and block.takes(self.nbytes) else None
         if self._block is None:
             self._held = tf.Variable(tf.cast(numbers, tf.bfloat16), trainable=False)
@@ -236,14 +232,34 @@ class Halves(tf.Module):
         self.nbytes = 0
         upper = numbers.astype(np.float32).view(np.uint32) >> 16
         planes = np.stack([upper >> 8, upper & 255]).astype(np.uint8)
-        self._count, self._number = count, self._block.add(planes.reshape(-1), "scales")
+        self._number = self._block.add(planes.reshape(-1), "scales")
 
     def read(self) -> Any:
         """The numbers as a float32 tensor [n]."""
         if self._block is None:
             return widened(self._held)
-        planes = tf.reshape(self._block.read(self._number), [2, self._count])
-        return widened(tf.bitcast(tf.transpose(planes[::-1]), tf.bfloat16))
+        return _of_planes(self._block.read(self._number))
+
+
+def _scattered(places: Any, entries: Any, shape: Any) -> Any:
+    return tf.reshape(tf.scatter_nd(tf.expand_dims(places, 1), entries, tf.reduce_prod(shape, keepdims=True)), shape)
+
+
+def _stepped(codes: Any, zero: Any, scale: Any) -> Any:
+    return (tf.cast(codes, tf.float32) - zero) * scale
+
+
+def _joined(planes: Any) -> Any:
+    """Numbers of bfloat16 of which all upper bytes come before all lower ones, as float32."""
+    upper_last = tf.reverse(tf.reshape(planes, [2, -1]), [0])
+    return widened(tf.bitcast(tf.transpose(upper_last), tf.bfloat16))
+
+
+# What the arrays of a network have in common to read them.
+_FLOATS, _BYTES = tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.uint8)
+_dense = graph_function(_scattered, tf.TensorSpec([None], tf.int64), _FLOATS, tf.TensorSpec([2], tf.int64))
+_multiples = graph_function(_stepped, _BYTES, tf.TensorSpec([], tf.float32), _FLOATS)
+_of_planes = graph_function(_joined, _BYTES)
 
 
 def _part(matrix: np.ndarray | Grid, pattern: np.ndarray, storage: Storage, block: Block | None) -> _Part:
