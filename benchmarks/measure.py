@@ -167,6 +167,13 @@ def write(rows: list[dict[str, Any]], target: str) -> None:
     write_json(Path(target), result)
 
 
+def merged(rows: list[dict[str, Any]], target: str, key: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+    """The rows that `target` has of others, by their key, and these."""
+    made = {key(row) for row in rows}
+    before = json.loads(Path(target).read_text())["rows"] if target != "-" and Path(target).exists() else []
+    return [row for row in before if key(row) not in made] + rows
+
+
 def draw(figure: Any, path: Path) -> None:
     """Writes a matplotlib figure, atomically."""
     figure.set_dpi(120)

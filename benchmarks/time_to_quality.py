@@ -10,8 +10,8 @@ Validation is of the posterior mean. Writes results/time_to_quality.json, where 
 
 from __future__ import annotations
 
-import json
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,6 @@ def rows_of(name: str, data_dir: str) -> list[dict[str, Any]]:
     return rows
 
 
-def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All rows in the order of the table, of a network and seed the new ones."""
-    made = {(row["network"], row["seed"]) for row in rows}
-    kept = [row for row in before if (row["network"], row["seed"]) not in made]
-    return sorted(kept + rows, key=lambda row: (list(NETWORKS).index(row["network"]), row["seed"]))
-
-
 def figure(rows: list[dict[str, Any]]) -> Any:
     """Validation NLL against seconds, a panel a network."""
     from matplotlib.figure import Figure
@@ -103,10 +96,10 @@ def main() -> None:
     for name in arguments.networks:
         given = {key: getattr(arguments, key) for key in ("epochs", "seeds", "examples")}
         NETWORKS[name] |= {key: value for key, value in given.items() if value is not None}
-    out = Path(arguments.json)
-    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    rows: list[dict[str, Any]] = []
     for name in arguments.networks:
-        rows = merged(rows, rows_of(name, arguments.data_dir))
+        rows = measure.merged(rows_of(name, arguments.data_dir), arguments.json, itemgetter("network", "seed"))
+        rows.sort(key=lambda row: (list(NETWORKS).index(row["network"]), row["seed"]))
         measure.write(rows, arguments.json)
     columns = {
         "network": "",
