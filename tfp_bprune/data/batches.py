@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.data.names import input_name
 from tfp_bprune.data.splits import Split, Splits
 from tfp_bprune.types import DataError
 
@@ -174,7 +174,7 @@ def _by_input(inputs: Inputs, x: Any) -> dict[str, Any]:
 def _named(x: Mapping[Any, Any], expected: list[str]) -> dict[str, Any]:
     """The keys of `x` by the names that a network has for them; an input alone that has none goes by any."""
     names = {str(key): key for key in x}
-    plain = {re.sub(r"\W", "_", name): key for name, key in names.items()}
+    plain = {input_name(name): key for name, key in names.items()}
     if set(names) != set(expected) == set(plain):
         return plain
     return dict(zip(expected, x, strict=True)) if expected == [ALONE] and len(x) == 1 else names

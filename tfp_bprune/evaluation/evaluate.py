@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfp_bprune.data.names import plain_name
 from tfp_bprune.data.splits import Split, Splits
 from tfp_bprune.data.targets import targets_like
 from tfp_bprune.evaluation.intervals import Interval, Scored, intervals, of_classes, of_labels, of_numbers
@@ -17,7 +18,6 @@ from tfp_bprune.evaluation.prediction import Prediction, pandas_or, reach_of
 from tfp_bprune.evaluation.runners import Wish, runner_for
 from tfp_bprune.evaluation.session import Outputs
 from tfp_bprune.graphs.heads import Said
-from tfp_bprune.prediction.answers import plain_name
 from tfp_bprune.types import DataError, Json, Predictive, Task
 
 

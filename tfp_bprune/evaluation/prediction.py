@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from tfp_bprune.data.names import plain_name
 from tfp_bprune.graphs.heads import Head
-from tfp_bprune.prediction.answers import plain_name
 from tfp_bprune.types import BpruneError, DataError, class_names_of
 
 _UNSAID = ("probabilities", "mean", "draws", "interval", "prediction_set")  # whose averages tell nothing

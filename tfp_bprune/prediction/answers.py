@@ -12,13 +12,13 @@ noise_std^2 + weights_std^2: where the noise differs from draw to draw, `noise_s
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tfp_bprune._keras import tf
+from tfp_bprune.data.names import plain_name
 from tfp_bprune.graphs.heads import Head
 from tfp_bprune.types import ExportError
 
@@ -166,11 +166,6 @@ def answers_for(heads: Mapping[str, Head], plain: bool = False) -> list[Answer]:
     refuse_repeated(prefixes, "outputs")
     kinds = [Classes if head.classifies else Targets for head in heads.values()]
     return [kind(head, prefix, plain) for kind, head, prefix in zip(kinds, heads.values(), prefixes, strict=True)]
-
-
-def plain_name(name: str) -> str:
-    """A name of letters, digits and underscores alone, as signatures take it."""
-    return re.sub(r"\W", "_", name)
 
 
 def refuse_repeated(names: list[str], what: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.data.arrays import as_arrays, count, leaves, rows
-from tfp_bprune.prediction.answers import plain_name
+from tfp_bprune.data.names import input_name, plain_name
 from tfp_bprune.prediction.predict import Predictor
 from tfp_bprune.types import DataError, ExportError, Json, Predictive
 
@@ -77,7 +77,7 @@ def ordered(predictor: Predictor, examples: Any, called: str = "validation") -> 
     """An array for each input of the network; `called` as errors say."""
     given, names = as_arrays(examples, called, "examples"), list(predictor.inputs)
     if isinstance(given, dict) and len(names) > 1:
-        by_name = {plain_name(name): one for name, one in given.items()}
+        by_name = {input_name(name): one for name, one in given.items()}
         if set(by_name) != set(names):
             raise DataError(f"{called} has {', '.join(given)}: the network takes {', '.join(names)}")
         given = {name: by_name[name] for name in names}

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.data.arrays import Arrays, count, leaves
+from tfp_bprune.data.names import input_name, plain_name
 from tfp_bprune.data.splits import Split
-from tfp_bprune.prediction.answers import plain_name
 from tfp_bprune.types import DataError, Json
 
 BINS = 15
@@ -210,13 +210,13 @@ def as_served(split: Split, manifest: Json) -> Split:
 def _named(arrays: Arrays, names: list[str], name: str) -> Arrays:
     if len(names) == 1 == len(leaves(arrays)):
         return leaves(arrays)[0]
-    given = {plain_name(key): one for key, one in arrays.items()} if isinstance(arrays, dict) else {}
+    given = {input_name(key): one for key, one in arrays.items()} if isinstance(arrays, dict) else {}
     if isinstance(arrays, tuple) and len(arrays) == len(names):
         return dict(zip(names, arrays, strict=True))
-    if set(given) != set(map(plain_name, names)):
+    if set(given) != set(map(input_name, names)):
         had = ", ".join(map(repr, arrays)) if isinstance(arrays, dict) else f"{len(leaves(arrays))} without names"
         raise DataError(f"{name} has {had}: the export expects {', '.join(map(repr, names))}")
-    return {one: given[plain_name(one)] for one in names}
+    return {one: given[input_name(one)] for one in names}
 
 
 def _part(outputs: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

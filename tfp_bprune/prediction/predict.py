@@ -11,13 +11,14 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.data.names import input_name
 from tfp_bprune.graphs.compact import compact
 from tfp_bprune.graphs.convert import adopt, refuse_distributions, refuse_equal_names, strip
 from tfp_bprune.graphs.copying import within
 from tfp_bprune.graphs.heads import Head, Said, heads_of, input_names
 from tfp_bprune.graphs.rebuild import calls_of, check_graph
 from tfp_bprune.layers import kind_of
-from tfp_bprune.prediction.answers import Outputs, answers_for, entropy, plain_name, refuse_repeated
+from tfp_bprune.prediction.answers import Outputs, answers_for, entropy, refuse_repeated
 from tfp_bprune.prediction.block import Block
 from tfp_bprune.prediction.calibration import Calibration
 from tfp_bprune.prediction.checks import explained, refuse_hidden, refuse_moments, refuse_ragged, tables_of
@@ -243,7 +244,7 @@ def _bytes_of(variable: Any) -> int:
 
 
 def _inputs_of(model: Any) -> dict[str, Any]:
-    names = [plain_name(name) for name in input_names(model)]
+    names = [input_name(name) for name in input_names(model)]
     refuse_repeated(names, "inputs")
     return {
         name: tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name=name)
