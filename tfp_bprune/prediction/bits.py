@@ -21,7 +21,7 @@ def from_bits(stored: Any, bits: Any, count: Any) -> Any:
     """The first `count` numbers of so many bits in bytes, as a tensor int32 [count]; both may be tensors."""
     flat = tf.slice(each_bit(stored), [0], [count * bits])
     rows = tf.cast(tf.reshape(flat, [count, bits]), tf.int32)
-    return tf.reduce_sum(tf.bitwise.left_shift(rows, tf.range(bits - 1, -1, -1)), 1)
+    return tf.reduce_sum(rows * tf.pow(2, tf.range(bits - 1, -1, -1)), 1)
 
 
 def each_bit(stored: Any) -> Any:

@@ -69,7 +69,7 @@ def _read(quotients: Any, remainders: Any, count: Any, width: Any) -> Any:
     ends = tf.squeeze(tf.where(each_bit(quotients)), 1)
     zeros = ends - tf.range(tf.cast(count, tf.int64))  # up to the end of each quotient
     rests = tf.cast(from_bits(remainders, width, count), tf.int64)
-    return tf.bitwise.left_shift(zeros, tf.cast(width, tf.int64)) + tf.cumsum(rests + 1) - 1
+    return zeros * tf.pow(tf.constant(2, tf.int64), tf.cast(width, tf.int64)) + tf.cumsum(rests + 1) - 1
 
 
 _BYTES, _NUMBER = tf.TensorSpec([None], tf.uint8), tf.TensorSpec([], tf.int32)
