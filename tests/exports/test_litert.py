@@ -164,6 +164,27 @@ def test_recurrent_layers_begin_anew_with_every_call(name: str, options: dict[st
     assert not any(one.unroll for layer in model.layers for one in layer._flatten_layers() if isinstance(one, L.RNN))
 
 
+@pytest.mark.parametrize("size", [(6, 5, 4), (None, None, 4)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"groups": 2}, {"groups": -1, "scale": False}, {"groups": 4, "axis": 3, "center": False}], ids=str
+)
+def test_groups_are_normalized_in_batches_of_any_size(size: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    check_groups(keras.Input(size), options, tmp_path)
+
+
+def test_groups_of_another_axis_are_normalized(tmp_path: Path) -> None:
+    check_groups(keras.Input((6, 5, 4)), {"groups": 3, "axis": 1}, tmp_path)
+
+
+def check_groups(inputs: Any, options: dict[str, Any], path: Path) -> None:
+    layer = L.GroupNormalization(beta_initializer="normal", gamma_initializer="normal", **options)
+    model = classifier(keras.Model(inputs, L.Dense(3)(L.GlobalMaxPooling2D()(layer(inputs)))))
+    export(model, path / "out", format="litert")
+    x = np.random.default_rng(0).normal(size=(3, 6, 5, 4)).astype(np.float32)
+    found = FORMS["litert"].runner(path / "out" / "model.tflite")({"inputs": x})
+    np.testing.assert_allclose(found["probabilities"], tf.nn.softmax(model(x)), atol=1e-6)
+
+
 def test_loops_of_many_steps_are_for_batches_of_one_size(tmp_path: Path) -> None:
     x = keras.Input((MOST_STEPS + 1, 1))
     model = classifier(keras.Model(x, L.Dense(3)(L.LSTM(2)(x))))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.layers import kind_of
@@ -30,6 +33,9 @@ def called(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> 
         return _unchanged(layer, rule, values[0])
     if rule.is_elementwise(layer):
         return replace(values[0], mean=layer(values[0].mean))
+    if type(layer) is _L.GroupNormalization and values[0].mask is None:
+        rows = values[0].as_rows()
+        return replace(rows, mean=_normalized_by_group(layer, rows.mean))
     drawn = any(value.drawn for value in values)
     if training:
         _refuse_batch_statistics(layer)
@@ -90,6 +96,25 @@ def is_stock(layer: Any) -> bool:
 def _is_stock(kind: type) -> bool:
     package, module = kind.__module__.split(".")[0], kind.__module__.rsplit(".", 1)[-1]
     return package in ("tf_keras", "keras", "tfp_bprune") and module not in ("tf_op_layer", "lambda_layer")
+
+
+def _normalized_by_group(layer: Any, inputs: Any) -> Any:
+    """Group normalization without Keras's weights of 1 for each number, which LiteRT does not make for a batch of any size."""
+    rank = len(inputs.shape)
+    order = [axis for axis in range(rank) if axis != layer.axis % rank] + [layer.axis % rank]
+    turned = inputs if order == sorted(order) else tf.transpose(inputs, order)
+    *sizes, channels = turned.shape[1:]
+    batch, positions = (tf.shape(turned)[0], -1) if None in sizes else (-1, math.prod(sizes))
+    grouped = tf.reshape(turned, [batch, positions, layer.groups, channels // layer.groups])
+    mean = tf.reduce_mean(grouped, [1, 3], keepdims=True)
+    variance = tf.reduce_mean(tf.square(grouped - mean), [1, 3], keepdims=True)
+    made = (grouped - mean) * tf.math.rsqrt(variance + layer.epsilon)
+    if layer.scale:
+        made *= tf.reshape(layer.gamma, [layer.groups, -1])
+    if layer.center:
+        made += tf.reshape(layer.beta, [layer.groups, -1])
+    made = tf.reshape(made, tf.shape(turned) if None in sizes else [-1, *sizes, channels])
+    return made if turned is inputs else tf.transpose(made, np.argsort(order))
 
 
 def _unchanged(layer: Any, rule: Identity, value: Value) -> Value:
