@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.exports.networks import NETWORKS, assert_answers_as_tensorflow, pruned_predictor, run
+from tests.exports.networks import NETWORKS, assert_answers_as_tensorflow, classifier, pruned_predictor, run
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.exports import Form, export
 from tfp_bprune.exports import onnx as exporter
-from tfp_bprune.layers import Conv2DFlipout, DenseFlipout, GaussianOutput
+from tfp_bprune.layers import Conv2DFlipout, Conv3DReparameterization, DenseFlipout, GaussianOutput
 from tfp_bprune.prediction import Predictor
 from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.types import ExportError
@@ -21,6 +21,7 @@ from tfp_bprune.types import ExportError
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tf2onnx")
+L = keras.layers
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -111,3 +112,15 @@ def test_moments_that_onnx_cannot_follow_back_are_refused_in_one_line(tmp_path: 
     ) as error:
         export(model, tmp_path / "out", predictive="moments", format="onnx", task="classification", from_logits=True)
     assert "\n" not in str(error.value)
+
+
+def test_small_variances_stay_beside_large_ones_in_whole_numbers(tmp_path: Path) -> None:
+    """Rounded in steps of one width they were 0, by which others were divided."""
+    x = np.random.default_rng(0).normal(size=(20, 5, 5, 5, 1)).astype(np.float32)
+    inputs = keras.Input(x.shape[1:])
+    y = Conv3DReparameterization(8, (4, 1, 1), padding="same", activation="tanh", rho_init=-5.0)(inputs)
+    model = classifier(keras.Model(inputs, DenseFlipout(4, rho_init=-5.0)(L.Flatten()(y))))
+    export(
+        model, tmp_path / "out", predictive="moments", format="onnx", precision="int8", representative=x,
+        validation=x[:10],
+    )  # fmt: skip

@@ -30,6 +30,7 @@ _PASSING = (
     "Flatten",
     "Add",
 )  # in the ranges of what they read
+_VARIANCE = "variance_"  # how the scopes of products with variances begin, `prediction.lower.scope_of`
 _AT_ONCE, _BATCH = 500, 50  # examples by which ranges are settled
 _TOP = 127
 
@@ -68,8 +69,11 @@ def _static(model: Any, layers: Collection[str], examples: Any, batch: int) -> A
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     nodes = [node.name for node in _nodes_of(model, layers) if node.op_type in _PRODUCTS]
+    behind = _behind_variances(model)
     nodes += [
-        node.name for node in model.graph.node if node.op_type in _PASSING and node.name.startswith(f"{NETWORK}/")
+        node.name
+        for node in model.graph.node
+        if node.op_type in _PASSING and node.name.startswith(f"{NETWORK}/") and node.name not in behind
     ]
 
     def quantize(source: Path, target: Path) -> None:
@@ -79,6 +83,18 @@ def _static(model: Any, layers: Collection[str], examples: Any, batch: int) -> A
         )  # fmt: skip
 
     return _by_tool(model, quantize)
+
+
+def _behind_variances(model: Any) -> set[str]:
+    """The names of nodes that read what is made of a variance. Variances differ by factors: steps of one width would make 0 of
+    the small ones, by which others are divided."""
+    made: set[str] = set()
+    found = set()
+    for node in model.graph.node:  # in the order of computation
+        if f"{NETWORK}/{_VARIANCE}" in node.name or made.intersection(node.input):
+            found.add(node.name)
+            made.update(node.output)
+    return found
 
 
 def _dynamic(source: Path, target: Path, nodes: list[str]) -> None:
