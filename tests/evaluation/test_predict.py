@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import tfp_bprune as bp
 from tfp_bprune._keras import keras, tf
@@ -73,6 +74,36 @@ def test_an_export_that_fails_says_so_in_one_line(
     with pytest.raises(ExportError, match="failed in a process of its own: ZeroDivisionError") as error:
         bp.predict(tmp_path / "served", images, trust=True)
     assert "\n" not in str(error.value)
+
+
+REFUSED: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
+    "sparse matrix": (
+        lambda x: csr_array(x.reshape(len(x), -1)),
+        "examples that are sparse .*: expected a dense array",
+    ),
+    "sparse tensor": (tf.sparse.from_dense, "examples that are sparse"),
+    "ragged": (lambda x: tf.RaggedTensor.from_tensor(x), "examples that are ragged"),
+    "masked": (lambda x: np.ma.masked_greater(x, 3), "some are masked"),
+    "complex": (lambda x: x.astype(np.complex64), "got complex numbers for input 'inputs'"),
+    "batches of these": (lambda x: [x, tf.sparse.from_dense(x)], "examples that are sparse|got a list"),
+    "endless": (lambda x: tf.data.Dataset.from_tensor_slices(x).repeat().batch(9), "dataset without an end"),
+}
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_examples_that_are_no_dense_numbers_are_refused(
+    networks: dict[str, Any], images: np.ndarray, form: str
+) -> None:
+    make, message = REFUSED[form]
+    with pytest.raises(DataError, match=message) as error:
+        bp.predict(networks["whole"], make(images[:20]))
+    assert "\n" not in str(error.value)
+
+
+def test_targets_that_are_no_numbers_are_refused(networks: dict[str, Any], images: np.ndarray) -> None:
+    for y, message in ((np.full(20, np.nan), "targets that are NaN"), (np.array(["a"] * 20), "targets of type <U1")):
+        with pytest.raises(DataError, match=message):
+            bp.evaluate(networks["whole"], (images[:20], y))
 
 
 FORMS_OF_X: dict[str, Callable[[np.ndarray], Any]] = {

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import tfp_bprune as bp
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.data import stream
 from tfp_bprune.layers import DenseFlipout, GaussianOutput
 from tfp_bprune.training.watched import warn_of_divergence
 from tfp_bprune.types import DataError, TrainingError
@@ -33,14 +35,25 @@ def gaussian() -> Any:
 
 
 class Batches(keras.utils.Sequence):  # type: ignore[misc]
-    def __init__(self, y: Any = Y) -> None:
-        self.y = y
+    def __init__(self, as_given: Callable[..., Any] = lambda x, y, i: (x, y)) -> None:
+        self.as_given = as_given
 
     def __len__(self) -> int:
         return 3
 
     def __getitem__(self, i: int) -> Any:
-        return X[32 * i : 32 * i + 32], self.y[32 * i : 32 * i + 32]
+        return self.as_given(X[32 * i : 32 * i + 32], Y[32 * i : 32 * i + 32], i)
+
+
+def generated() -> Any:
+    """A dataset that says types and no shapes."""
+    return tf.data.Dataset.from_generator(
+        lambda: ((X[i : i + 40], Y[i : i + 40]) for i in (0, 40, 80)), (tf.float32, tf.int64)
+    )
+
+
+def ragged(rows: int = len(X)) -> Any:
+    return tf.ragged.constant([[1.0] * (1 + i % 3) for i in range(rows)])
 
 
 def dataset(x: Any = X, y: Any = Y) -> Any:
@@ -54,6 +67,12 @@ FORMS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "dataset of one-hot rows": lambda: (dataset(y=np.eye(3)[Y]),),
     "dataset of columns of floats": lambda: (dataset(y=Y[:, None].astype(np.float32)),),
     "sequence": lambda: (Batches(),),
+    "sequence without weights": lambda: (Batches(lambda x, y, i: (x, y, None)),),
+    "sequence of lists, with weights": lambda: (Batches(lambda x, y, i: ([x], [y], np.ones(len(y)))),),
+    "sequence of other types": lambda: (
+        Batches(lambda x, y, i: (x.astype("f8" if i else "f4"), y.astype("i4" if i else "i8"))),
+    ),
+    "dataset without shapes": lambda: (generated(),),
 }
 
 
@@ -90,6 +109,37 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "unbatched": ((tf.data.Dataset.from_tensor_slices((X, Y)),), {}, "elements of one example: expected batches"),
     "endless": ((dataset().repeat(),), {}, "endless: expected one epoch"),
     "no pairs": ((tf.data.Dataset.from_tensor_slices(X).batch(32),), {}, r"expected batches \(x, y\)"),
+    "named": (
+        (tf.data.Dataset.from_tensor_slices({"image": X, "label": Y}).batch(32),),
+        {},
+        r"one\['image'\], one\['label'\]",
+    ),
+    "ragged": ((ragged(), Y), {}, "ragged .*to_tensor"),
+    "ragged batches": ((tf.data.Dataset.from_tensor_slices((ragged(), Y)).batch(32),), {}, "ragged .*to_tensor"),
+    "sparse": ((csr_array(X), Y), {}, "examples that are sparse .*toarray"),
+    "sparse tensor": ((tf.sparse.from_dense(X), Y), {}, "examples that are sparse .*to_dense"),
+    "masked": ((np.ma.masked_greater(X, 1), Y), {}, "some are masked: fill them"),
+    "a list of examples": (([*X], Y), {}, "list of 96 arrays, .* np.stack"),
+    "other batches": (
+        (Batches(lambda x, y, i: (x[:, :, None] if i else x, y)),),
+        {},
+        "expected the same arrays in all",
+    ),
+    "classes to validate on": (
+        (dataset(),),
+        {"validation_data": dataset(y=Y + 5)},
+        "validation dataset has classes from 5",
+    ),
+    "width to validate on": (
+        (dataset(),),
+        {"validation_data": dataset(X[:, :4])},
+        r"validation dataset has examples of shape \(4,\)",
+    ),
+    "NaN to validate on": (
+        (dataset(),),
+        {"validation_data": dataset(y=Y * np.nan)},
+        "validation dataset has targets that are NaN",
+    ),
     "twice": ((dataset(), Y), {}, "has its own y: leave y out"),
     "batch": ((X, Y), {"batch_size": 0}, "batch_size must be at least 1"),
     "validation": ((X, Y), {"validation_data": X}, r"validation_data is a ndarray: expected a pair \(x, y\)"),
@@ -103,6 +153,37 @@ def test_what_does_not_go_together_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         bp.fit(network(), *data, **options, epochs=1, progress=False)
     assert "\n" not in str(error.value)
+
+
+def test_batches_of_other_lengths_are_trained_on_but_not_joined() -> None:
+    def texts() -> Any:
+        lengths = ((8, 3), (8, 5))
+        made = ((np.ones(shape, np.int64), np.arange(8) % 3) for shape in lengths)
+        return made
+
+    layers = [keras.layers.Embedding(9, 4), keras.layers.GlobalAveragePooling1D(), DenseFlipout(3)]
+    model = keras.Sequential([keras.Input((None,), dtype="int64"), *layers])
+    data = tf.data.Dataset.from_generator(texts, (tf.int64, tf.int64))
+    assert len(bp.fit(model, data, epochs=2, progress=False)) == 2
+    with pytest.raises(DataError, match="batches of different shapes, which cannot be joined: expected accumulate=1"):
+        bp.fit(model, data, settings=bp.Settings(accumulate=2), progress=False)
+
+
+def test_counting_a_dataset_that_may_have_no_end_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_PATIENCE", 0.0)
+    with pytest.warns(
+        UserWarning, match=r"does not say .*: it is read once to count them; if it has no end, .*take\(STEPS\)"
+    ):
+        bp.fit(network(), generated(), epochs=1, progress=False)
+
+
+def test_an_optimizer_belongs_to_one_model() -> None:
+    optimizer = keras.optimizers.Adam()
+    model = network()
+    for _ in range(2):
+        bp.fit(model, X, Y, epochs=1, optimizer=optimizer, progress=False)
+    with pytest.raises(bp.BpruneError, match="optimizer Adam has been used for another model"):
+        bp.fit(network(), X, Y, epochs=1, optimizer=optimizer, progress=False)
 
 
 def test_classes_without_an_example_are_the_models() -> None:

@@ -30,6 +30,7 @@ def as_arrays(given: Any, name: str, what: str) -> Arrays:
 
 
 def _array(given: Any, name: str, what: str) -> np.ndarray:
+    refuse_other_than_dense(given, f"{name} has {what}")
     try:
         array = np.asarray(given)
         if array.dtype == object and array.ndim:  # columns of pandas, of strings or of numbers that may be missing
@@ -39,6 +40,26 @@ def _array(given: Any, name: str, what: str) -> np.ndarray:
             f"{name} has {what} of type {type(given).__name__} that make no array ({error}): expected rows of one length"
         ) from error
     return array
+
+
+def refuse_other_than_dense(given: Any, who: str) -> None:
+    """Refuses what `np.asarray` would make no array of, or an array of other numbers.
+
+    Args:
+      who: begins the message.
+
+    Raises:
+      DataError: a ragged or a sparse tensor or matrix, or an array with masked numbers.
+    """
+    kind = f"{type(given).__module__.partition('.')[0]}'s {type(given).__name__}"
+    if hasattr(given, "nested_row_splits"):
+        raise DataError(f"{who} that are ragged ({kind}): expected rows of one length, as its to_tensor() pads them")
+    if any(hasattr(given, name) for name in ("dense_shape", "tocoo", "sparse_coords")):
+        raise DataError(
+            f"{who} that are sparse ({kind}): expected a dense array, as toarray() or tf.sparse.to_dense makes"
+        )
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise DataError(f"{who} of which some are masked: fill them, as filled(0) does, or drop their rows")
 
 
 def leaves(arrays: Arrays) -> list[np.ndarray]:

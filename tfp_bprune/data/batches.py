@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.data.arrays import refuse_other_than_dense
 from tfp_bprune.data.names import input_name
 from tfp_bprune.data.splits import Split, Splits
 from tfp_bprune.types import DataError
@@ -37,12 +38,18 @@ class Inputs:
     specs: dict[str, Any]
 
 
-def batches_of(inputs: Inputs, data: Any, size: int = BATCH) -> Iterator[Batch]:
+def batches_of(inputs: Inputs, data: Any, size: int = BATCH, *, endless: bool = False) -> Iterator[Batch]:
     """The batches of `data`, arrays in slices of `size`, as inputs and targets, the latter None where there are none.
 
+    Args:
+      endless: whether a dataset may be repeated without an end, since only some of it is read.
+
     Raises:
-      DataError: what the data means is not certain, or the network does not take it.
+      DataError: what the data means is not certain, it has no end, or the network does not take it.
     """
+    _refuse_parts(inputs, data)
+    if not endless and isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise DataError(f"{inputs.who} got a dataset without an end: leave out repeat(), or give it one, take(STEPS)")
     for element in _elements(inputs, data, size):
         x, y = _taken_apart(inputs, element)
         yield _by_input(inputs, x), y
@@ -50,6 +57,7 @@ def batches_of(inputs: Inputs, data: Any, size: int = BATCH) -> Iterator[Batch]:
 
 def count_of(inputs: Inputs, data: Any) -> int | None:
     """How many examples there are, where that can be told without reading them."""
+    _refuse_parts(inputs, data)
     if isinstance(data, Split):
         return len(data)
     if _is_array(data):
@@ -58,6 +66,13 @@ def count_of(inputs: Inputs, data: Any) -> int | None:
         found = {len(one) for one in tf.nest.flatten(data) if one is not None and len(np.shape(one))}
         return found.pop() if len(found) == 1 else None
     return None
+
+
+def _refuse_parts(inputs: Inputs, data: Any) -> None:
+    """Refuses ragged, sparse and masked arrays, alone or among several."""
+    several = data.values() if isinstance(data, Mapping) else data if isinstance(data, tuple) else ()
+    for one in (data, *several):
+        refuse_other_than_dense(one, f"{inputs.who} got examples")
 
 
 def _elements(inputs: Inputs, data: Any, size: int) -> Iterable[Any]:
@@ -182,7 +197,10 @@ def _named(x: Mapping[Any, Any], expected: list[str]) -> dict[str, Any]:
 
 def _fitted(inputs: Inputs, part: Any, spec: Any, name: str) -> Any:
     """An array of the type and, but for a last axis of one as Keras has it, of the shape that an input takes."""
+    refuse_other_than_dense(part, f"{inputs.who} got examples")
     part = np.asarray(part) if hasattr(part, "to_numpy") else part
+    if _is_array(part) and tf.as_dtype(part.dtype).is_complex:
+        raise DataError(f"{inputs.who} got complex numbers for input {name!r}: expected real ones")
     shape = tuple(np.shape(part)) if _is_array(part) else ()
     if _is_array(part) and not spec.shape.is_compatible_with(tf.TensorShape(shape)):
         if len(shape) == len(spec.shape) - 1 and spec.shape[-1] == 1 and len(shape):
@@ -198,6 +216,4 @@ def _fitted(inputs: Inputs, part: Any, spec: Any, name: str) -> Any:
 
 
 def _is_array(value: Any) -> bool:
-    if isinstance(value, tf.RaggedTensor | tf.SparseTensor):
-        return True
     return (hasattr(value, "shape") and hasattr(value, "dtype")) or hasattr(value, "to_numpy")

@@ -131,6 +131,7 @@ def described_targets(y: Arrays, name: str, task: SaidTask) -> tuple[Arrays, dic
     Raises:
       DataError: what one is is not certain.
     """
+    _check_numbers(y, name, "targets", "iufb")
     said = _said(task, y, name)
     found = {
         key: read_target(whole_numbers(one, said[key]), said[key], _called(name, key))
@@ -164,14 +165,28 @@ def read_arrays(x: Any, y: Any, info: Info, task: SaidTask = None) -> tuple[Arra
     """
     x, y = examples_of(x, info.name), as_arrays(y, info.name, "targets")
     _check_pairs(x, y, info.name)
-    said, targets = _said(task, y, info.name), _targets(y, info)
+    y = _known_targets(y, info, info.name, task)
+    check_arrays(x, y, info)
+    return x, y
+
+
+def read_targets(y: Any, info: Info, name: str) -> Arrays:
+    """The targets alone of what messages call `name`, as `info` says they are; errors as in `read_arrays`."""
+    y = as_arrays(y, name, "targets")
+    _check_numbers(y, name, "targets", "iufb")
+    y = _known_targets(y, info, name)
+    for key, one in by_name(y).items():
+        check_target(one, info.targets[key], _called(name, key))
+    return y
+
+
+def _known_targets(y: Arrays, info: Info, name: str, task: SaidTask = None) -> Arrays:
+    said, targets = _said(task, y, name), _targets(y, info, name)
     found = {}
     for key, one in by_name(y).items():
         known, whole = targets[key], whole_numbers(one, said[key])
-        found[key] = read_target(whole, known.task, _called(info.name, key), known)[0]
-    y = mapped(lambda key: found[key], _keys(y))
-    check_arrays(x, y, info)
-    return x, y
+        found[key] = read_target(whole, known.task, _called(name, key), known)[0]
+    return mapped(lambda key: found[key], _keys(y))
 
 
 def check_arrays(x: Arrays, y: Arrays, info: Info) -> None:
@@ -184,15 +199,18 @@ def check_arrays(x: Arrays, y: Arrays, info: Info) -> None:
     expected: Any = tuple(info.input_shape) if info.inputs is None else info.inputs
     if count(x) and shapes(x) != expected:
         raise DataError(f"{info.name} has examples of shape {shapes(x)}: expected {expected}")
-    targets = _targets(y, info)
+    targets = _targets(y, info, info.name)
     for key, one in by_name(y).items():
         check_target(one, targets[key], _called(info.name, key))
 
 
-def _targets(y: Arrays, info: Info) -> dict[str, Target]:
+def _targets(y: Arrays, info: Info, name: str) -> dict[str, Target]:
     if set(by_name(y)) != set(info.targets):
-        given, expected = (", ".join(map(repr, names)) or "one" for names in (by_name(y), info.targets))
-        raise DataError(f"{info.name} has targets named {given}: expected {expected}")
+        given, expected = (
+            ", ".join(repr(one) if one else "one without a name" for one in names)
+            for names in (by_name(y), info.targets)
+        )
+        raise DataError(f"{name} has as targets {given}: expected {expected}")
     return info.targets
 
 
@@ -231,13 +249,21 @@ def _standardized(x: np.ndarray) -> tuple[Any, Any]:
 def _check_pairs(x: Arrays, y: Arrays, name: str) -> None:
     lengths = {len(one) if one.ndim else -1 for one in (*leaves(x), *leaves(y))}
     if any(one.ndim < 2 for one in leaves(x)) or any(one.ndim < 1 for one in leaves(y)) or len(lengths) != 1:
+        if isinstance(x, tuple) and len({one.shape for one in x}) == 1 and leaves(y)[0].shape[:1] == (len(x),):
+            raise DataError(
+                f"{name} has a list of {len(x)} arrays, which stand for as many inputs: of a list of examples np.stack makes one array"
+            )
         examples, targets = (mapped(lambda one: one.shape, arrays) for arrays in (x, y))
         raise DataError(
             f"{name} has examples {examples} and targets {targets}: expected [n, ...] and [n], or [n, ...] for several labels"
         )
-    for what, arrays, kinds in (("examples", x, "iufbUS"), ("targets", y, "iufb")):
-        for values in leaves(arrays):
-            if values.dtype.kind not in kinds:
-                raise DataError(f"{name} has {what} of type {values.dtype}: expected numbers")
-            if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
-                raise DataError(f"{name} has {what} that are NaN or infinite: drop or replace them")
+    _check_numbers(x, name, "examples", "iufbUS")
+    _check_numbers(y, name, "targets", "iufb")
+
+
+def _check_numbers(arrays: Arrays, name: str, what: str, kinds: str) -> None:
+    for values in leaves(arrays):
+        if values.dtype.kind not in kinds:
+            raise DataError(f"{name} has {what} of type {values.dtype}: expected numbers")
+        if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+            raise DataError(f"{name} has {what} that are NaN or infinite: drop or replace them")

@@ -80,6 +80,10 @@ def targets_like(y: np.ndarray, task: Task, shape: tuple[int, ...], name: str) -
     y = np.asarray(y)
     if y.shape[:1] != shape[:1]:
         raise DataError(f"{name} has {len(y) if y.ndim else 0} targets for {shape[0]} examples: expected one of each")
+    if y.dtype.kind not in "iufb":
+        raise DataError(f"{name} has targets of type {y.dtype}: expected numbers")
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise DataError(f"{name} has targets that are NaN or infinite: drop or replace them")
     if task == "regression":
         if y.size != np.prod(shape):
             raise DataError(f"{name} has targets of shape {y.shape}: expected {shape}")

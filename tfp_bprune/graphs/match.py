@@ -24,14 +24,22 @@ def check_shapes(model: Any, data: Splits) -> None:
     """
     check_known(model)
     info, names = data.info, input_names(model)
-    if info.inputs is None and len(names) != 1:
-        raise DataError(f"{info.name} has one input: model {model.name!r} expects {', '.join(map(repr, names))}")
-    given = in_order(info.inputs or {"": info.input_shape}, names, info.name, "inputs", model)
+    _check_shapes(model, info.name, info.inputs or {"": info.input_shape}, names)
+    valid = data.parts.get("valid")
+    if isinstance(data, Stream) and valid is not None:
+        given = {name: one.shape[1:] for name, one in by_name(valid.x).items()}
+        _check_shapes(model, "the validation dataset", given, names)
+
+
+def _check_shapes(model: Any, who: str, shapes: Mapping[str, Any], names: list[str]) -> None:
+    if "" in shapes and len(names) != 1:
+        raise DataError(f"{who} has one input: model {model.name!r} expects {', '.join(map(repr, names))}")
+    given = in_order(shapes, names, who, "inputs", model)
     for (name, shape), tensor in zip(given.items(), model.inputs, strict=True):
         if not _fits(tuple(shape), expected := tuple(tensor.shape[1:])):
             which = f" of input {name!r}" if len(names) > 1 else ""
             raise DataError(
-                f"{info.name} has examples of shape {tuple(shape)}: model {model.name!r} expects {expected}{which}"
+                f"{who} has examples of shape {tuple(shape)}: model {model.name!r} expects {expected}{which}"
             )
 
 

@@ -55,6 +55,20 @@ def check_slots(model: Any) -> None:
                 )
 
 
+def check_unused(optimizer: Any, model: Any) -> None:
+    """Refuses an optimizer that was built for the variables of another model, whose state it would go on with.
+
+    Raises:
+      BpruneError: naming it.
+    """
+    keys = set(getattr(_innermost(optimizer), "_index_dict", ()))
+    if not keys <= {variable._unique_id for variable in model.variables}:
+        raise BpruneError(
+            f"optimizer {type(_innermost(optimizer)).__name__} has been used for another model, of whose weights it keeps the state: "
+            "expected a new one for each model"
+        )
+
+
 def carry(optimizer: Any, successors: Mapping[int, tuple[Any, Any]], sliced: Callable[[Values, str], Values]) -> None:
     """Has `optimizer` go on with other variables: iterations and rate as they are, of slots what `sliced` makes of them.
 

@@ -23,6 +23,7 @@ from tfp_bprune.graphs.heads import heads_for, note_heads
 from tfp_bprune.graphs.match import check_shapes, is_alone, matched
 from tfp_bprune.graphs.names import targets_of
 from tfp_bprune.graphs.rebuild import check_known
+from tfp_bprune.graphs.slots import check_unused
 from tfp_bprune.layers import set_train_size
 from tfp_bprune.storage import compress, store
 from tfp_bprune.storage.saved import heads_config, present_architecture
@@ -122,7 +123,11 @@ def compile_model(
     heads, targets = heads_for(model, data.info, from_logits), targets_of(model, data.info)
     set_train_size(model, data.train_size)
     distributor = distributor or OneProcess()
-    optimizer = distributor.wrap(_adam(settings, data, distributor) if optimizer is None else own_optimizer(optimizer))
+    if optimizer is None:
+        optimizer = _adam(settings, data, distributor)
+    else:
+        check_unused(optimizer := own_optimizer(optimizer), model)
+    optimizer = distributor.wrap(optimizer)
     optimizer = for_precision(optimizer, model)
     half = any(tensor.dtype.size < 4 for tensor in model.outputs)
     losses = {name: loss_of(head, targets[name], half) for name, head in heads.items()}
@@ -209,7 +214,8 @@ def fit(
       RunError: `out` holds something else, is damaged, or is being written by another process.
       TrainingError: the loss is not finite, or the settings are not.
       DataError: examples do not have the shape that the model takes, or its outputs do not suit the targets.
-      BpruneError: whether outputs are logits or probabilities is not certain, and `from_logits` does not say it.
+      BpruneError: whether outputs are logits or probabilities is not certain, and `from_logits` does not say it; or the
+        optimizer was used for another model.
     """
     settings, distributor = _settings(settings, epochs), distributor_of(distributor)
     check_known(model)

@@ -81,7 +81,7 @@ def _batches(model: Any, data: Any) -> Iterator[Batch]:
     wanted = model.inputs if wanted is None or isinstance(model, keras.Sequential) else wanted
     named = wanted if isinstance(wanted, Mapping) else dict(zip(model.input_names, model.inputs, strict=True))
     specs = {str(key): tf.TensorSpec(tensor.shape, tensor.dtype) for key, tensor in named.items()}
-    for x, y in batches_of(Inputs("recalibrate", model.name, specs), data):
+    for x, y in batches_of(Inputs("recalibrate", model.name, specs), data, endless=True):
         if isinstance(wanted, Mapping):
             yield dict(zip(wanted, x.values(), strict=True)), y
         else:
