@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 Task = Literal["classification", "binary", "multilabel", "regression"]  # of data
 OutputTask = Literal["classification", "binary", "multilabel", "regression", "gaussian"]  # of a network's output
 Layers = Literal["flipout", "reparameterization", "local", "deterministic", "dropout"]
@@ -95,6 +97,23 @@ def if_percent(value: float) -> str:
     (': use 0.9 for 90 %', '')
     """
     return f": use {value / 100:.6g} for {value:.6g} %" if 1 < value < 100 else ""
+
+
+def check_number(name: str, value: Any, error: type[BpruneError] = BpruneError, *, whole: bool = False) -> None:
+    """Refuses what is no number, or no whole number of 64 bits; NaN is left to the check of its range.
+
+    >>> check_number("epochs", 2.5, whole=True)
+    Traceback (most recent call last):
+    ...
+    tfp_bprune.types.BpruneError: epochs must be a whole number, got 2.5
+
+    Raises:
+      BpruneError: or the `error` that is given: it is not.
+    """
+    scalar = not isinstance(value, str | bytes | None) and np.ndim(value) == 0
+    number = scalar and np.asarray(value).dtype.kind in "iuf"
+    if not number or (whole and not (abs(value) < 2**63 and value == int(value))):
+        raise error(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
 
 
 def names_of(given: Any, what: str) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfp_bprune import prune, strip
+from tfp_bprune import GradualPruning, Shrink, prune, strip
+from tfp_bprune._keras import keras
 from tfp_bprune.data.splits import Info
 from tfp_bprune.graphs import compact
 from tfp_bprune.networks import build
@@ -166,3 +167,40 @@ def test_a_unit_is_worth_the_weaker_of_its_sides(aggregate: Any) -> None:
     expected = scores_by_hand(model, aggregate)
     made = {side.tensor: side.labels for side in units.made}
     np.testing.assert_allclose(scores[made["dense_1/kernel"]], expected, rtol=1e-5)
+
+
+def test_of_few_weights_a_sparsity_that_whole_units_do_not_reach_is_not_called_reached() -> None:
+    layers = [keras.layers.Dense(2), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    with pytest.warns(UserWarning, match=r"reached a sparsity of 0.5000, asked for 0.7"):
+        report = prune(model, sparsity=0.7, granularity="unit")[1]
+    assert (report.pruned, report.prunable, report.reached) == (3, 6, False)
+
+
+NO_NUMBERS: list[tuple[dict[str, Any], str]] = [
+    ({"sparsity": "0.5"}, "sparsity must be a number, got '0.5'"),
+    ({"sparsity": np.array([0.5, 0.6])}, "sparsity must be a number"),
+    ({"sparsity": True}, "sparsity must be a number, got True"),
+    ({"threshold": "high"}, "threshold must be a number"),
+    ({"sparsity": 0.5, "criterion": ["snr"]}, r"unknown criterion \['snr'\]"),
+]
+NO_CALLBACKS: list[tuple[Any, str]] = [
+    (lambda: GradualPruning(0.5, every=1.5), "every must be a whole number"),  # type: ignore[arg-type]
+    (lambda: GradualPruning(0.5, over=0.5), "over must be two parts"),  # type: ignore[arg-type]
+    (lambda: Shrink(criterion="evidence", threshold=np.nan), "threshold must be a number, got nan"),
+    (lambda: Shrink(after=1.5), "after must be a whole number"),  # type: ignore[arg-type]
+    (lambda: Shrink(least="a"), "least must be a number"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("options", "message"), NO_NUMBERS)
+@pytest.mark.parametrize("granularity", ["weight", "unit"])
+def test_what_is_no_number_is_refused(options: dict[str, Any], message: str, granularity: Any) -> None:
+    with pytest.raises(PruneError, match=message):
+        prune(network(*CASES[0]), granularity=granularity, **options)
+
+
+@pytest.mark.parametrize(("make", "message"), NO_CALLBACKS)
+def test_callbacks_refuse_what_is_no_number(make: Any, message: str) -> None:
+    with pytest.raises(PruneError, match=message):
+        make()

@@ -290,3 +290,37 @@ def test_data_say_in_a_line_what_they_are(digits: Any) -> None:
         "Splits(digits: classification of 10 classes, examples (8, 8, 1); train 1,294, valid 144, test 359; batches of 200)"
     )
     assert repr(digits.examples("test")) == "Split('test': 359 examples (8, 8, 1), targets ())"
+
+
+NO_NUMBERS: dict[str, Callable[[], Any]] = {
+    "epochs must be a whole number, got 1.5": lambda: bp.Settings(epochs=1.5),  # type: ignore[arg-type]
+    "epochs must be a whole number, got '3'": lambda: bp.fit(network(), X, Y, epochs="3"),  # type: ignore[arg-type]
+    "learning_rate must be a number, got None": lambda: bp.Settings(learning_rate=None),  # type: ignore[arg-type]
+    "accumulate must be a whole number, got nan": lambda: bp.Settings(accumulate=np.nan),  # type: ignore[arg-type]
+    "kl must be one of 'warmup', .*, got 'none'": lambda: bp.Settings(kl="none"),  # type: ignore[arg-type]
+    "settings is a dict": lambda: bp.fit(network(), X, Y, settings={"epochs": 1}),  # type: ignore[arg-type]
+    "batch_size must be a whole number, got 2.5": lambda: bp.fit(network(), X, Y, batch_size=2.5),  # type: ignore[arg-type]
+    "seed must be a whole number, got 'a'": lambda: bp.fit(network(), X, Y, seed="a"),  # type: ignore[arg-type]
+    "validation_split must be a number": lambda: bp.fit(network(), X, Y, validation_split="a"),  # type: ignore[arg-type]
+    "from_logits must be True or False": lambda: bp.fit(network(), X, Y, from_logits="no"),  # type: ignore[arg-type]
+    "distributor is a int": lambda: bp.fit(network(), X, Y, distributor=2),
+    "among callbacks is the class .*EarlyStopping": lambda: bp.fit(network(), X, Y, callbacks=[C.EarlyStopping]),
+    "among callbacks is a builtins.int": lambda: bp.fit(network(), X, Y, callbacks=3),
+    "train_size, .*, must be at least 1, got -3": lambda: DenseFlipout(3, train_size=-3),
+    "train_size must be a whole number, got nan": lambda: DenseFlipout(3, train_size=np.nan),
+    "rho_init must be finite, got nan": lambda: DenseFlipout(3, rho_init=np.nan),
+    "batches must be a whole number": lambda: bp.recalibrate(network(), X, batches=1.5),  # type: ignore[arg-type]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", NO_NUMBERS)
+def test_what_is_no_number_is_refused_by_name(message: str) -> None:
+    with pytest.raises(bp.BpruneError, match=message) as error:
+        NO_NUMBERS[message]()
+    assert "\n" not in str(error.value)
+
+
+def test_callbacks_are_given_as_keras_takes_them() -> None:
+    stop = C.EarlyStopping("nll", patience=0, min_delta=100)
+    assert len(bp.fit(network(), X, Y, epochs=4, callbacks=stop, progress=False)) == 2
+    assert len(bp.fit(network(), X, Y, epochs=1, callbacks=None, progress=False)) == 1

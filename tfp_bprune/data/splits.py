@@ -22,7 +22,7 @@ from tfp_bprune.data.datasets import DATASETS, pair_of, registered
 from tfp_bprune.data.info import Info, described_arrays, read_arrays
 from tfp_bprune.data.prepared import prepared
 from tfp_bprune.data.targets import SaidTask, Target
-from tfp_bprune.types import Augmentation, DataError, Json, if_percent
+from tfp_bprune.types import Augmentation, DataError, Json, check_number, if_percent
 
 EVALUATION_BATCH = 1000
 
@@ -239,7 +239,7 @@ def load(
     Raises:
       DataError: the dataset is unknown, absent, not an image classification, or a split would be empty.
     """
-    _check_order(batch_size, seed)  # before anything that takes time
+    check_order(batch_size, seed)  # before anything that takes time
     place = None if data_dir is None else os.path.abspath(data_dir)
     request = {"dataset": name, "data_dir": place, "validation_fraction": validation_fraction}
     if streaming:
@@ -288,7 +288,7 @@ def from_arrays(
     Raises:
       DataError: what the targets are is not certain.
     """
-    _check_order(batch_size, seed)
+    check_order(batch_size, seed)
     (train_x, train_y), (test_x, test_y) = pair_of(train, "train"), pair_of(test, "test")
     if info is None:
         train_x, train_y, info = described_arrays(train_x, train_y, "arrays", task)
@@ -322,6 +322,7 @@ def held_out(name: str, n: int, fraction: float, seed: int, test: int) -> tuple[
     Raises:
       DataError: the fraction is none, or a split would be empty.
     """
+    check_number("validation_fraction", fraction, DataError)
     if not 0 <= fraction < 1:
         raise DataError(f"validation_fraction must be in [0, 1), got {fraction}{if_percent(fraction)}")
     cut = round(fraction * n)
@@ -341,7 +342,14 @@ def _check_sizes(name: str, n: int, held_out: int, fraction: float, test: int) -
         raise DataError(f"the test split of {name} is empty: expected at least one example")
 
 
-def _check_order(batch_size: int, seed: int) -> None:
+def check_order(batch_size: int, seed: int) -> None:
+    """Refuses batches and seeds that are none.
+
+    Raises:
+      DataError: naming which.
+    """
+    check_number("batch_size", batch_size, DataError, whole=True)
+    check_number("seed", seed, DataError, whole=True)
     if batch_size < 1:
         raise DataError(f"batch_size must be at least 1, got {batch_size}")
     if seed < 0:

@@ -26,7 +26,7 @@ from tfp_bprune.layers import (
     weights_of,
 )
 from tfp_bprune.layers.posterior import DEFAULT_RHO
-from tfp_bprune.types import BpruneError, Estimator, Json, names_of
+from tfp_bprune.types import BpruneError, Estimator, Json, check_number, names_of
 
 _SMALLEST_SCALE = 1e-8  # where |w| is 0, sigma = delta |w| would be too, and rho infinite
 _NEVER_BAYESIAN = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.GroupNormalization)
@@ -73,7 +73,10 @@ def bayesianize(
     """
     if rho_init is not None and moped is not None:
         raise BpruneError(f"give either rho_init or moped, got {rho_init} and {moped}: moped decides sigma by itself")
-    if moped is not None and not moped > 0:
+    for name, value in (("rho_init", rho_init), ("moped", moped)):
+        if value is not None:
+            check_number(name, value)
+    if moped is not None and not 0 < moped < float("inf"):
         raise BpruneError(f"moped must be a positive factor on |w|, got {moped}")
     model = adopt(model)
     refuse_equal_names(model)

@@ -7,6 +7,7 @@ training steps at a fraction of the time.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from tfp_bprune.layers.notice import say_what_is_drawn
 from tfp_bprune.layers.posterior import DEFAULT_RHO, MaskedNormal
 from tfp_bprune.layers.prior import CentredPrior, Prior, prior_from
 from tfp_bprune.layers.tensorboard import show_masks
-from tfp_bprune.types import BpruneError, Json
+from tfp_bprune.types import BpruneError, Json, check_number
 
 autocast_variable = keras.src.mixed_precision.autocast_variable
 _OF_KERAS = {"initializer": keras.initializers, "regularizer": keras.regularizers, "constraint": keras.constraints}
@@ -115,9 +116,13 @@ class Variational(_LayerPart):
         self.posterior = self._family(posterior)
         if own_prior_loc:
             CentredPrior(self.prior)  # which refuses some
+        check_number("rho_init", rho_init)
+        if not math.isfinite(rho_init):
+            raise BpruneError(f"rho_init must be finite, got {rho_init}")
+        check_number("seed", seed, whole=True)
         self.rho_init, self.seed = float(rho_init), int(seed)
         self.bayesian_bias, self.own_prior_loc = bool(bayesian_bias), bool(own_prior_loc)
-        self.train_size = None if train_size is None else int(train_size)
+        self.train_size = None if train_size is None else _checked_size(train_size)
         self._held = _Held()
 
     def _family(self, given: str | None) -> str:
@@ -353,9 +358,21 @@ def variational_layers(model: Any) -> Iterator[Any]:
             yield layer
 
 
+def _checked_size(train_size: Any) -> int:
+    check_number("train_size", train_size, whole=True)
+    if train_size < 1:
+        raise BpruneError(f"train_size, the number of training examples, must be at least 1, got {train_size}")
+    return int(train_size)
+
+
 def set_train_size(model: Any, train_size: int) -> None:
-    """Tells every Bayesian layer N, the training examples of the whole job. The model's functions are traced anew."""
+    """Tells every Bayesian layer N, the training examples of the whole job. The model's functions are traced anew.
+
+    Raises:
+      BpruneError: it is no whole number above 0.
+    """
+    train_size = _checked_size(train_size)
     for layer in variational_layers(model):
-        layer.train_size = int(train_size)
+        layer.train_size = train_size
     for function in ("train_function", "test_function", "predict_function"):
         setattr(model, function, None)

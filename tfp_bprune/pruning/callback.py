@@ -25,7 +25,7 @@ from tfp_bprune.pruning.prune import apply_masks, remove_to_the_end, step_to_the
 from tfp_bprune.pruning.schedule import SparsitySchedule, polynomial
 from tfp_bprune.pruning.scoring import Scoring
 from tfp_bprune.pruning.select import prunable_weights
-from tfp_bprune.types import Aggregate, Counts, Criterion, Granularity, Json, PruneError, Scope
+from tfp_bprune.types import Aggregate, Counts, Criterion, Granularity, Json, PruneError, Scope, check_number
 
 
 class KeepPruned(keras.callbacks.Callback):
@@ -124,11 +124,17 @@ class GradualPruning(keras.callbacks.Callback):
             scoring = with_an_end(scoring)
         elif not callable(schedule):
             check_sparsity(schedule)
+        if over is not None and (not isinstance(over, tuple | list) or len(over) != 2):
+            raise PruneError(f"over must be two parts of the training, (begin, end), got {over!r}")
+        for part in over or ():
+            check_number("over", part, PruneError)
         if over is not None and not 0 <= over[0] < over[1] <= 1:
             raise PruneError(
                 f"over must be two parts of the training, 0 <= begin < end <= 1, got {over[0]} and {over[1]}"
             )
         for name, value in (("every", every), ("steps_per_epoch", steps_per_epoch)):
+            if value is not None:
+                check_number(name, value, PruneError, whole=True)
             if value is not None and value < 1:
                 raise PruneError(f"{name} must be at least 1, got {value}")
         self.schedule, self.steps_per_epoch, self.every = schedule, steps_per_epoch, every

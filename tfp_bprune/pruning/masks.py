@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfp_bprune.types import PruneError, Scope, if_percent
+from tfp_bprune.types import PruneError, Scope, check_number, if_percent
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -55,8 +55,9 @@ def check_sparsity(sparsity: float) -> None:
     """Refuses a sparsity that would leave nothing, or is none.
 
     Raises:
-      PruneError: it is not in [0, 1).
+      PruneError: it is not in [0, 1), or no number.
     """
+    check_number("sparsity", sparsity, PruneError)
     if not 0 <= sparsity < 1:
         raise PruneError(f"sparsity must be in [0, 1), got {sparsity}{if_percent(sparsity)}")
 
@@ -67,6 +68,7 @@ def check_threshold(threshold: float, least: float = 0.0) -> None:
     Raises:
       PruneError: it is, or is not a number.
     """
+    check_number("threshold", threshold, PruneError)
     if not threshold >= least:
         raise PruneError(f"threshold must be {'a number' if least < 0 else f'at least {least:g}'}, got {threshold}")
 

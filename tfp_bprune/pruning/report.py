@@ -89,8 +89,9 @@ class Report:
 
     @property
     def reached(self) -> bool:
-        """Whether as much is gone as was asked for, but for the rounding to whole weights; of a threshold always."""
-        rounding = 0.5 * (len(self.layers) + 1) / self.prunable
+        """Whether as much is gone as was asked for, but for the rounding to whole weights, which units are not subject to; of a
+        threshold always."""
+        rounding = 1e-9 if self.granularity == "unit" else 0.5 * (len(self.layers) + 1) / self.prunable
         return self.counted >= self.requested.get("sparsity", 0.0) - rounding
 
     @property

@@ -38,7 +38,7 @@ class Scoring:
     counts: Counts = "weights"
 
     def __post_init__(self) -> None:
-        if self.criterion is not None and self.criterion not in CRITERIA:
+        if self.criterion is not None and self.criterion not in list(CRITERIA):
             raise PruneError(f"unknown criterion {self.criterion!r}: expected one of {', '.join(CRITERIA)}")
         check_scope(self.scope)
         if self.granularity not in get_args(Granularity):

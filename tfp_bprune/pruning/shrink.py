@@ -8,17 +8,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.compact import Kept, kept_of
 from tfp_bprune.graphs.products import multiplications
 from tfp_bprune.graphs.shrink import check_shrinkable, shrink, units
 from tfp_bprune.pruning.callback import KeepPruned
 from tfp_bprune.pruning.dead import remove_dead
+from tfp_bprune.pruning.masks import check_threshold
 from tfp_bprune.pruning.prune import apply_masks
 from tfp_bprune.pruning.scores import CRITERIA
 from tfp_bprune.pruning.scoring import Scoring
 from tfp_bprune.pruning.select import choose_masks, prunable_weights
-from tfp_bprune.types import Aggregate, Criterion, Json, PruneError, Scope
+from tfp_bprune.types import Aggregate, Criterion, Json, PruneError, Scope, check_number
 
 _C: Any = keras.callbacks
 LEAST = 0.1  # of the multiplications
@@ -85,6 +88,10 @@ class Shrink(keras.callbacks.Callback):
         super().__init__()
         self._scoring = Scoring(criterion, scope, "unit", aggregate)
         self._threshold = _end(criterion, threshold)
+        check_number("least", least, PruneError)
+        check_number("after", after, PruneError, whole=True)
+        if threshold is not None:
+            check_threshold(threshold, -np.inf)
         if not 0 <= least <= 1 or after < 0:
             raise PruneError(f"least must be in [0, 1] and after at least 0, got {least} and {after}")
         self.after, self.least = after, least

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -49,8 +49,8 @@ from tfp_bprune.training.schedules import WARMUP_PART, ScaledCosine, kl_schedule
 from tfp_bprune.training.states import PREFIX, SetStates, states_of
 from tfp_bprune.training.strategy import distributor_of
 from tfp_bprune.training.taken import Given, splits_of
-from tfp_bprune.training.watched import own_optimizer, warn_of_divergence
-from tfp_bprune.types import Json, KLWeighting, RunError, Scaling, TrainingError
+from tfp_bprune.training.watched import checked_callbacks, own_optimizer, warn_of_divergence
+from tfp_bprune.types import Json, KLWeighting, RunError, Scaling, TrainingError, check_number
 
 _BEFORE = {"accumulate": 1}  # what settings were before there was a choice
 _SET_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
@@ -85,6 +85,13 @@ class Settings:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("learning_rate", "warmup_part", "kl_weight"):
+            check_number(name, getattr(self, name), TrainingError)
+        for name in ("epochs", "scaling_warmup", "accumulate"):
+            check_number(name, getattr(self, name), TrainingError, whole=True)
+        for name, known in (("kl", get_args(KLWeighting)), ("scaling", get_args(Scaling))):
+            if (given := getattr(self, name)) not in known:
+                raise TrainingError(f"{name} must be one of {', '.join(map(repr, known))}, got {given!r}")
         if self.epochs < 1 or not 0 < self.learning_rate < float("inf"):
             raise TrainingError(
                 f"epochs and learning_rate must be positive, got {self.epochs} and {self.learning_rate}"
@@ -95,7 +102,7 @@ class Settings:
             raise TrainingError(f"kl_weight must be at least 0, got {self.kl_weight}")
         if self.scaling_warmup < 0:
             raise TrainingError(f"scaling_warmup must be at least 0, got {self.scaling_warmup}")
-        if self.accumulate < 1 or self.accumulate != int(self.accumulate):
+        if self.accumulate < 1:
             raise TrainingError(f"accumulate must be a whole number of batches, at least 1, got {self.accumulate}")
 
 
@@ -166,7 +173,7 @@ def fit(
     out: Any = None,
     resume: bool = False,
     request: Json | None = None,
-    callbacks: Sequence[Any] = (),
+    callbacks: Any = (),
     distributor: Any = None,
     progress: bool = True,
     from_logits: bool | None = None,
@@ -195,7 +202,7 @@ def fit(
         bit-identical to those of a run that was never interrupted.
       request: what else to keep in the run's `config.json`; by default how to load the data again, which lets the commands
         evaluate and sweep the run.
-      callbacks: further Keras callbacks, which may change weights, masks and the learning rate, or stop the training: the
+      callbacks: further Keras callbacks, one or several, which may change weights, masks and the learning rate, or stop the training: the
         run holds what they leave. One that sets the learning rate takes it from the cosine; with `LearningRateScheduler`
         or `ReduceLROnPlateau` there is none from the start. A checkpoint holds the state of Keras's `EarlyStopping`,
         `ReduceLROnPlateau` and `ModelCheckpoint`, of others none. A run that a callback stopped is finished: resumed, it
@@ -218,6 +225,9 @@ def fit(
         optimizer was used for another model.
     """
     settings, distributor = _settings(settings, epochs), distributor_of(distributor)
+    callbacks = checked_callbacks(callbacks)
+    if from_logits not in (None, True, False):
+        raise TrainingError(f"from_logits must be True or False, got {from_logits!r}")
     check_known(model)
     data = splits_of(model, data, Given(y, batch_size, validation_data, validation_split, task, seed))
     check_shapes(model, data)
@@ -267,7 +277,9 @@ def fit(
 
 
 def _settings(settings: Settings | None, epochs: int | None) -> Settings:
-    settings = settings or Settings()
+    settings = Settings() if settings is None else settings
+    if not isinstance(settings, Settings):
+        raise TrainingError(f"settings is a {type(settings).__name__}: expected Settings(epochs=..., ...)")
     return settings if epochs is None else replace(settings, epochs=epochs)
 
 

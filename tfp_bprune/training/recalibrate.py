@@ -19,7 +19,7 @@ from tfp_bprune.data.batches import Inputs, batches_of
 from tfp_bprune.graphs.convert import adopt, strip
 from tfp_bprune.graphs.rebuild import rebuild
 from tfp_bprune.training.residuals import DRAWS, Batch, measure_noise, noisy_outputs
-from tfp_bprune.types import BpruneError, Calibrated
+from tfp_bprune.types import BpruneError, Calibrated, check_number
 
 
 def recalibrate(model: Any, data: Any, *, predictive: Calibrated = "mean", batches: int = 100) -> Any:
@@ -47,6 +47,7 @@ def recalibrate(model: Any, data: Any, *, predictive: Calibrated = "mean", batch
     """
     if predictive not in ("mean", "sampled"):
         raise BpruneError(f"predictive must be 'mean' or 'sampled', got {predictive!r}")
+    check_number("batches", batches, whole=True)
     if batches < 1:
         raise BpruneError(f"batches must be at least 1, got {batches}")
     model = adopt(model)

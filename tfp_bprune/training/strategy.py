@@ -215,4 +215,9 @@ def distributor_of(given: Any) -> Distributor:
     """What `fit` trains by: as it is given, a strategy of tf.distribute as a `Strategy`, one process where there is none."""
     if given is None:
         return OneProcess()
-    return Strategy(given) if isinstance(given, str | tf.distribute.Strategy) else given
+    made = Strategy(given) if isinstance(given, str | tf.distribute.Strategy) else given
+    if not hasattr(made, "launch"):
+        raise TrainingError(
+            f"distributor is a {type(given).__name__}: expected a strategy of tf.distribute, 'mirrored', 'multiworker', or Horovod()"
+        )
+    return made

@@ -7,11 +7,11 @@ from typing import Any, get_args
 
 from tfp_bprune.data.arrays import Arrays, count, rows
 from tfp_bprune.data.info import Info, described_arrays, read_arrays
-from tfp_bprune.data.splits import Split, Splits, with_fingerprint, with_target_scale
+from tfp_bprune.data.splits import Split, Splits, check_order, with_fingerprint, with_target_scale
 from tfp_bprune.data.stream import is_stream, stream, with_validation
 from tfp_bprune.data.targets import SaidTask, UncertainTask
 from tfp_bprune.graphs.heads import end_of, heads_for
-from tfp_bprune.types import BpruneError, DataError, Task
+from tfp_bprune.types import BpruneError, DataError, Task, check_number
 
 _BATCH = 32
 
@@ -46,6 +46,7 @@ def splits_of(model: Any, data: Any, given: Given) -> Splits:
     if is_stream(data):
         return _streamed(model, data, given)
     x, y = _pair(data, given.y)
+    check_number("validation_split", given.validation_split or 0.0, DataError)
     if not 0 <= (part := given.validation_split or 0.0) < 1:
         raise DataError(f"validation_split must be in [0, 1), got {part}")
     if part and given.validation_data is not None:
@@ -112,8 +113,7 @@ def _of_arrays(model: Any, x: Any, y: Any, part: float, given: Given) -> Splits:
         "test": Split("test", rows(x, slice(0)), rows(y, slice(0))),
     }
     batch = _BATCH if given.batch_size is None else given.batch_size
-    if batch < 1:
-        raise DataError(f"batch_size must be at least 1, got {batch}")
+    check_order(batch, given.seed)
     return Splits(parts, info, batch, given.seed)
 
 

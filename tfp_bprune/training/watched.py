@@ -34,6 +34,23 @@ def own_optimizer(given: Any) -> Any:
     return given
 
 
+def checked_callbacks(given: Any) -> list[Any]:
+    """Callbacks as `model.fit` takes them, one, several or none, as a list.
+
+    Raises:
+      TrainingError: something among them is none of tf_keras.
+    """
+    several = given if isinstance(given, list | tuple) else [] if given is None else [given]
+    for one in several:
+        if not isinstance(one, keras.callbacks.Callback):
+            kind = one if isinstance(one, type) else type(one)
+            what = "the class" if isinstance(one, type) else "a"
+            raise TrainingError(
+                f"among callbacks is {what} {kind.__module__}.{kind.__name__}: expected callbacks of tf_keras"
+            )
+    return list(several)
+
+
 def warn_of_divergence(model: Any, callbacks: Sequence[Any]) -> None:
     """Warns of callbacks that decide by a loss with the KL of the weights in it."""
     if next(iter(variational_layers(model)), None) is None:
