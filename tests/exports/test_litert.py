@@ -207,6 +207,19 @@ def test_what_no_example_makes_anything_of_has_a_range(zeros: str, tmp_path: Pat
     np.testing.assert_allclose(found["probabilities"], tf.nn.softmax(model(examples)), atol=0.05)
 
 
+def test_activations_that_overflow_on_an_example_settle_no_range(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_quantizer")
+    x = keras.Input((4,))
+    large = {"kernel_initializer": keras.initializers.Constant(1e15)}
+    model = classifier(keras.Model(x, L.Dense(3)(L.Dense(3, "tanh", **large)(L.Dense(3, **large)(x)))))
+    with pytest.raises(
+        ExportError, match=r"^representative examples settle .* overflows on them: expected finite activations"
+    ):
+        export(
+            model, tmp_path / "out", format="litert", precision="int8", representative=np.full((9, 4), 1e15, np.float32)
+        )
+
+
 def test_a_quantizer_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quantizer = pytest.importorskip("ai_edge_quantizer.quantizer")
 

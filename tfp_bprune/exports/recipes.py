@@ -62,6 +62,8 @@ def quantized(
         try:
             ranges = None if representative is None else _ranges(made, _batches(representative, batch))
             content = bytes(made.quantize(ranges).quantized_model)
+        except ExportError:
+            raise
         except Exception as error:
             raise failure("LiteRT's quantizer", error, remedy=REMEDY_FEW) from error
     _check_types(content, precision)
@@ -150,7 +152,17 @@ def _ranges(made: Any, batches: Iterable[dict[str, np.ndarray]]) -> dict[str, An
                 {"min": np.minimum(old["min"], new["min"]), "max": np.maximum(old["max"], new["max"])} if old else {}
             )
             found[name] = new | wider
+    _check_finite(found)
     return _with_width(found)
+
+
+def _check_finite(ranges: Mapping[str, Any]) -> None:
+    for name, reached in ranges.items():
+        if not np.isfinite([np.min(reached["min"]), np.max(reached["max"])]).all():
+            raise ExportError(
+                f"representative examples settle the ranges of activations, and {name!r} overflows on them: expected finite "
+                "activations; scale the inputs, or leave out representative examples"
+            )
 
 
 def _with_width(ranges: dict[str, Any]) -> dict[str, Any]:
