@@ -3,8 +3,9 @@
     python benchmarks/smallest.py --data-dir DIR --networks DIR [--network lenet300] [--epochs 30] [--sparsities 0.9936 0.9964]
     python benchmarks/smallest.py --data-dir DIR --networks DIR --shrink --epochs 20 --sparsities 0.9964
 
-One Bayesian network (reparameterization) is pruned by SNR to 98 % while it is trained (15 epochs, defaults). With `--shrink` it loses
-units instead, until 87.7 % of the multiplications are gone (the first 10 of 20 epochs, ARD prior, a tenth of the KL, shifted images).
+One Bayesian network (by reparameterization, or `--layers flipout`) is pruned by SNR to 98 % while it is trained (15 epochs, defaults).
+With `--shrink` it loses units instead, until 87.7 % of the multiplications are gone (the first 10 of 20 epochs, ARD prior, a tenth of the
+KL, shifted images).
 From there one network to each sparsity, of all weights of the whole network, goes on: pruned over the first half
 (`prune.GradualPruning`), at a learning rate of .005 and with the whole KL from the first step, while units that lost all their weights
 leave it. These settings were chosen on the validation split, a tenth of the training split, of Flipout networks without `--shrink`;
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9936, 0.9964])
     parser.add_argument("--network", choices=("lenet5", "lenet300"), default="lenet5")
+    parser.add_argument("--layers", choices=("reparameterization", "flipout"), default="reparameterization")
     parser.add_argument("--shrink", action="store_true", help="units leave before weights do")
     parser.add_argument("--held-out", action="store_true", help="only networks with a validation split")
     parser.add_argument("--out", type=Path, default=RESULTS / "smallest.json")
@@ -75,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     parts = [part for part, left_out in ((None, arguments.all_examples), (0.0, arguments.held_out)) if not left_out]
-    start = replace(UNITS_FIRST if arguments.shrink else START, network=arguments.network)
+    start = replace(UNITS_FIRST if arguments.shrink else START, network=arguments.network, layers=arguments.layers)
     for part in parts:
         for spec in specs(replace(start, validation_fraction=part), arguments):
             rows.append(measured(spec, arguments.networks, arguments.data_dir))
