@@ -97,7 +97,12 @@ def write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def name_of(row: dict[str, Any]) -> tuple[Any, ...]:
     """What tells one network of the file from another."""
-    started = row.get("network", "lenet5"), row.get("layers", "flipout"), row.get("units_first", False)
+    started = (
+        row.get("network", "lenet5"),
+        row.get("layers", "flipout"),
+        row.get("units_first", False),
+        row.get("shrinks"),
+    )
     return (*started, round(row["sparsity"], 3), row["epochs"], row["trained_on"])
 
 
@@ -136,6 +141,7 @@ def measured(spec: Spec, store: Path, data_dir: Path) -> dict[str, Any]:
         "network": spec.network,
         "layers": spec.layers,
         "units_first": (spec.parent or spec).units is not None,
+        "shrinks": spec.shrink,
     }
     row |= {"sparsity": 1 - left / every, "epochs": spec.epochs, "trained_on": network.data.train_size}
     row |= {"weights": every, "left": left, "times": every / left}
