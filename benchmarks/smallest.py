@@ -103,7 +103,7 @@ def name_of(row: dict[str, Any]) -> tuple[Any, ...]:
         row.get("units_first", False),
         row.get("shrinks"),
     )
-    return (*started, round(row["sparsity"], 3), row["epochs"], row["trained_on"])
+    return (*started, round(row["sparsity"], 4), row["epochs"], row["trained_on"])
 
 
 def specs(start: Spec, arguments: argparse.Namespace) -> Iterator[Spec]:
