@@ -21,7 +21,6 @@ Published, LeNet-5-Caffe, all weights over those left: sparse variational dropou
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import measure
 import numpy as np
 
 import tfp_bprune as bp
@@ -36,7 +36,7 @@ from tfp_bprune.claims.bounds import proportion
 from tfp_bprune.data.splits import Split
 from tfp_bprune.evaluation.sweep import machine
 from tfp_bprune.exports.manifest import describe
-from tfp_bprune.files.runs import finite
+from tfp_bprune.files.runs import finite, write_json
 from tfp_bprune.networks import build
 from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.studies.networks import Network, Spec, train, trained
@@ -87,12 +87,9 @@ def main() -> None:
 
 def write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes rows beside those of other networks that the file has."""
-    before = json.loads(out.read_text())["rows"] if out.exists() else []
-    made = {name_of(row) for row in rows}
-    kept = [row for row in before if name_of(row) not in made]
+    together = measure.merged(list(rows), str(out), name_of)
     out.parent.mkdir(exist_ok=True)
-    stored = {"machine": machine(), "published": PUBLISHED, "draws": DRAWS, "rows": [*kept, *rows]}
-    out.write_text(json.dumps(finite(stored), indent=2) + "\n")
+    write_json(out, finite({"machine": machine(), "published": PUBLISHED, "draws": DRAWS, "rows": together}))
 
 
 def name_of(row: dict[str, Any]) -> tuple[Any, ...]:
