@@ -38,7 +38,8 @@ def write_reference(folder: Path, package: Any) -> None:
     """Writes all pages into `folder`, those that changed alone, so that a second build has nothing to do."""
     folder.mkdir(exist_ok=True)
     listed = "\n".join(["```{toctree}", *PAGES, "plots", "layers", "commands", "```"])
-    _write(folder / "index.md", f"# Reference\n\nEvery name is `tfp_bprune.NAME`.\n\n{listed}\n")
+    first = "Every name is `tfp_bprune.NAME`, below `bp.NAME` after `import tfp_bprune as bp`. Shapes are in brackets: [batch, classes]."
+    _write(folder / "index.md", f"# Reference\n\n{first}\n\n{listed}\n")
     for page, (title, names) in PAGES.items():
         parts = [_entry(package, name) for name in names.split()]
         _write(folder / f"{page}.md", "\n".join([f"# {title}", _BEGINNING, *parts]))
@@ -55,8 +56,10 @@ def _plots(package: Any) -> str:
 
 _LAYERS = """# Layers
 
-Bayesian layers take the arguments of the Keras layer that they stand for, and those of `tfp_bprune.layers.Variational`:
-`prior`, `rho_init`, `bayesian_bias`, `train_size` and `seed`. They are in `tfp_bprune.layers`:
+Bayesian layers are in `tfp_bprune.layers`. Each takes the arguments of the Keras layer that it replaces, and these of
+`tfp_bprune.layers.Variational`: `prior`, `rho_init` (initial rho; the standard deviation is softplus(rho)), `bayesian_bias`,
+`train_size` (N, the number of training examples by which the KL is divided) and `seed`. The end of a name is the estimator of
+the gradient: Flipout, reparameterization, or local reparameterization.
 """
 
 
