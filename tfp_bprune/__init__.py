@@ -1,4 +1,17 @@
-"""Bayesian Keras networks on TensorFlow Probability: train them, prune them, serve what is left."""
+"""Bayesian Keras networks on TensorFlow Probability: train them, prune them, serve what is left.
+
+    import tfp_bprune as bp  # before tensorflow, so that tf.keras is Keras 2
+
+    data = bp.load("digits")  # or bp.from_arrays((x, y), (x_test, y_test))
+    model = bp.build("mlp", data.info)  # or bp.bayesianize(keras_model)
+    bp.fit(model, data, settings=bp.Settings(epochs=60), out="runs/mine")
+    pruned, report = bp.prune(model, sparsity=0.9)
+    print(bp.evaluate(pruned, data, predictive="moments"))
+    bp.export(pruned, "served/mine", predictive="moments")
+    answer = bp.predict("served/mine", x)  # answer.labels, answer.confidence, answer.epistemic, answer.aleatoric
+
+A request that cannot be met raises a `BpruneError`, whose message is one line. On the command line: `tfp-bprune --help`.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

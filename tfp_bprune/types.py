@@ -45,7 +45,10 @@ Json = dict[str, Any]
 
 
 class BpruneError(ValueError):
-    """A request that cannot be met: one line that says what was expected, what came and what to do."""
+    """A request that cannot be met. The message is one line: what was expected, what came, and what to do.
+
+    All errors of the package are of this class or of a subclass of it.
+    """
 
     # AutoGraph hands on an error raised while a function is traced as its own type only if it is built like this;
     # else `model.fit` would raise a StagingError in its place.

@@ -1,4 +1,4 @@
-"""An export form: the weights of a network of dense layers as one `.npz`, which NumPy alone runs."""
+"""An export format: the weights of a network of dense layers in one `.npz`, which runs on NumPy alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfp_bprune.types import ExportError
 
 
 def convert(predictor: Any, path: Path) -> None:
-    """Writes kernels, biases and what stands between them, layer by layer."""
+    """Writes kernels, biases and the rescaling of the inputs, layer by layer."""
     [head] = predictor.heads.values()
     if head.task != "classification" or not head.logits:
         raise ExportError(f"npz holds classifiers that end in logits: this one is a {head.task}")

@@ -1,4 +1,4 @@
-"""Runs what `form.py` wrote, with NumPy alone; this file stands alone."""
+"""Runs what `form.py` wrote, on NumPy alone; this file imports nothing of the package."""
 
 from collections.abc import Callable
 from itertools import groupby

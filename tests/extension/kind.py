@@ -31,7 +31,7 @@ class ChannelScale(keras.layers.Layer):
 
 
 class Scale(Kind):
-    """What the package needs to know of it."""
+    """Describes the layer to the package."""
 
     name = "ChannelScale"
     plain = ChannelScale
@@ -57,4 +57,4 @@ class ChannelScaleFlipout(Flipout, OnKeras, ChannelScale):
 
 @bayesian(SCALE, "reparameterization")
 class ChannelScaleReparameterization(Reparameterization, OnKeras, ChannelScale):
-    """One weight draw a batch."""
+    """Reparameterization: one draw of the weights for a batch."""

@@ -1,4 +1,4 @@
-"""Two layers without weights: one looks at each number by itself, the other puts channels elsewhere."""
+"""Rules for two layers without weights: one is elementwise, the other permutes channels."""
 
 from __future__ import annotations
 

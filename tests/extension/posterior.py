@@ -51,7 +51,7 @@ class Product(bp.Posterior):
         return tf.where(self.mask, z * v - mu_z * mu_v, 0.0)
 
     def kl(self, sample: Any) -> Any:
-        """Of v from N(0, 1); z is free."""
+        """KL of v from N(0, 1); z has no prior."""
         (_, mu), (_, scale) = self._means(), self._scales()
         each = 0.5 * (tf.square(mu) + tf.square(scale) - 1) - log_scale_of(self._parts["rho"])
         return tf.reduce_sum(tf.where(self.mask, each, 0.0))

@@ -1,4 +1,4 @@
-"""A prior that learns: normals of one scale for each input, which is trained with the network."""
+"""A prior with variables: normals with a scale for each input, which is trained with the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfp_bprune.layers.names import of_part
 
 @bp.register_prior
 class Learned(bp.Prior):
-    """N(0, s^2) with a scale s of each input, which is trained; by its log density alone."""
+    """N(0, s^2) with a trained scale s for each input; only its log density is defined."""
 
     kind = "learned"
 

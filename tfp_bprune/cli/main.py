@@ -122,7 +122,11 @@ def parser_of_all() -> Parser:
     """The parser of the program, with all commands."""
     from tfp_bprune.cli.common import Parser
 
-    parser = Parser(prog=PROGRAM, description=_DESCRIPTION, epilog="Each command has its own --help with an example.")
+    parser = Parser(
+        prog=PROGRAM,
+        description=_DESCRIPTION,
+        epilog="Start with `tfp-bprune demo`. Each command has its own --help with examples.",
+    )
     parser.add_argument(
         "--import",
         action=_Import,

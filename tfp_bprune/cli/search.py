@@ -28,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     """The arguments of this command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     _add_budget(parser)
-    add_choice(parser, "--target", Target, "nonzeros", "what to minimize")
+    add_choice(parser, "--target", Target, "nonzeros", "what to minimize: weights left, bytes of a file, or latency")
     parser.add_argument("--trials", type=int, default=100, help="maximum number of networks to evaluate, at least 20")
     by = "order in which the weights of a layer are removed: by score, or by score refined on training examples"
     add_choice(parser, "--order", Order, "refined", by)

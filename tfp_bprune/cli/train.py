@@ -103,20 +103,27 @@ def _add_training(parser: Parser) -> None:
         type=int,
         default=1,
         metavar="BATCHES",
-        help="number of batches in an optimizer step, whose gradients are added up as of one large batch; workers exchange once a step",
+        help="number of batches whose gradients are added up for one optimizer step, as if they were one large batch; workers exchange "
+        "gradients once a step",
     )
     parser.add_argument(
         "--learning-rate", type=float, default=1e-3, help="initial learning rate of Adam; it falls to 0 along a cosine"
     )
-    numbers = "numbers that layers compute in: float32, or 16 bits with weights, KL and likelihood in float32, faster where the "
+    numbers = "precision that layers compute in: float32, or 16 bits with weights, KL and likelihood in float32, faster if the "
     add_choice(
         parser,
         "--policy",
         Policy,
-        help=f"{numbers}hardware has instructions for them (default: float32; a resumed run keeps its own)",
+        help=f"{numbers}hardware has instructions for it (default: float32; a resumed run keeps its own)",
     )
-    rises = "schedule of the KL weight; warmup rises to 1/M per batch during the first 40 %% of the epochs"
-    add_choice(parser, "--kl", KLWeighting, "warmup", rises)
+    rises = "schedule of the KL weight: warmup rises from 0 to the full weight during the first 40 %% of the epochs, constant has it from "
+    add_choice(
+        parser,
+        "--kl",
+        KLWeighting,
+        "warmup",
+        f"{rises}the start, blundell puts most of it on the first batches of each epoch",
+    )
     parser.add_argument(
         "--kl-weight",
         type=float,

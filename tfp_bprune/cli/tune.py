@@ -31,7 +31,9 @@ def add_arguments(parser: Parser) -> None:
     )
     by = "estimator of the gradient (default: reparameterization for a network with convolutions, flipout for others; a search "
     add_choice(parser, "--layers", Estimator, help=f"{by}that is resumed keeps its own)")
-    numbers = "numbers that layers compute in, as for train (default: float32; a search that is resumed keeps its own)"
+    numbers = (
+        "precision that layers compute in, as for train (default: float32; a search that is resumed keeps its own)"
+    )
     add_choice(parser, "--policy", Policy, help=numbers)
     add_choice(parser, "--prior", PriorName, "scale_mixture", "prior whose settings are searched")
     add_choice(parser, "--method", TuningMethod, "bayesian", "search method of Keras Tuner")

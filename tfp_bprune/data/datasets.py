@@ -28,19 +28,19 @@ _FIXED_SEED = 20200525  # what is held out never depends on the user's seed
 
 
 def dataset(name: str) -> Callable[[Function], Function]:
-    """Registers the function under it as a dataset, for `load(name)` and every command's `--dataset`.
+    """Registers a function as a dataset, for `load(name)` and `--dataset` of every command; a decorator.
 
-    The function needs no argument, or one, `data_dir`, TensorFlow Datasets' folder (a `pathlib.Path`). It gives `(train, test)` or
-    `(train, test, info)`: two pairs of examples [n, ...] in their raw units and targets [n], as for `from_arrays`, and what
-    a network needs to know of them, by default `info_of(*train)`. It must give the same examples in the same order
-    whenever it is called, since a run knows its data by a hash of all of them. What is registered goes before a dataset
-    of TensorFlow Datasets with the same name.
+    The function takes no argument, or one, `data_dir`: the folder of TensorFlow Datasets (a `pathlib.Path`). It returns
+    `(train, test)` or `(train, test, info)`: two pairs of examples [n, ...] in their raw units and targets [n], as for
+    `from_arrays`, and what a network needs to know of them, by default `info_of(*train)`. It must return the same examples in
+    the same order every time, since a run recognizes its data by a hash of all of them. A registered name takes precedence
+    over a dataset of TensorFlow Datasets.
 
     Args:
-      name: letters, digits and _ . + -
+      name: made of letters, digits and _ . + -
 
     Raises:
-      BpruneError: the name is none, or another function has it.
+      BpruneError: the name has other characters, or is taken by another function.
       DataError: the function needs other arguments.
 
     >>> @dataset("zeros")

@@ -226,18 +226,25 @@ def load(
     """Loads a dataset as train, validation and test splits.
 
     Args:
-      name: of a registered dataset (`digits`, `diabetes` and those of `dataset`), or of an image classification of
-        TensorFlow Datasets (`mnist`, `cifar10`, ...).
-      data_dir: TensorFlow Datasets' folder; by default `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-      batch_size: examples a training step, of one worker.
-      validation_fraction: part of the training split that is held out, in [0, 1).
-      seed: decides the validation split and the order of training.
-      augmentation: what training examples go through, anew each epoch: "none", "shift" or "shift_flip".
-      streaming: whether the examples stay on disk and are read batch by batch, the same batches as without; for what
-        TensorFlow Datasets prepared as tfrecord. `examples(...)` reads a split into memory where its arrays are asked for.
+      name: a registered dataset ("digits", "diabetes" and those of `dataset`), or an image classification dataset of TensorFlow
+        Datasets ("mnist", "cifar10", ...).
+      data_dir: folder of TensorFlow Datasets; by default the environment variable `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+      batch_size: examples in a training step of one worker.
+      validation_fraction: fraction of the training split to hold out, in [0, 1).
+      seed: determines the validation split and the order of training.
+      augmentation: random change of training images in each epoch: "none", "shift", or "shift_flip" (shifted and mirrored).
+      streaming: leave the examples on disk and read them batch by batch, for datasets that TensorFlow Datasets prepared as tfrecord.
+        The batches are the same as without. `examples(...)` still reads a split into memory.
+
+    Returns:
+      `Splits`: `train`, `valid` and `test` are `tf.data.Dataset`s for `model.fit`; `examples("test")` has the arrays `x` and `y` of
+      a split; `info` describes the data for `build`; `train_size` is N.
 
     Raises:
-      DataError: the dataset is unknown, absent, not an image classification, or a split would be empty.
+      DataError: the dataset is unknown, absent or not an image classification, or a split would be empty.
+
+    Example:
+      data = bp.load("digits", batch_size=32)
     """
     check_order(batch_size, seed)  # before anything that takes time
     place = None if data_dir is None else os.path.abspath(data_dir)
@@ -273,20 +280,23 @@ def from_arrays(
     augmentation: Augmentation = "none",
     task: SaidTask = None,
 ) -> Splits:
-    """Splits made of arrays in memory; further arguments and errors as in `load`.
+    """Makes train, validation and test splits of arrays in memory; further arguments and errors are those of `load`.
 
     Args:
-      train: examples [n, ...] in their raw units and targets, of which the validation split is taken. Anything that
-        `np.asarray` takes: arrays, tensors, lists, pandas; of several inputs or outputs a tuple, a list or a dictionary, by
-        the names that the network has for them. Targets are [n], [n, 1] or one-hot, booleans or numbers, or [n, ...]: labels
-        of each pixel or step, several labels or several numbers.
-      test: the same, for final numbers only.
-      info: what a network needs to know of them; by default `info_of(*train, task=task)`.
-      task: what the targets are: "classification", "binary", "multilabel" or "regression", of several by name; by default what
-        is certain from them.
+      train: a pair (x, y): examples [n, ...] in their raw units, and targets. The validation split is taken from it. Arrays,
+        tensors, lists and pandas objects are accepted; for several inputs or outputs a tuple, a list, or a dictionary by the
+        names that the network has for them. Targets are [n], [n, 1] or one-hot rows, booleans or numbers; or [n, ...]: a label
+        for each pixel or step, several labels, or several numbers.
+      test: the same, for final scores only.
+      info: what a network needs to know of the data; by default `info_of(*train, task=task)`.
+      task: what the targets are: "classification", "binary", "multilabel" or "regression"; for several outputs a dictionary by name.
+        By default it follows from the targets; see `info_of`.
 
     Raises:
-      DataError: what the targets are is not certain.
+      DataError: the targets do not determine the task, and `task` is not given.
+
+    Example:
+      data = bp.from_arrays((x_train, y_train), (x_test, y_test), batch_size=32)
     """
     check_order(batch_size, seed)
     (train_x, train_y), (test_x, test_y) = pair_of(train, "train"), pair_of(test, "test")

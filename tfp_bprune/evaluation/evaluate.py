@@ -25,18 +25,18 @@ from tfp_bprune.types import DataError, Json, Predictive, Task
 class Evaluation(Mapping[str, float]):
     """Scores by name, as a mapping: `evaluation["accuracy"]`.
 
-    Of classes `accuracy`, `nll` (nats an example), `ece`, `brier` and `aurc` (the area under risk and coverage, by entropy); of
-    several labels `exact_match` besides; of a regression `rmse` and, where deviations are known, `nll` and `coverage`, how
-    often the central interval of probability `level` holds the target. And the means of what is uncertain. Of several outputs
-    the names begin with theirs.
+    Classes have `accuracy`, `nll` (nats per example), `ece` (expected calibration error), `brier` and `aurc` (area under the
+    risk-coverage curve, ranked by entropy); several labels also have `exact_match`. A regression has `rmse` and, if it gives
+    standard deviations, `nll` and `coverage`, the fraction of targets inside the central interval of probability `level`. The
+    mean of each uncertainty is there too. With several outputs, names are prefixed with that of the output.
 
     Attributes:
       scores: the same as a dictionary.
-      intervals: for each score, where it is of the population that the examples were drawn from, with probability `level`:
-        exact for parts of examples (Clopper and Pearson), else by bootstrap.
-      level: of the intervals, and of the one that `coverage` is of.
-      prediction, targets: what was scored; targets as class numbers, zeros and ones, or numbers, by output where there are
-        several.
+      intervals: confidence interval (low, high) of each score at `level`: exact for fractions of examples (Clopper and Pearson),
+        by bootstrap for all others.
+      level: confidence level of the intervals, and probability of the interval that `coverage` refers to.
+      prediction: the `Prediction` that was scored.
+      targets: its targets: class numbers, zeros and ones, or numbers; a dictionary if there are several outputs.
     """
 
     scores: dict[str, float]
@@ -67,7 +67,7 @@ class Evaluation(Mapping[str, float]):
         }
 
     def to_frame(self) -> Any:
-        """A `pandas.DataFrame`: a row a score, with `value`, `low` and `high`.
+        """A `pandas.DataFrame` with a row for each score and the columns `value`, `low` and `high`.
 
         Raises:
           BpruneError: pandas is not installed.
@@ -102,17 +102,20 @@ def evaluate(
     trust: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Scores a network, or an export of it, on examples with their targets.
+    """Scores a network, or an export of it, on examples with their targets; each score has a confidence interval.
 
     Args:
       model: as in `predict`, as are `predictive`, `samples`, `batch_size`, `seed`, `task`, `from_logits`, `trust`, `progress`.
-      data: a split, all splits (of which the test split is taken), a pair (x, y), or batches of such, as a tf.data dataset;
-        or the examples alone, with the targets in `y`.
-      y: targets: class numbers or one-hot rows, zeros and ones, or numbers; of several outputs a list or, by name, a dictionary.
-      level: of the intervals.
+      data: all splits (the test split is scored), one split, a pair (x, y), or batches of pairs, such as a tf.data dataset; or
+        the examples alone, with the targets in `y`.
+      y: targets: class numbers or one-hot rows, zeros and ones, or numbers; for several outputs a list, or a dictionary by name.
+      level: confidence level of the intervals.
+
+    Returns:
+      An `Evaluation`, a mapping from names to scores.
 
     Raises:
-      DataError: there are no targets, or none that suit the outputs.
+      DataError: there are no targets, or they do not suit the outputs.
       ExportError, BpruneError: as in `predict`.
 
     Example:

@@ -40,10 +40,10 @@ SECONDS, _BYTES, _SPREAD = 15.0, 2**30, 20
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What one exported model did in a fresh process.
+    """The answers and latencies of one export in a fresh process.
 
     Attributes:
-      outputs: named outputs for all inputs.
+      outputs: arrays [n, ...] by name, for all examples.
       latency_ms: `{"median": ..., "p95": ...}` by batch size.
     """
 
@@ -60,20 +60,31 @@ def reload(
     threads: int | None = None,
     trust: bool = False,
 ) -> list[Reloaded]:
-    """Loads exports of any format together in one fresh process, predicts `x` and times them interleaved.
+    """Loads exports of any format in one fresh process, predicts `x` with each, and times them in turns.
+
+    The process has the runtimes and nothing of this package, as on a server.
 
     Args:
       exports: folders written by `export`, or one.
-      x: examples [n, ...]; for exports with several inputs a dictionary of them, by the names in `inputs` of the manifest.
-      batches: sizes to time.
-      rounds: of timing, in which every export has its turn.
-      threads: of each runtime; by default one a core that this process may use.
-      trust: load what could do more than compute, without limits: for exports of one's own. Else a SavedModel is searched
-        for such operations, and processor time and memory are limited until the first example is answered.
+      x: examples [n, ...]; for exports with several inputs a dictionary, by the names in `inputs` of the manifest.
+      batches: batch sizes to time; none by default.
+      rounds: rounds of timing; each export is timed once a round.
+      threads: threads of each runtime; by default one for each core that this process may use.
+      trust: for exports that you wrote yourself: skip the search for harmful operations and the limits. Otherwise a SavedModel
+        is searched for operations that do more than compute, and processor time and memory are limited until the first
+        example is answered.
+
+    Returns:
+      For each export a `Reloaded`: `outputs`, arrays [n, ...] by name, and `latency_ms`, the median and the 95th percentile by
+      batch size.
 
     Raises:
-      ExportError: an export is missing, damaged, harmful, or fails to run, or its runtime is not installed.
-      DataError: `x` is empty, lacks an input, or is of another shape than an export takes.
+      ExportError: an export is missing, damaged or harmful, or fails to run; or its runtime is not installed.
+      DataError: `x` is empty, lacks an input, or has another shape than an export takes.
+
+    Example:
+      [found] = bp.reload("served/digits", images, batches=[1, 32])
+      found.outputs["probabilities"], found.latency_ms
     """
     exports = [exports] if isinstance(exports, str | os.PathLike) else exports
     manifests = [check_export(path) for path in exports]

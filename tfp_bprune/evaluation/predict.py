@@ -34,30 +34,34 @@ def predict(
     trust: bool = False,
     progress: bool = True,
 ) -> Prediction:
-    """Predicts examples with a Bayesian network: means over its weights, and how sure it is.
+    """Predicts examples with a Bayesian network: averages over its weights, and says how certain each prediction is.
 
-    `model.predict` of Keras gives the outputs of one random draw of the weights. The answers here are those of an export of the
-    network, whose draws have the same seeds; memory does not grow with the number of examples but for the answers.
+    Keras's `model.predict` gives the outputs of one random draw of the weights instead. The answers equal those of an export of
+    the network with the same seed. Apart from the answers, memory does not grow with the number of examples.
 
     Args:
       model: a functional or sequential Keras model, pruned or not, compiled or not; the folder of an export or of a run; or
-        what `load_model` gives. An export runs in a process of its own, as in `reload`.
-      x: examples in their raw units: an array, tensor or data frame [n, ...]; of several inputs a list or, by name, a dictionary
-        of these; batches of them, such as a tf.data dataset; or a split of the data. Targets in it are not looked at.
-      predictive: "moments" carries means and variances through the network, in one pass; "sampled" takes the mean over draws
-        of the weights; "mean" is the network at its mean, which says nothing of its weights. By default as an export was
-        made, and of a model "sampled", or "mean" where nothing in it is random.
-      samples: draws of "sampled"; 30 by default.
-      batch_size: examples at once.
-      seed: of the draws; 0 by default.
-      task, from_logits: what the outputs mean, where the model does not say it; see `export`.
-      trust: of an export, as in `reload`.
-      progress: a bar on standard error, if it takes long.
+        what `load_model` returns. An export runs in a process of its own, as in `reload`.
+      x: examples in their raw units: an array, tensor or data frame [n, ...]; for several inputs a list of these, or a dictionary
+        by name; batches, such as a tf.data dataset; or a split of the data. Targets are ignored.
+      predictive: "moments" carries a mean and a variance for each activation through the network in one pass; "sampled" averages
+        over draws of the weights; "mean" uses the posterior means, without any uncertainty of the weights. By default that of
+        the export; for a model "sampled", or "mean" if nothing in it is random.
+      samples: number of draws, for "sampled"; 30 by default.
+      batch_size: examples computed at once.
+      seed: seed of the draws; 0 by default.
+      task, from_logits: what the outputs mean, if the model does not determine it; see `export`.
+      trust: for an export, as in `reload`.
+      progress: show a progress bar on standard error if it takes long.
+
+    Returns:
+      A `Prediction`: arrays of n answers.
 
     Raises:
-      ExportError: the network cannot be predicted so, or the export is damaged, harmful, or made otherwise than asked.
-      DataError: there are no examples, or the network takes others.
-      BpruneError: what an output means is not certain.
+      ExportError: the network has no such predictive; or the export is damaged or harmful, or was written with other settings
+        than those asked for.
+      DataError: there are no examples, or they do not have the shape that the network takes.
+      BpruneError: what an output means is unknown.
 
     Example:
       answer = bp.predict(model, images, predictive="moments")

@@ -52,27 +52,36 @@ def sweep(
     validation: Any = None,
     on_replace: Callable[[], None] = lambda: None,
 ) -> Json:
-    """Prunes, exports and measures `model` at each sparsity.
+    """Prunes `model` at each sparsity, exports it, and scores and times the exports.
 
     Args:
-      model: Bayesian, or plain (then ranked by magnitude, and there is no sampled prediction).
-      split: what to score on.
-      exports: folder for the exports, one folder a sparsity and predictive; those of an earlier sweep there stay until
-        all new ones are measured.
-      criterion: "snr" unless the model is plain.
-      samples: draws of the sampled prediction.
-      facts: further entries of every manifest; those that are not objects go into every row: network, inference, dataset.
-      on_step: told what comes next, once a sparsity.
-      granularity, aggregate, inputs, counts: as in `prune`.
-      on_replace: called before the exports of an earlier sweep go.
-      calibration: training batches on which `recalibrate` measures batch normalization and a regression's
-        noise anew before each export.
-      precision, rounding_loss, validation: of every export, as in `export`; rows say the bytes of the weights alone as
-        `payload_bytes`.
+      model: Bayesian, or plain. A plain model is ranked by magnitude and has no sampled prediction.
+      split: the examples to score on.
+      exports: folder for the exports, one for each sparsity and predictive. Exports of an earlier sweep stay there until all new
+        ones are measured.
+      sparsities: fractions of the weights to remove, each in [0, 1).
+      criterion: by default "snr", for a plain model "magnitude".
+      samples: number of draws of the sampled prediction.
+      facts: further entries of every manifest. Those that are not objects go into every row, such as network or dataset.
+      on_step: called with a line of text before each sparsity.
+      scope, granularity, aggregate, inputs, counts: as in `prune`.
+      on_replace: called before the exports of an earlier sweep are removed.
+      calibration: training batches on which `recalibrate` recomputes batch normalization and the noise of a regression before
+        each export.
+      precision, rounding_loss, validation: for every export, as in `export`; rows then have `payload_bytes`, the bytes of the
+        weights alone.
 
     Returns:
-      `{"machine": ..., "rows": [...], "scores": ...}`: a row a sparsity, figures of the mean prediction, those of the
-      sampled one with the prefix `sampled_`; and the histogram of scores in dB with the cut of each row.
+      `{"machine": ..., "rows": [...], "scores": ...}`. There is a row for each sparsity, with the scores, bytes and latency of the
+      mean prediction, and those of the sampled one with the prefix `sampled_`. `scores` is the histogram of the weights' scores
+      in dB, with the cut of each row.
+
+    Raises:
+      BpruneError: as in `prune`, `export` and `reload`.
+
+    Example:
+      result = bp.sweep(model, data.examples("valid"), "swept", sparsities=(0.0, 0.9))
+      [(row["sparsity"], row["accuracy"], row["bytes"]) for row in result["rows"]]
     """
     model, exports = adopt(model), Path(exports)
     scoring = Scoring(criterion, scope, granularity, aggregate, inputs=inputs, counts=counts).of(model)

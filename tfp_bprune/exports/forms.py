@@ -25,40 +25,41 @@ ALL: tuple[Predictive, ...] = ("mean", "sampled", "moments")
 
 @dataclass(frozen=True)
 class Form:
-    """How a network becomes files, and how these are run without this package.
+    """An export format: how a network is written to files, and how these are run without this package.
 
     Attributes:
-      name: what `export(format=...)` and a manifest call it.
-      file: what an export folder holds beside its manifest: the name of a file, or of a folder of files.
-      runtime: the module that runs it, which the loader's process imports before anything of an export.
-      convert: writes `convert(predictor, path)`: a `Predictor` to `path`, where `file` is to be, inside a folder that
-        nobody sees until all is there. `predictor.predict` is the TensorFlow function to write; `predictor.network` the
-        Keras model behind it (plain and without dead units for the mean), `predictor.heads` what its outputs mean. With
-        `float16` it also takes the keyword `float16`. It raises an `ExportError` for what the form cannot hold.
-      load: a Python file that stands alone: the loader's process has the runtime, and nothing of this package. It defines
-        `load(path: str, threads: int)`, which gives a function from inputs, arrays [batch, ...] by name, to the named
-        outputs that `predictor.predict` gives, arrays [batch, ...], for any batch size; and, where the runtime takes
-        something else than arrays, `prepare(inputs)`, which makes that of them and is not timed.
-      title: as messages call it; by default the name.
-      extra: what `pip install` gets for the runtime, where it is optional.
-      predictives: those that it can hold.
-      float16: whether it can hold weights in half the bytes.
-      precisions: what it can hold weights in, each layer in another one; with more than "float32" and "float16" among them
-        `convert` takes the keywords `precision`, a `Storage` by the layer's name, and `representative`, examples as arrays by
-        the input's name by which it may find ranges of activations, or None.
-      sparse: whether it multiplies pruned kernels as sparse ones, by the costs that `export` is given.
-      tolerance, tolerance_float16: what its answers may differ by from TensorFlow's, absolute up to 1 and relative above;
-        None where nothing is converted.
-      files: a regular expression for all names that an export may hold, `needed` those that it must; both by default `file`.
-      check: `check(name, content, path)` refuses a file of an export that could do more than compute; called for each
-        file of an export that is not trusted.
+      name: the name in `export(format=...)` and in manifests.
+      file: what an export folder holds besides its manifest: the name of a file, or of a folder of files.
+      runtime: the Python module that runs it. The loader's process imports it before it reads anything of an export.
+      convert: `convert(predictor, path)` writes a `Predictor` to `path`, the future place of `file`, in a folder that is hidden until
+        the export is complete. `predictor.predict` is the TensorFlow function to write; `predictor.network` the Keras model behind
+        it (for the mean, plain and without dead units); `predictor.heads` what its outputs mean. It also gets the keyword
+        `float16` if `float16` is set below. It raises an `ExportError` for what the format cannot hold.
+      load: path of a self-contained Python file, since the loader's process has the runtime but nothing of this package. It defines
+        `load(path: str, threads: int)`, which returns a function from inputs to outputs: arrays [batch, ...] by name, for any
+        batch size, with the outputs that `predictor.predict` gives. If the runtime takes something else than arrays, it also
+        defines `prepare(inputs)`, which converts them and is not timed.
+      title: the name in messages; by default `name`.
+      extra: what to `pip install` for the runtime, if it is optional.
+      predictives: the predictives that it can hold.
+      float16: whether it can hold weights in float16.
+      precisions: the precisions in which it can hold weights, each layer in its own. If there are others than "float32" and "float16",
+        `convert` also gets the keywords `precision`, a `Storage` by layer name, and `representative`, examples by input name for
+        the ranges of the activations, or None.
+      sparse: whether it multiplies pruned kernels as sparse ones, by the costs given to `export`.
+      tolerance, tolerance_float16: how far its answers may differ from TensorFlow's, absolute up to 1 and relative above; None if
+        nothing is converted.
+      files: a regular expression for the names of all files that an export may have; by default `file`.
+      needed: the files that it must have; by default `file`.
+      check: `check(name, content, path)` refuses a file that could do more than compute; it is called for each file of an untrusted
+        export.
       payload: `payload(predictor, path)` counts the bytes of the weights alone in what was written.
-      batch: whether it can hold a network for batches of one size. `convert` then takes the keyword `batch`, the size or None,
-        and writes `predictor.for_batches_of(batch)`; what is loaded need not take other sizes.
-      pixel_columns: whether its runtime multiplies convolutions of few channels faster with several columns of pixels as the
-        channels of one, see `prediction.columns`.
-      unrolls: whether the steps of recurrent layers are written out, for a runtime whose loops want to know the size of a batch,
-        see `prediction.unrolling`.
+      batch: whether it can hold a network for one batch size. `convert` then also gets the keyword `batch`, the size or None, and
+        writes `predictor.for_batches_of(batch)`; the loaded function need not take other sizes.
+      pixel_columns: whether its runtime is faster if a convolution of few channels reads several columns of pixels as the channels of
+        one; see `prediction.columns`.
+      unrolls: whether the steps of recurrent layers have to be written out, for a runtime whose loops need a known batch size; see
+        `prediction.unrolling`.
     """
 
     name: str
@@ -98,8 +99,10 @@ class Form:
         return not set(self.precisions) <= {"float32", "float16"}
 
     def runner(self, path: Path, threads: int = 1, batch: int | None = None) -> Callable[[Outputs], Outputs]:
-        """The loader's function for the file at `path`, in this process; for any number of examples, also of a file for
-        batches of `batch`."""
+        """The loader's function for the file at `path`, in this process.
+
+        It takes any number of examples, also of a file for batches of `batch`.
+        """
         spec = importlib.util.spec_from_file_location(f"_loader_{self.name}", self.load)
         assert spec is not None
         assert spec.loader is not None
@@ -113,10 +116,10 @@ FORMS: Registry[Form] = Registry("format")
 
 
 def register_form(form: Form) -> Form:
-    """Adds a form, for `export(format=form.name)`, `reload` and every command.
+    """Registers an export format, for `export(format=form.name)`, `reload` and every command.
 
     Raises:
-      BpruneError: its name is taken, or it is not as `Form` says.
+      BpruneError: its name is taken, or an attribute is not as `Form` requires.
     """
     if not isinstance(form, Form):
         raise BpruneError(f"got a {type(form).__name__}: expected a Form(name, file, runtime, convert, load)")

@@ -27,7 +27,7 @@ def to_onnx(
 ) -> bytes:
     """Converts `predictor.predict` to ONNX, opset 17, for any batch size or for one.
 
-    The graph takes `inputs` [batch, ...] and gives the named outputs of `export.predict`; the file is checked by
+    The graph takes `inputs` [batch, ...] and gives the named outputs of `prediction.predict`; the file is checked by
     `onnx.checker`; `export` runs it against TensorFlow.
 
     Args:

@@ -67,65 +67,71 @@ def export(
     facts: Json | None = None,
     finish: Callable[[Path], Any] = lambda folder: None,
 ) -> Json:
-    """Writes `model` as a SavedModel, or an ONNX or LiteRT file, with no TFP object and no Python of this package in it.
+    """Writes `model` as a SavedModel, an ONNX or a LiteRT file that needs neither TensorFlow Probability nor this package.
 
-    Its signature (`serving_default`) takes `inputs` [batch, ...] and gives the outputs that `export.answers` lists. Several
-    inputs go by their names, and the outputs of several by theirs: `NAME_probabilities`.
-    Units that pruning left dead are removed; outputs stay equal to within float32 rounding.
+    The signature `serving_default` takes `inputs` [batch, ...] in their raw units. Its outputs depend on the task and the
+    predictive: `probabilities` [batch, classes], `entropy`, `epistemic` and `aleatoric` [batch] in nats; or, for a regression,
+    `mean`, `noise_std` and `weights_std` in target units (`prediction.answers`). Several inputs have their own names, and
+    several outputs have theirs as a prefix: `NAME_probabilities`. Units that pruning left dead are removed; outputs stay equal
+    to within float32 rounding.
 
     Args:
       model: pruned or not; functional or sequential.
       path: a folder that does not exist yet.
-      predictive: "mean", "sampled" or "moments", see `Predictor`.
-      samples: draws, when sampled.
-      seed: of the draws.
-      kernels: how dense layers are multiplied: "dense", "sparse" (entries and their places), "csr" (compressed rows, not with
-        moments), or "auto", the fastest by `costs`; sparse ones are for SavedModels, and other forms
-        that can. Files hold pruned kernels in few bytes whatever the choice.
-      format: "savedmodel", "onnx", "litert", or what was registered with `register_form`; ONNX and LiteRT need the extra
-        `formats` and a predictive without draws.
+      predictive: "mean", the posterior mean; "sampled", the mean over draws of the weights; or "moments", which carries a mean
+        and a variance for each activation through the network in one pass.
+      samples: number of draws, for "sampled".
+      seed: seed of the draws.
+      kernels: how dense layers are multiplied: "dense", "sparse" (a list of the nonzero weights), "csr" (compressed sparse rows,
+        not with "moments"), or "auto", the fastest by `costs`. Sparse products are for SavedModels, and for registered forms
+        that support them. Pruned kernels are stored in few bytes in any case.
+      format: "savedmodel", "onnx", "litert", "openvino", or the name of a form given to `register_form`. ONNX and LiteRT need
+        the extra `formats`, OpenVINO the extra `openvino`; all three hold "mean" and "moments", but no draws.
       float16: the same as precision="float16".
-      precision: of the weights of all layers, or by the layer's name, where others stay in float32: "float32", "float16",
-        "int8", "int4" (a SavedModel holds any from "int2" to "int8"), with a scale for each output channel; or "auto", the
-        fewest bits whose rounding lies within the posterior's width (`exports.precision`), more where `validation` shows that
-        they cost too much. A SavedModel computes in float32; LiteRT multiplies int8 and int4 weights with activations that it
-        rounds to 8 bits as they come.
-      rounding_loss: nats of the evidence lower bound that "auto" may lose for each weight, by default 1/24: a step as wide as the
-        posterior. At 1/2 the network and what it says of its training data are described in the fewest bits together.
-      representative: examples of the training data, an array or several by input, by which the ranges of activations are
-        settled beforehand: LiteRT and ONNX Runtime then compute in whole numbers throughout.
-      calibrate: "temperature" divides logits, those of each draw before probabilities are made and averaged, by the number that
-        gives the least NLL on `validation`; the manifest has it as `calibration`, with NLL and ECE before and after.
-      conformal: a level such as 0.9 adds `prediction_set` [batch, classes], true for classes that together hold the right one of
-        a further example with this probability at least, or of a regression `interval` [batch, 2], its lower and upper end (for
-        several targets [batch, targets, 2], each with this probability). What else depends on `validation`, such as a
-        temperature, is fitted to one half of it then, and the threshold to the other (`exports.calibrating`). It holds for
-        examples from the same source, and if training did not choose by them either.
-      error_rate: of "sampled": stops sampling an example once its predicted class is statistically certain; the chance that
+      precision: how the weights are stored: "float32", "float16", "int8" or "int4" (in a SavedModel any of "int2" to "int8"), with
+        a scale for each output channel; or "auto", the fewest bits whose rounding error stays within the posterior's width,
+        and more where `validation` shows that they cost too much. Either one for all layers, or a dictionary by layer name, in
+        which layers that are not named stay in float32. A SavedModel computes in float32. LiteRT multiplies int8 and int4
+        weights with activations that it rounds to 8 bits as they come.
+      rounding_loss: how many nats of the evidence lower bound "auto" may lose for each weight. The default, 1/24, gives steps as
+        wide as the posterior. 1/2 gives the shortest description of network and data together.
+      representative: examples of the training data, an array or one for each input. They fix the ranges of the activations, so
+        that LiteRT and ONNX Runtime compute in integers throughout.
+      calibrate: "temperature" divides the logits by the temperature that minimizes the NLL on `validation` (with "sampled", the
+        logits of each draw). The manifest's `calibration` holds it, with NLL and ECE before and after.
+      conformal: a level such as 0.9. For classes it adds the output `prediction_set` [batch, classes], a set that contains the
+        right class of a further example with at least this probability. For a regression it adds `interval` [batch, 2], the
+        lower and upper end (for several targets [batch, targets, 2], each with this probability). If a temperature or
+        `precision="auto"` also depends on `validation`, one half of the examples is used for these and the other half for the
+        threshold. The guarantee is for examples from the same source, which must not have been used in training.
+      error_rate: for "sampled": stops sampling an example once its predicted class is statistically certain. The chance that
         infinitely many draws would predict another class is at most this.
-      batch: of an ONNX or LiteRT file, the one size of batches that it takes, for runtimes that allocate all beforehand, such
-        as LiteRT.js; by default it takes any. `predict` and `reload` fill the last batch.
-      task: what the outputs mean, for all or by the output's name: "classification", "binary", "multilabel", "regression",
-        or "gaussian", means and then standard deviations. By default what `fit` or the loss said, or what is certain from
-        the model: a softmax, sigmoid or `GaussianOutput` at its end.
-      from_logits: whether class outputs are logits; by default where a linear layer gives them.
-      costs: of products, to choose by; those shipped unless given.
-      validation: examples, an array or several by input; with targets as a `Split`, or a pair of both. Of "moments", on at
-        most 500 of them its answers are held against draws of the weights; the manifest has the differences as
-        `moments_vs_draws` (`export.distance`). Of weights in fewer bits, on at most 2000 its answers are held against those of
-        float32; the manifest has what they cost as `precision_cost` (`exports.rounding`).
+      batch: a fixed batch size for an ONNX or LiteRT file, as LiteRT.js requires; by default any size. `predict` and `reload` fill
+        up the last batch.
+      task: what the outputs mean, for all outputs or by output name: "classification", "binary", "multilabel", "regression", or
+        "gaussian" (means followed by standard deviations). By default what `fit` or the loss of `compile` said, or what
+        follows from the last layer: a softmax, a sigmoid or a `GaussianOutput`.
+      from_logits: whether class outputs are logits; by default they are if a linear layer computes them.
+      costs: timings of products for `kernels="auto"`; by default those that come with the package.
+      validation: examples, an array or one for each input; with targets as a `Split` or a pair (x, y). With "moments", up to 500
+        of them are compared with draws of the weights (`moments_vs_draws` in the manifest). With weights in fewer bits, up to
+        2000 are compared with float32 (`precision_cost` in the manifest).
       facts: further entries of the manifest, such as the data's fingerprint.
-      finish: called with the whole export before it gets its name, such as to measure it: what ends in an error leaves none.
+      finish: called with the folder of the complete export before it is moved to `path`; if it raises an error, no export is left.
 
     Returns:
-      The manifest; `bytes` on disk, `bytes_gzip` compressed, as many servers hand files out, `payload_bytes` of the weights
-      alone; in `layers` the `precision` of each, and the `elbo_loss` in nats a weight that the posterior predicts; of a
-      SavedModel also the `costs` it was made by and, in `layers`, what `Predictor.products` says of each dense layer; of
-      another form `taken`.
+      The manifest, a dictionary. `bytes` is the size on disk, `bytes_gzip` the compressed size, `payload_bytes` that of the
+      weights alone. `layers` has for each layer its `precision` and `elbo_loss`, the expected loss in nats for each weight. A
+      SavedModel also has `costs`, and in `layers` the form of each dense layer and the sparsity from which on sparse products
+      are faster; ONNX and LiteRT have `taken`, the number of inputs that a layer reads.
 
     Raises:
       ExportError: `path` exists or cannot be written, or the model cannot be exported as asked.
-      BpruneError: what an output means is not certain and nobody said it, or what was said contradicts the model.
+      BpruneError: what an output means is unknown, or `task` contradicts the model.
+
+    Example:
+      manifest = bp.export(pruned, "served/digits", predictive="moments")
+      manifest["bytes"], manifest["nonzeros"]
     """
     path = Path(path)
     check_new(path)

@@ -46,30 +46,37 @@ def bayesianize(
     seed: int = 0,
     strict: bool = False,
 ) -> Any:
-    """A copy of `model` whose layers of the kinds in `layers.kinds()` are Bayesian; all else, and every weight, stays.
+    """Copies `model` with Bayesian layers in place of its dense, convolutional, attention and embedding layers.
 
-    The posterior means are the model's weights; layers of tfp.layers keep their posteriors (`adopt`). Constraints and
-    regularizers are those of the means. A layer that the model calls several times draws its weights, and counts its KL,
-    once a pass.
+    All other layers, and all weights, are kept: the posterior means are the weights of the model. Layers of tfp.layers keep
+    their posteriors (`adopt`). Constraints and regularizers apply to the means. A layer that the model calls several times
+    draws its weights, and counts its KL, once per pass.
 
     Args:
-      model: functional or sequential, with nested models or not, trained or not.
-      layers: the estimator, "flipout", "reparameterization" or "local"; by default what suits the layers that become Bayesian,
-        "reparameterization" where there are convolutions among them and "flipout" where there are none.
-      prior: of every weight; the scale mixture by default, and N(w, 1) with `moped`.
-      rho_init: where rho starts; sigma = softplus(rho). -5 by default.
-      moped: delta: sigma = delta |w|, and the prior is centred at the trained w (Krishnan et al. 2020, "Specifying
-        weight priors in Bayesian deep neural networks with empirical Bayes", eq. 5).
-      include, exclude: patterns of layer names, one ("conv*") or several, of a TimeDistributed its own or that of the layer
-        within; the excluded stay as they are.
+      model: a model of tf_keras or Keras 3, or the path of a `.keras` file; functional or sequential, nested or not, trained or
+        not.
+      layers: estimator of the gradient: "flipout", "reparameterization" or "local"; see `build`. By default "reparameterization"
+        if convolutions become Bayesian, otherwise "flipout".
+      prior: prior of every weight, an object or a name; by default the scale mixture, with `moped` N(w, 1).
+      rho_init: initial rho; sigma = softplus(rho). -5 by default, which gives 0.0067.
+      moped: start with sigma = moped * |w|, and centre the prior at the trained w (Krishnan et al. 2020, "Specifying weight priors
+        in Bayesian deep neural networks with empirical Bayes", eq. 5).
+      include, exclude: patterns of layer names, one ("conv*") or several; excluded layers stay as they are. A layer inside a
+        TimeDistributed can be named by itself or by the TimeDistributed.
       bayesian_bias: whether biases get a distribution too.
-      train_size: N; `fit` tells it otherwise.
-      seed: with the layers' names it decides all noise.
-      strict: refuse a model with weighted layers that cannot be Bayesian, instead of leaving them with a warning.
+      train_size: N, the number of training examples by which the KL is divided; `bp.fit` sets it.
+      seed: determines all noise, together with the layers' names.
+      strict: raise an error if a layer with weights cannot become Bayesian; otherwise a warning names it.
+
+    Returns:
+      A model of tf_keras, not compiled. `model` itself is not changed.
 
     Raises:
-      BpruneError: nothing to convert, two layers of one name, both rho_init and moped, moped with a prior that is about 0 as
-        those over groups are, or, if strict, an unsupported layer.
+      BpruneError: there is nothing to convert; two layers have one name; both `rho_init` and `moped` are given; `moped` is combined
+        with a prior that cannot be centred at a weight, as those over groups; or, if `strict`, a layer is not supported.
+
+    Example:
+      bayesian = bp.bayesianize(keras_model, layers="flipout")
     """
     if rho_init is not None and moped is not None:
         raise BpruneError(f"give either rho_init or moped, got {rho_init} and {moped}: moped decides sigma by itself")

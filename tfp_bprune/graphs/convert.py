@@ -19,16 +19,19 @@ from tfp_bprune.types import BpruneError, Json
 
 
 def strip(model: Any, *, compact: bool = False) -> Any:
-    """The posterior mean as an ordinary Keras model: pruned weights 0, all others equal to the last bit.
+    """The posterior mean as an ordinary Keras model: pruned weights are 0, all others are bit-identical to the means.
 
     Args:
       model: Bayesian or plain, pruned or not.
-      compact: without the units that pruning left dead, as exports are: a smaller model, whose outputs are equal to within
-        float32 rounding.
+      compact: remove the units that pruning left dead, as exports do: a smaller model, whose outputs are equal to within float32
+        rounding.
+
+    Returns:
+      A model of tf_keras, not compiled, without TensorFlow Probability. `model` itself is not changed.
 
     Raises:
-      BpruneError: the model is subclassed or not built, gives distributions instead of numbers (`DistributionLambda`), or
-        has a layer whose mean is not known.
+      BpruneError: the model is subclassed or not built, gives distributions instead of numbers (`DistributionLambda`), or has a
+        layer whose mean is unknown.
     """
     model = adopt(model)
     refuse_distributions(model)
@@ -37,10 +40,14 @@ def strip(model: Any, *, compact: bool = False) -> Any:
 
 
 def adopt(model: Any) -> Any:
-    """The model with every raw tfp.layers layer replaced by this package's; the model itself if there is none.
+    """Replaces every layer of tfp.layers by the one of this package; returns the model itself if there is none.
 
-    Posteriors stay; so do priors that are normals of one scale, others become the default. Of `DenseVariational`, whose
-    posterior is of kernel and bias together, it has to be a product of normals, and a trainable prior ends as it is now.
+    Posteriors are kept, and so are priors that are normals of one scale; other priors become the default. The posterior of a
+    `DenseVariational` is over kernel and bias together: it has to be a product of normals, and a trainable prior is fixed at
+    its present value.
+
+    Args:
+      model: functional or sequential.
 
     Raises:
       BpruneError: the model is subclassed or not built, or a layer's posterior is not a product of normals.

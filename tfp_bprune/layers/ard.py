@@ -21,22 +21,23 @@ _ROUNDS = 1
 
 @register_prior
 class ARDPrior(Prior):
-    """N(0, s^2) for the weights of each group, s at the optimum of the evidence lower bound: empirical Bayes.
+    """Automatic relevance determination: weights of a group have the prior N(0, s^2), s at the optimum of the evidence lower bound.
 
-    "Automatic relevance determination" of MacKay 1994 and Neal 1996, its scales maximized out. Of a group of J weights with
-    means mu and deviations sigma the optimum is s^2 = mean(mu^2 + sigma^2), and there KL = J / 2 log s^2 - sum log sigma: no
-    draw, no parameter; at least 0, and 0 where all means are 0 and all deviations equal, whatever their size. Pruned weights
-    do not count. Evidence, by which units go, counts what fitting the scales was worth as none.
+    MacKay 1994 and Neal 1996, with the scales maximized out (empirical Bayes). For a group of J weights with posterior means mu
+    and deviations sigma, the optimum is s^2 = mean(mu^2 + sigma^2), and there KL = J / 2 log s^2 - sum log sigma. This needs
+    neither a draw nor a parameter. The KL is at least 0; it is 0 if all means are 0 and all deviations are equal, whatever
+    their size. Pruned weights do not count. The evidence, by which units are removed, takes off what fitting the scales
+    gains by itself.
 
     Args:
-      groups: "input", the weights that read one input; "output", those that make one output; or "both", N(0, s_i^2 t_j^2)
-        with a scale of each input and of each output: units leave by either side then. These are found in turns, since each
-        has a closed form given the other's; any scales give the KL from a prior, and these nearly the least. A tensor without
-        such an axis, as a bias has none of inputs, is one group; the outputs of a depthwise kernel are its inputs; in a grouped
-        convolution an input is the one of this place in each group.
+      groups: "input", the weights that read one input; "output", those that compute one output; or "both", N(0, s_i^2 t_j^2) with a
+        scale for each input and each output, so that units can leave by either side. The two scales are found in turns, since
+        each has a closed form given the other. Any scales give the KL from some prior, and these nearly the smallest one. A
+        tensor without such an axis, such as a bias without inputs, is one group. The outputs of a depthwise kernel are its
+        inputs. In a grouped convolution, an input is the one at this position in each group.
 
     Raises:
-      BpruneError: groups that are none of these.
+      BpruneError: `groups` is none of these.
 
     Example:
       model = bp.bayesianize(plain, prior=bp.ARDPrior(groups="both"))
@@ -54,7 +55,7 @@ class ARDPrior(Prior):
         return {"kind": self.kind, "groups": self.groups}
 
     def found(self, q: Normals, variables: Variables) -> dict[str, Any]:
-        """s^2, and with "both" t^2, at the optimum; of shapes that broadcast to the weight's."""
+        """The variances s^2, and with "both" t^2, at the optimum; their shapes broadcast to that of the weight."""
         squares, groups = _Squares(q), q.sides.groups(self.groups)
         if len(groups) == 1:
             [axes] = groups.values()
@@ -68,7 +69,7 @@ class ARDPrior(Prior):
         return {"s": s, "t": t}
 
     def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
-        """That from a normal of the scale that is found, whose own slope is 0 at the optimum (envelope theorem)."""
+        """KL from the normal with the optimal scale; at the optimum the slope of the scale is 0 (envelope theorem)."""
         found = [tf.stop_gradient(part) for part in self._found(q, variables)]
         ratio = (tf.square(q.loc) + tf.square(q.scale)) * _inverse(found)
         return 0.5 * (_log(found) + ratio - 1) - q.log_scale
@@ -82,16 +83,16 @@ class ARDPrior(Prior):
         return tf.concat([*(0.5 * tf.reshape(part, [-1]) for part in logs), -tf.reshape(rows, [-1])], 0)
 
     def pulls(self, q: Normals, epsilon: Any, variables: Variables) -> tuple[Any, Any]:
-        """Those of that normal."""
+        """Those of the normal with the optimal scale."""
         precision = _inverse(self._found(q, variables))
         return precision * q.loc, precision * q.scale
 
     def log_density_at_zero(self, q: Normals, variables: Variables) -> Any:
-        """log N(0 | 0, s^2) of each weight, less its share of what finding its scales took.
+        """log N(0 | 0, s^2) of each weight, minus its share of what fitting the scales gains by itself.
 
-        A scale that is fitted makes its weights more likely also where they are noise: by (F - 1 - log F) J / 2 nats, J F being
-        chi-squared. What the fit itself is worth is taken off, half of log J nats for a parameter that J weights tell of
-        (Schwarz 1978), 1 at least (Akaike 1974), so that evidence above 0 speaks for a group.
+        A fitted scale makes weights more likely even if they are noise: by (F - 1 - log F) J / 2 nats, where J F is
+        chi-squared. Subtracted are half of log J nats for a parameter estimated from J weights (Schwarz 1978), at least 1
+        (Akaike 1974), so that evidence above 0 speaks for a group.
         """
         found, left = self._found(q, variables), tf.cast(q.mask, tf.float32)
         taken = sum(_share(_sum_to(left, part.shape)) for part in found)

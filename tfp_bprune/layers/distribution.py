@@ -48,17 +48,17 @@ def log_density_at_zero(loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 class Posterior(ABC):
-    """A distribution over one weight tensor, some of whose weights are removed: their every draw is 0.
+    """A distribution over one weight tensor, in which some weights are removed: they are 0 in every draw. Base class of posteriors.
 
-    A family is a class with `create`, `parts`, `loc`, `scale`, `sample_centred`, `kl` and `assign`; all else follows. It is
-    registered by `register_posterior` and named in a layer's config (`posterior="name"`). `loc` and `scale` are of the
-    marginal distribution of each weight, and 0 where pruned.
+    To write one, derive a class with `create`, `parts`, `loc`, `scale`, `sample_centred`, `kl` and `assign`; everything else
+    follows. Register it with `register_posterior` and name it in the config of a layer (`posterior="kind"`). `loc` and `scale`
+    describe the marginal distribution of each weight, and are 0 where it is pruned.
 
     Attributes:
       kind: the name that it is registered by.
-      mask: boolean variable of the weight's shape, not trained: what is left.
-      prior, prior_variables: its prior, and the variables that this owns, by their names.
-      sides: the axes that tell the input and the output of a weight; the layer says it.
+      mask: boolean variable of the weight's shape, not trained: True for the weights that are left.
+      prior, prior_variables: its prior, and the variables that the prior owns, by name.
+      sides: the axes of the inputs and of the outputs of the weight, set by the layer.
       changes: how often `keep_only` has changed the mask.
     """
 
@@ -90,14 +90,14 @@ class Posterior(ABC):
         """
 
     def take(self, prior: Prior, add_weight: Callable[..., Any], name: str, axes: Axes) -> None:
-        """Gets its prior, once it knows its `sides`, and the variables that this owns; arguments as of `create`."""
+        """Receives its prior and the prior's variables, once `sides` is known; arguments as in `create`."""
         self.prior = prior
         self.prior_variables = prior.add_variables(add_weight, name, tuple(self.shape), axes)
 
     @property
     @abstractmethod
     def parts(self) -> dict[str, Any]:
-        """Its own variables by the names of their parts; those of other shapes than the weight's broadcast to it."""
+        """Its own variables by name; those of other shapes than the weight's broadcast to it."""
 
     @property
     @abstractmethod
@@ -119,11 +119,11 @@ class Posterior(ABC):
 
     @abstractmethod
     def assign(self, loc: np.ndarray, scale: np.ndarray | None = None) -> None:
-        """Puts the marginal means at `loc` and, if they are given, the deviations at `scale`; both of the weight's shape."""
+        """Sets the marginal means to `loc` and, if given, the standard deviations to `scale`; both have the weight's shape."""
 
     @property
     def normals(self) -> Normals:
-        """Normals of its means and deviations."""
+        """Normal distributions with its means and standard deviations."""
         scale = self.scale
         return Normals(self.loc, scale, tf.math.log(tf.where(self.mask, scale, 1.0)), self.mask, self.sides)
 
@@ -134,12 +134,12 @@ class Posterior(ABC):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """All variables by part: its own, the mask, and the prior's."""
+        """All variables by name: its own, the mask, and the prior's."""
         return self.parts | {"mask": self.mask} | self.prior_variables
 
     @property
     def resting(self) -> list[tuple[Any, float]]:
-        """The variables of the weight's shape whose pruned entries rest at a value, so that files can leave them out."""
+        """The variables of the weight's shape whose pruned entries have a fixed value, so that files can leave them out."""
         own = self.prior_variables
         return [(own[name], value) for name, value in self.prior.resting.items() if name in own]
 
@@ -159,7 +159,7 @@ class Posterior(ABC):
         return Terms(loc, second, self.kl(loc + draw))
 
     def log_density_at_zero(self) -> np.ndarray:
-        """log q(0) of each weight in nats; by default that of the normal with its mean and deviation."""
+        """log q(0) of each weight in nats; by default that of the normal with its mean and standard deviation."""
         return log_density_at_zero(self.loc.numpy(), self.scale.numpy())
 
     def log_prior_at_zero(self) -> np.ndarray:
@@ -168,7 +168,7 @@ class Posterior(ABC):
         return np.broadcast_to(np.asarray(found, np.float64), tuple(self.shape))
 
     def prior_deviation(self) -> np.ndarray | None:
-        """Under a prior over groups, its standard deviation of each weight, of the weight's shape; else None."""
+        """For a prior over groups, its standard deviation of each weight, in the weight's shape; else None."""
         found = self.prior.deviation(self.normals, self.prior_variables)
         return None if found is None else np.broadcast_to(np.asarray(found, np.float64), tuple(self.shape))
 
@@ -186,7 +186,7 @@ class Posterior(ABC):
         self.assign(self.loc.numpy() + by)
 
     def copy_slice(self, other: Posterior, index: tuple[np.ndarray, ...]) -> None:
-        """Takes over the entries `index`, an open mesh, of a larger posterior of its family, and of its prior's variables."""
+        """Copies the entries `index`, an open mesh, of a larger posterior of its family, and of the prior's variables."""
         larger = other.variables
         for name, own in self.variables.items():
             own.assign(sliced(name, larger[name].numpy(), tuple(other.shape), tuple(own.shape), index))
@@ -196,5 +196,9 @@ POSTERIORS: Registry[type[Posterior]] = Registry("posterior")
 
 
 def register_posterior(family: type[Posterior]) -> type[Posterior]:
-    """Registers a family of posteriors by its `kind`, for layers' configs; a decorator."""
+    """Registers a family of posteriors by its `kind`, for `posterior="kind"` of a layer; a decorator.
+
+    Raises:
+      BpruneError: the name is taken by another class.
+    """
     return POSTERIORS.add(family.kind, family, family)

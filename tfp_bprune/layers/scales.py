@@ -153,10 +153,13 @@ def _sides(variables: Variables) -> dict[str, dict[str, Normal]]:
 
 @register_prior
 class NormalJeffreysPrior(ScalePrior):
-    """p(z) ~ 1 / |z| over normal z: Louizos et al. 2017, section 4.1 (BC-GNJ).
+    """Normal-Jeffreys prior: groups of weights share a scale z with p(z) proportional to 1 / |z| and a normal posterior.
 
-    The KL of z depends on log alpha = log sigma_z^2 - log mu_z^2 alone and has no closed form; it is the approximation of
-    Molchanov et al. 2017 (arXiv 1701.05369, eq. 14), within .01 nats of quadrature.
+    Louizos et al. 2017, section 4.1 (BC-GNJ). The KL of z depends only on log alpha = log sigma_z^2 - log mu_z^2 and has no
+    closed form; it is approximated as in Molchanov et al. 2017 (arXiv 1701.05369, eq. 14), within .01 nats of quadrature.
+
+    Args:
+      groups: as in `ARDPrior`.
 
     Example:
       model = bp.bayesianize(plain, prior="normal_jeffreys")
@@ -182,18 +185,18 @@ class NormalJeffreysPrior(ScalePrior):
 
 @register_prior
 class HorseshoePrior(ScalePrior):
-    """z ~ half-Cauchy(tau), tau ~ half-Cauchy(tau0): Louizos et al. 2017, section 4.2 (BC-GHS); Carvalho et al. 2010.
+    """Horseshoe prior: groups of weights share a scale z ~ half-Cauchy(tau), with tau ~ half-Cauchy(tau0).
 
-    z^2 = s_a s_b alpha beta with s_a ~ Gamma(1/2, tau0^2), alpha ~ Gamma(1/2, 1), s_b and beta ~ inverse Gamma(1/2, 1), of which
-    s_a and s_b are one for all groups of a tensor's side. Each has a log-normal posterior, so z is log-normal, and the KL is
-    in closed form.
+    Louizos et al. 2017, section 4.2 (BC-GHS); Carvalho et al. 2010. z^2 = s_a s_b alpha beta, with s_a ~ Gamma(1/2, tau0^2),
+    alpha ~ Gamma(1/2, 1), and s_b and beta ~ inverse Gamma(1/2, 1). s_a and s_b are common to all groups of one side of a
+    tensor. Each of the four has a log-normal posterior, so z is log-normal, and the KL has a closed form.
 
     Args:
       groups: as in `ARDPrior`.
-      tau0: scale of the scale of all groups.
+      tau0: scale of the global scale tau.
 
     Raises:
-      BpruneError: tau0 is not a positive finite number.
+      BpruneError: `tau0` is not a positive finite number.
 
     Example:
       model = bp.bayesianize(plain, prior=bp.HorseshoePrior(groups="input"))

@@ -20,10 +20,10 @@ class LayerFactory:
     """Makes the layers of a network.
 
     Attributes:
-      layers: "flipout", "reparameterization" and "local" are Bayesian; "deterministic" and "dropout" are ordinary.
+      layers: "flipout", "reparameterization" or "local" (Bayesian), "deterministic" or "dropout" (ordinary).
       prior, rho_init, bayesian_bias, train_size: as in `layers.Variational`.
-      dropout_rate: for "dropout" alone.
-      seed: decides initial values and noise of every layer.
+      dropout_rate: for "dropout" only.
+      seed: determines the initial values and the noise of every layer.
     """
 
     layers: Layers = "flipout"

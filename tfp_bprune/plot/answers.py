@@ -15,19 +15,22 @@ _UNITS = {"confidence": "1 - confidence"}
 
 
 def reliability(said: Any, y: Any = None, *, bins: int = 15, axes: Any = None, label: str | None = None) -> Any:
-    """Accuracy by confidence, in equal bins, with an exact interval of 95 %; on the diagonal confidence is what it says.
+    """Reliability diagram: accuracy by confidence in equal bins, with exact 95 % intervals; on the diagonal the two are equal.
 
-    Grey bars say what part of the examples each bin holds (Guo et al. 2017, arXiv 1706.04599, figure 1).
+    Grey bars show the fraction of examples in each bin (Guo et al. 2017, arXiv 1706.04599, figure 1).
 
     Args:
       said: an `Evaluation`; or a `Prediction`, or probabilities [n, classes], with `y`.
       y: the true classes [n].
-      bins: of confidence.
-      axes: Matplotlib's; new ones by default.
-      label: in a legend, with the expected calibration error after it.
+      bins: number of bins of confidence.
+      axes: Matplotlib axes; new ones by default.
+      label: name in the legend, which also shows the expected calibration error.
+
+    Returns:
+      The axes.
 
     Raises:
-      DataError: there are no class answers, or no truth.
+      DataError: there are no predicted classes, or no true ones.
     """
     from scipy import stats
 
@@ -65,15 +68,20 @@ def reliability(said: Any, y: Any = None, *, bins: int = 15, axes: Any = None, l
 
 
 def risk_coverage(said: Any, y: Any = None, *, by: str = "entropy", axes: Any = None, label: str | None = None) -> Any:
-    """The error rate among the surest answers, by the part of all examples that is answered (Geifman and El-Yaniv 2017).
+    """Error rate among the most certain predictions (risk), against the fraction of examples answered (coverage).
+
+    Geifman and El-Yaniv 2017.
 
     Args:
       said, y, axes: as in `reliability`.
-      by: what ranks the answers: "entropy", "epistemic", "aleatoric" or "confidence".
-      label: in a legend, with the area under the curve after it.
+      by: what ranks the predictions: "entropy", "epistemic", "aleatoric" or "confidence".
+      label: name in the legend, which also shows the area under the curve.
+
+    Returns:
+      The axes.
 
     Raises:
-      DataError: there are no class answers, no truth, or nothing is said of that uncertainty.
+      DataError: there are no predicted classes, no true ones, or no such uncertainty.
     """
     from tfp_bprune.evaluation.uncertainty import risk_coverage as curve
 
@@ -92,15 +100,18 @@ def risk_coverage(said: Any, y: Any = None, *, by: str = "entropy", axes: Any = 
 def by_class(
     said: Any, y: Any = None, *, by: str = "entropy", class_names: Sequence[Any] | None = None, axes: Any = None
 ) -> Any:
-    """Uncertainty of the answers, by true class: the middle half as a box, from 5 % to 95 % as lines, and wrong answers as points.
+    """Uncertainty of the predictions by true class: boxes of the middle half, lines from 5 % to 95 %, wrong predictions as points.
 
     Args:
       said, y, axes: as in `reliability`.
-      by: as in `risk_coverage`.
-      class_names: of the classes, in their order; numbers by default.
+      by: the uncertainty, as in `risk_coverage`.
+      class_names: names of the classes, in their order; numbers by default.
+
+    Returns:
+      The axes.
 
     Raises:
-      DataError: as in `risk_coverage`, or there is not a name for each class.
+      DataError: as in `risk_coverage`; or the number of names is not the number of classes.
     """
     answers = answers_of(said, y)
     classes = answers.probabilities.shape[1]

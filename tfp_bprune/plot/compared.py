@@ -12,14 +12,17 @@ Points = Sequence[Sequence[float]]
 
 
 def calibration_curves(networks: Mapping[str, Points], *, classes: bool = True, axes: Any = None) -> Any:
-    """Reliability of several networks: on the diagonal each is as often right as it says. Larger points hold more examples.
+    """Reliability of several networks: on the diagonal, confidence equals accuracy. Larger points hold more examples.
 
-    `reliability` draws one from its answers, with intervals.
+    `reliability` draws one network from its predictions, with intervals.
 
     Args:
-      networks: points (confidence, accuracy, examples) by name; of a regression (level, part of the targets within, examples).
-      classes: whether answers are classes.
-      axes: Matplotlib's; new ones by default.
+      networks: points (confidence, accuracy, examples) by name; for a regression (level, fraction of targets within, examples).
+      classes: whether the networks predict classes.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
@@ -36,13 +39,16 @@ def calibration_curves(networks: Mapping[str, Points], *, classes: bool = True, 
 
 
 def risk_curves(networks: Mapping[str, Points], *, classes: bool = True, axes: Any = None) -> Any:
-    """Error among the least uncertain predictions of several networks, by the fraction that is answered.
+    """Error among the least uncertain predictions of several networks, against the fraction that is answered.
 
-    `risk_coverage` draws one from its answers.
+    `risk_coverage` draws one network from its predictions.
 
     Args:
       networks: points (fraction answered, error) by name.
       classes, axes: as in `calibration_curves`.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     for number, (name, points) in enumerate(networks.items()):
@@ -62,10 +68,13 @@ def uncertainties(
     """Quantiles of an uncertainty: a thin line from 5 to 95 %, a thick one from 25 to 75 %, a point at the median.
 
     Args:
-      networks: quantiles at 5, 25, 50, 75 and 95 %, by name and by group of examples, such as "right" and "wrong"; "all" of
-        a network that has one group.
-      unit: of the uncertainty.
-      axes: as in `calibration_curves`.
+      networks: quantiles at 5, 25, 50, 75 and 95 %, by network and by group of examples, such as "right" and "wrong"; the group is
+        "all" if a network has only one.
+      unit: unit of the uncertainty.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes, labels, place = axes_or_new(axes), list[str](), 0
     for number, (name, groups) in enumerate(networks.items()):
@@ -86,11 +95,14 @@ def uncertainties(
 
 
 def sizes(rows: Sequence[Json], *, axes: Any = None) -> Any:
-    """Bytes of each network as bars.
+    """Size of each network in bytes, as bars.
 
     Args:
-      rows: `name` and `bytes`, as in the manifests of exports.
-      axes: as in `calibration_curves`.
+      rows: each with `name` and `bytes`, as in the manifests of exports.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     axes.barh(range(len(rows)), [row["bytes"] / 1000 for row in rows], color=BLUE, height=0.6)
@@ -101,11 +113,14 @@ def sizes(rows: Sequence[Json], *, axes: Any = None) -> Any:
 
 
 def latencies(rows: Sequence[Json], *, axes: Any = None) -> Any:
-    """Median milliseconds of each network by batch size.
+    """Median latency of each network by batch size, in milliseconds.
 
     Args:
-      rows: `name`, and `latency_ms` by batch size.
-      axes: as in `calibration_curves`.
+      rows: each with `name`, and `latency_ms` by batch size.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     for number, row in enumerate(rows):

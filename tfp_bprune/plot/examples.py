@@ -22,21 +22,22 @@ def examples(
     class_names: Sequence[Any] | None = None,
     axes: Any = None,
 ) -> Any:
-    """The `count` examples with the least uncertainty above, those with the most below; wrong answers in red.
+    """Images with the least uncertain predictions in the upper row, the most uncertain in the lower; wrong predictions in red.
 
     Args:
       x: images [n, height, width] or [n, height, width, channels].
-      said, y: as in `reliability`; without the truth no answer is marked.
-      by: as in `risk_coverage`.
-      class_names: of the classes, in their order; numbers by default.
-      axes: Matplotlib's, an array [2, count]; new ones by default.
+      said, y: as in `reliability`; without `y` no prediction is marked.
+      by: the uncertainty, as in `risk_coverage`.
+      count: number of images in each row.
+      class_names: names of the classes, in their order; numbers by default.
+      axes: Matplotlib axes, an array [2, count]; new ones by default.
 
     Returns:
       The axes [2, count].
 
     Raises:
-      DataError: these are no images, not as many as answers, or fewer than are to be shown; or there is not a name
-        for each class.
+      DataError: `x` holds no images, not as many as predictions, or fewer than are to be shown; or the number of names is not
+        the number of classes.
     """
     images, answers = np.asarray(x), answers_of(said, y)
     images = images[..., 0] if images.ndim == 4 and images.shape[-1] == 1 else images

@@ -36,13 +36,19 @@ _HIGH = 4.0
 
 
 def front(result: Json, trials: Sequence[Json], *, size: str | None = None, axes: Any = None) -> Any:
-    """Trials of a search, its Pareto front and the budget; what is far beyond both is left out. Numbers are those of `search --export`.
+    """Trials of a search, its Pareto front and the budget; trials far beyond both are left out.
+
+    The numbers at the points are those of `tfp-bprune search --export`.
 
     Args:
       result: the JSON of `tfp-bprune search`.
       trials: its trials, with the same keys.
-      size: "nonzeros", "bytes" or "latency"; by default that of the front beside latency: bytes where they were the target.
-      axes: Matplotlib's; new ones by default.
+      size: "nonzeros", "bytes" or "latency"; by default the size of the front beside latency: bytes if they were the target,
+        otherwise nonzeros.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
 
     Raises:
       DataError: there is no such size.
@@ -88,12 +94,17 @@ def _numbers(axes: Any, points: list[tuple[float, float, int]]) -> None:
 
 
 def sensitivity(result: Json, *, score: str = "accuracy", axes: Any = None) -> Any:
-    """A heat map of what a score loses where one layer is pruned: a row a layer, a column a part kept. Gains are not shaded.
+    """Heat map of the loss in a score when one layer is pruned: a row for each layer, a column for each fraction kept.
+
+    Gains are not shaded.
 
     Args:
       result: the JSON of `tfp-bprune search --sensitivity`.
       score: "accuracy", "nll", "ece" or "rmse".
-      axes: Matplotlib's; new ones by default.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
 
     Raises:
       DataError: the result does not have that score.

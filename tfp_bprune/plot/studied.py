@@ -19,14 +19,17 @@ def over_seeds(
     published: Mapping[str, Sequence[float | None]] | None = None,
     axes: Any = None,
 ) -> Any:
-    """A score against sparsity: the mean over seeds, a bar from the least to the most; sparsities are evenly spaced.
+    """A score against sparsity: the mean over seeds, with a bar from the smallest to the largest; sparsities are evenly spaced.
 
     Args:
-      series: rows by name, each with `requested`, its sparsity, and scores; of one name over the same sparsities. Rows without
-        the score are left out; a name without any keeps its colour for itself.
-      key: of the score.
-      published: the same score in a paper, at each sparsity in rising order, by the same names: hollow markers.
-      axes: Matplotlib's; new ones by default.
+      series: rows by name. Each row has `requested`, its sparsity, and scores; all rows of a name cover the same sparsities. Rows
+        without the score are left out; a name without any only reserves its colour.
+      key: key of the score.
+      published: the same score in a paper, at each sparsity in rising order, by the same names; drawn as hollow markers.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     for number, (name, rows) in enumerate(series.items()):
@@ -52,12 +55,16 @@ def _with_spread(axes: Any, rows: Sequence[Json], key: str, number: int, label: 
 
 
 def against(series: Mapping[str, Sequence[Json]], place: str, key: str, *, axes: Any = None) -> Any:
-    """A score against another number of the same rows, a line by name; rows without the score are left out.
+    """A score against another number of the same rows, with a line for each series; rows without the score are left out.
 
     Args:
       series: rows by name.
       place: key of the number on the horizontal axis.
-      key, axes: as in `over_seeds`.
+      key: key of the score.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     for number, (name, rows) in enumerate(series.items()):
@@ -73,8 +80,11 @@ def losses(curves: Mapping[str, Sequence[float]], *, axes: Any = None) -> Any:
     """Losses of several trainings by epoch, on a logarithmic axis.
 
     Args:
-      curves: nats per training example by epoch, by name.
-      axes: as in `over_seeds`.
+      curves: losses of each epoch, in nats per training example, by name.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     for number, (name, curve) in enumerate(curves.items()):
@@ -84,13 +94,16 @@ def losses(curves: Mapping[str, Sequence[float]], *, axes: Any = None) -> Any:
 
 
 def shares(counts: Sequence[int], edges: Sequence[float], *, number: int = 0, axes: Any = None) -> Any:
-    """A histogram of weights (posterior means): the part of them in each bin, on a logarithmic axis.
+    """A histogram of weights (posterior means): the fraction of them in each bin, on a logarithmic axis.
 
     Args:
-      counts: weights in each bin.
-      edges: of the bins, one more than these.
-      number: of the series, by which it has its colour.
-      axes: as in `over_seeds`.
+      counts: number of weights in each bin.
+      edges: edges of the bins, one more than there are counts.
+      number: number of the series, which determines its colour.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     density = np.asarray(counts) / max(1, np.sum(counts))
@@ -101,12 +114,15 @@ def shares(counts: Sequence[int], edges: Sequence[float], *, number: int = 0, ax
 
 
 def ratios_by_layer(counts: Mapping[str, Sequence[int]], edges: Sequence[float], *, axes: Any = None) -> Any:
-    """The distribution of signal-to-noise ratios in each layer: a line a layer, first at the top, dark where many weights are.
+    """Heat map of the signal-to-noise ratios in each layer: a row for each layer, the first at the top, darker where more weights are.
 
     Args:
-      counts: weights in each bin, by layer.
-      edges: of the bins, dB.
-      axes: as in `over_seeds`.
+      counts: number of weights in each bin, by layer.
+      edges: edges of the bins, in dB.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     table = np.array(list(counts.values()), float)
@@ -121,12 +137,15 @@ def ratios_by_layer(counts: Mapping[str, Sequence[int]], edges: Sequence[float],
 
 
 def lines(named: Mapping[str, Sequence[float] | None], x: Sequence[float], *, axes: Any = None) -> Any:
-    """Lines by name over common places, on a logarithmic axis, where 0 has no place and is left out.
+    """A line for each name over common x values, on a logarithmic vertical axis; the value 0 is left out.
 
     Args:
-      named: values at `x`; None of a name that only keeps its colour for itself.
-      x: places, in rising order.
-      axes: as in `over_seeds`.
+      named: values at `x` by name; None for a name that only reserves its colour.
+      x: x values in rising order.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     for number, (label, values) in enumerate(named.items()):
@@ -138,11 +157,14 @@ def lines(named: Mapping[str, Sequence[float] | None], x: Sequence[float], *, ax
 
 
 def points(series: Mapping[str, Sequence[tuple[float, float]]], *, axes: Any = None) -> Any:
-    """Points (x, y) by name, on logarithmic axes; a name without points keeps its colour for itself.
+    """Points (x, y) by name, on logarithmic axes; a name without points only reserves its colour.
 
     Args:
       series: points by name.
-      axes: as in `over_seeds`.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes = axes_or_new(axes)
     for number, (name, places) in enumerate(series.items()):

@@ -11,11 +11,14 @@ from tfp_bprune.types import Json
 
 
 def sweep(result: Json, *, axes: Any = None) -> Any:
-    """Quality against sparsity: accuracy or RMSE on the left axis, NLL on the right; dashed and square, the mean of draws.
+    """Quality against sparsity: accuracy or RMSE on the left axis, NLL on the right; dotted with squares, the mean over draws.
 
     Args:
-      result: what `bp.sweep` gives, or the JSON of `tfp-bprune sweep`.
-      axes: Matplotlib's; new ones by default.
+      result: what `bp.sweep` returns, or the JSON of `tfp-bprune sweep`.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes, rows = axes_or_new(axes), result["rows"]
     first, label = _first(rows[0])
@@ -48,11 +51,14 @@ def _first(row: Json) -> tuple[str, str]:
 
 
 def histogram(result: Json, *, axes: Any = None) -> Any:
-    """How many weights have which score, with the cut of each sparsity: everything left of it goes.
+    """Histogram of the weights' scores, with a line at the cut of each sparsity: everything to its left is removed.
 
     Args:
-      result: as of `sweep`.
-      axes: Matplotlib's; new ones by default.
+      result: what `bp.sweep` returns, or the JSON of `tfp-bprune sweep`.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     axes, scores, rows = axes_or_new(axes), result["scores"], result["rows"]
     edges, counts = np.asarray(scores["edges_db"]), np.asarray(scores["counts"])

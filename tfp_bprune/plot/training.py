@@ -13,12 +13,15 @@ _MOST_NAMES = 8  # in a legend
 
 
 def history(rows: Sequence[Json], *, score: str = "nll", axes: Any = None) -> Any:
-    """A score by epoch, in training and, dashed, in validation.
+    """A score by epoch, in training (solid) and in validation (dashed).
 
     Args:
       rows: what `fit` returns, or the `history` of a run.
       score: a key of the rows, such as "nll", "loss" or "accuracy".
-      axes: Matplotlib's; new ones by default.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
 
     Raises:
       DataError: no row has that score.
@@ -41,13 +44,16 @@ def history(rows: Sequence[Json], *, score: str = "nll", axes: Any = None) -> An
 
 
 def divergences(rows: Sequence[Json], *, axes: Any = None) -> Any:
-    """The KL divergence of each layer's posterior from its prior, by epoch.
+    """KL divergence of each layer's posterior from its prior, by epoch.
 
     Args:
       rows, axes: as in `history`.
 
+    Returns:
+      The axes.
+
     Raises:
-      DataError: no layer has one.
+      DataError: no layer has a KL.
     """
     names = [key for key in (rows[0] if rows else {}) if key.startswith("kl/")]
     if not names:

@@ -15,18 +15,21 @@ _LABELS = {"scale": "scale of the unit's weights", "snr": "signal-to-noise ratio
 
 
 def units(model: Any, *, measure: str | None = None, axes: Any = None) -> Any:
-    """Of every layer in order its units, from the largest to the smallest.
+    """The units of each layer, sorted from the largest to the smallest.
 
-    Blue are those for which the evidence speaks, orange those that it says are better gone.
+    Blue units are worth keeping by their evidence; orange units are better removed.
 
     Args:
       model: with Bayesian layers; or the rows of `pruning.units_table`.
-      measure: "scale", which a prior over groups gives, or "snr"; by default the first where there is one.
-      axes: Matplotlib's; new ones by default.
+      measure: "scale", the scale that a prior over groups gives a unit, or "snr"; by default "scale" if there is one.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
 
     Raises:
       DataError: there is no such measure, or no unit.
-      PruneError: channels of the model cannot be followed.
+      PruneError: the channels of the model cannot be followed.
     """
     rows = model if isinstance(model, list | tuple) else _rows_of(model)
     if not rows:

@@ -14,15 +14,18 @@ _BINS = 100
 
 
 def signal_to_noise(model: Any, *, sparsities: Sequence[float] = (0.5, 0.9), axes: Any = None) -> Any:
-    """How many weights of each layer have which |mu| / sigma, layers on top of each other; what is left of a line is cut.
+    """Stacked histogram of the signal-to-noise ratios |mu| / sigma of each layer, in dB; lines mark the cuts.
 
     Args:
-      model: with Bayesian layers; weights that are gone are left out.
-      sparsities: parts of all weights, in (0, 1), at whose cuts lines stand.
-      axes: Matplotlib's; new ones by default.
+      model: with Bayesian layers; removed weights are left out.
+      sparsities: fractions of all weights, in (0, 1); everything to the left of a line is removed at its sparsity.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
 
     Raises:
-      DataError: a sparsity is none.
+      DataError: a sparsity is not in (0, 1).
       PruneError: there is nothing to prune.
     """
     from tfp_bprune.pruning.scores import decibel
@@ -71,11 +74,14 @@ def _cuts(axes: Any, scores: np.ndarray, sparsities: Sequence[float], top: float
 
 
 def sparsity(report: Any, *, axes: Any = None) -> Any:
-    """What part of each layer's weights is gone, first layer on top, with the weights that are left.
+    """Fraction of removed weights in each layer, the first layer on top, with the number of weights left.
 
     Args:
       report: what `prune` returns, a pruned model, or the `layers` of an export's manifest.
-      axes: Matplotlib's; new ones by default.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
     """
     counts = _counts_of(report)
     axes = axes_or_new(axes, 5.5, 1.2 + 0.32 * len(counts))

@@ -61,7 +61,7 @@ class Draws(Mean):
     A dense layer on vectors is drawn as noise on its outputs (Kingma et al. 2015, arXiv 1506.02557, eq. 6), several draws
     at once; other layers, and those that are called more than once, draw their kernel, one draw at a time. Examples share
     the noise of a draw, whose distribution is right for each, and which goes by the number of the draw alone
-    (`export.streams`): so an answer does not depend on its batch. What comes before the first draw is computed by the first
+    (`prediction.streams`): so an answer does not depend on its batch. What comes before the first draw is computed by the first
     walk and kept for the others.
 
     Args:

@@ -1,4 +1,4 @@
-"""What an export computes: named outputs for a batch, from plain TensorFlow operations; see `export.answers` for their names.
+"""What an export computes: named outputs for a batch, from plain TensorFlow operations; see `prediction.answers` for their names.
 
 Of several outputs, each name begins with that of its output. A prediction that is sampled until settled also gives `draws`,
 their number for each example [batch].
@@ -49,9 +49,9 @@ class Predictor(tf.Module):
       seed: of the draws; the same batch always gets the same answer.
       lowering: how kernels are stored and multiplied.
       error_rate: of "sampled" classes, binary or more: an example gets no further draws once its class is settled, which is wrong
-        with this probability at most (`export.draws`); None for all draws for all. Where an output gives classes of many
+        with this probability at most (`prediction.draws`); None for all draws for all. Where an output gives classes of many
         positions, all of them have to be settled.
-      task, from_logits: what the outputs mean, where the model does not say it (`models.heads`).
+      task, from_logits: what the outputs mean, where the model does not say it (`graphs.heads`).
       calibration: of a network with one output: a temperature, and the reach of sets or intervals.
 
     Attributes:

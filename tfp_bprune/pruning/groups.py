@@ -2,7 +2,7 @@
 
 A unit is a channel label of the graph: every filter that makes that channel (several where a residual addition ties
 them) and every weight that reads it. Without both, batch normalization or a bias that is trained on could bring it
-back; with both gone nothing that happens to them reaches the output, and `export.compact` removes the unit whole.
+back; with both gone nothing that happens to them reaches the output, and `graphs.compact` removes the unit whole.
 """
 
 from __future__ import annotations

@@ -29,18 +29,18 @@ class LayerSparsity:
 
 @dataclass(frozen=True)
 class Report:
-    """What a pruning did, counted on the masks that it left.
+    """What was pruned, counted on the masks of the pruned model.
 
     Attributes:
-      criterion, scope, granularity: as asked.
-      requested: the sparsity or threshold asked for, and what it `counts` if not the weights, or the criterion whose own end
-        was.
+      criterion, scope, granularity: as given to `prune`.
+      requested: the sparsity or threshold that was asked for, and what it `counts` if not the weights; or the criterion that chose
+        the sparsity.
       threshold: the lowest score that was kept, of a weight or of a unit.
-      ties: kept weights whose score equals the highest that went; the cut among them was by position.
-      layers: counts by weight tensor.
-      pinned: tensors of which no unit can go, with granularity "unit": they make outputs, or are read by a layer through
-        which channels are not followed.
-      scores: of the mean network on the validation data that `prune` was given, "before" and "after", by name; else empty.
+      ties: how many kept weights have the same score as the highest that was removed; among these, position decided.
+      layers: counts for each weight tensor.
+      pinned: with granularity "unit", the tensors from which no unit can be removed: they make outputs, or are read by a layer
+        through which channels cannot be followed.
+      scores: of the posterior mean on the validation data given to `prune`, "before" and "after", by name; else empty.
       inputs: what is still read of each input of the network, by name (`InputUse`); empty where that cannot be followed, as
         through nested models and shared layers.
     """

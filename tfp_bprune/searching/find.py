@@ -47,20 +47,19 @@ _FEWEST = 6
 
 @dataclass(frozen=True)
 class Settings:
-    """How to search.
+    """How a search goes.
 
     Attributes:
-      budget: the conditions.
-      target: what to make small: "nonzeros", "bytes" or "latency".
-      trials: networks evaluated at most, those for the single threshold and the sensitivities among them.
-      order: "refined": weights of a kernel go in an order refined on training examples (`ranking.refined`), or "score":
-        in that of the criterion.
-      criterion: by default as in `prune`.
-      granularity: "weight", or "unit" for whole neurons and filters: counts are then of the units of each layer, and the target
+      budget: the conditions that the network has to meet.
+      target: what to minimize: "nonzeros", "bytes" or "latency".
+      trials: largest number of networks to evaluate, including those for the single threshold and for the sensitivities.
+      order: the order in which the weights of a kernel are removed: "refined" on training examples (`trials.ranking`), or "score",
+        that of the criterion.
+      criterion: score that weights are ranked by; by default as in `prune`.
+      granularity: "weight", or "unit" for whole neurons and filters. Counts are then of the units of each layer, and the target
         "latency" is that of exports, a few of which are timed once before the first trial (`trials.times`).
-      seed: of the optimization and the refinement.
-      bits: whether the weights of each layer get fewer bits too, 8 to 2 as an export has them, while the budget holds; for the
-        target "bytes".
+      seed: seed of the optimization and the refinement.
+      bits: for the target "bytes": also search for the fewest bits of each layer's weights, 8 to 2.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -93,15 +92,15 @@ class Found:
     """What a search found.
 
     Attributes:
-      layers, single: the claims for the sparsity of every layer and for the best single threshold; both hold together at
-        the budget's level.
+      layers, single: the claims for a sparsity of every layer and for the best single threshold; both hold together at the budget's
+        level.
       test, single_test: their drop on the test split; see `claim.on_test`.
       rows: all trials.
-      front: Pareto points, by number; see `pareto.front`.
+      front: the Pareto points, by number; see `pareto.front`.
       rankings: the orders that counts refer to.
-      sizes: by which the target was made small.
+      sizes: the sizes that the target was measured by.
       speed: `trials`, `evaluated` by this process and `trials_per_second` of those.
-      evaluator: of the network.
+      evaluator: the evaluator of the network.
     """
 
     layers: Claim
@@ -132,21 +131,31 @@ def search(
 ) -> Found:
     """Finds the smallest or fastest network within a budget, without retraining.
 
-    A third of the validation split is searched on. The rest is used once, to prove; the test split once, to report. A
-    search that was stopped resumes after its last trial when it is called again with the same arguments.
+    A third of the validation split is searched on. The rest is used once, to certify the result, and the test split once, to
+    report it. Call it again with the same arguments to resume a search that was stopped.
 
     Args:
-      model: what `prune` takes, with one output: classes, binary or more, several labels, or a regression.
-      data: what it was trained on.
-      out: folder for the trials, there or not.
-      settings: how to search; the default budget of a regression is an RMSE grown by 5 %.
-      strange: examples of another dataset for `min_ood_auroc`, of the same shape.
-      on_trial, on_step: told of progress.
+      model: what `prune` takes, with one output: classes (binary or more), several labels, or a regression.
+      data: the splits that it was trained on.
+      out: folder for the trials; it may exist.
+      settings: `tfp_bprune.searching.Settings`, with the budget, the target and the number of trials. The default budget is an accuracy
+        drop of half a point; for a regression an RMSE grown by 5 %.
+      strange: examples of another dataset with the same shape, for `min_ood_auroc`.
+      on_trial: called with the row of each trial.
+      on_step: called with a line of text before each step.
+
+    Returns:
+      A `Found`: `layers` and `single`, the certified networks with a sparsity for each layer and with a single threshold; `front`,
+      the Pareto front; `rows`, all trials.
 
     Raises:
-      PruneError: nothing is prunable, or the network has several outputs.
-      BpruneError: the budget asks for what the task has not, too few validation examples, or a condition lacks its data.
+      PruneError: nothing can be pruned, or the network has several outputs.
+      BpruneError: the budget has a condition that does not apply to the task; there are too few validation examples; or a condition
+        lacks its data.
       RunError: the folder holds another search, or a damaged one.
+
+    Example:
+      found = bp.search(model, data, "searched", settings=Settings(bp.Budget(max_accuracy_drop=0.01)))
     """
     out, model = Path(out), _told(adopt(model), data)
     settings = settings_for(model, data, settings)

@@ -30,7 +30,7 @@ class Spec:
     Attributes:
       dataset, network, layers, seed: as in `load` and `build`.
       hidden, width, sizes: options of the architecture; None where it has none.
-      epochs, batch_size, learning_rate, kl, warmup_part, kl_weight: as in `train.Settings`.
+      epochs, batch_size, learning_rate, kl, warmup_part, kl_weight: as in `training.Settings`.
       dropout_rate: at which units are dropped, for "dropout" alone.
       prior: config of the prior; None for the default scale mixture.
       rho_init: where rho starts.

@@ -192,7 +192,7 @@ def checkpoint(model: Any) -> dict[str, np.ndarray]:
 
 
 def restore(model: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Puts a `checkpoint`'s optimizer state back; `models.store.set_weights` does the weights.
+    """Puts a `checkpoint`'s optimizer state back; `storage.store.set_weights` does the weights.
 
     Raises:
       TrainingError: the checkpoint belongs to another optimizer.

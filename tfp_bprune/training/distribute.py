@@ -43,7 +43,7 @@ class Committed:
 
 @dataclass(frozen=True)
 class Begun:
-    """Where a training begins: the history so far, and the states of callbacks as `train.states` names them.
+    """Where a training begins: the history so far, and the states of callbacks as `training.states` names them.
 
     Attributes:
       architecture: what the model is there, which every worker's has to become; None where it does not change.
@@ -130,14 +130,16 @@ class OneProcess(OneModel):
 class Horovod(OneModel):
     """Training on all workers that `horovodrun` started (Sergeev and Del Balso 2018, arXiv 1802.05799).
 
-    Gradients and metrics are averaged; the initial state is rank 0's; each worker draws noise of its own.
+    Gradients and metrics are averaged over the workers, all start from the state of rank 0, and each draws its own noise.
 
     Args:
-      compression: "fp16" sends gradients as half-precision numbers.
+      compression: "fp16" sends gradients in half precision; "none" by default.
 
     Raises:
-      TrainingError: Horovod is not installed, the compression is unknown, or there are GPUs and TensorFlow uses them
-        already.
+      TrainingError: Horovod is not installed; the compression is unknown; or there are GPUs and TensorFlow uses them already.
+
+    Example:
+      bp.fit(model, data, distributor=bp.Horovod())
     """
 
     attempts_again = False
@@ -285,7 +287,11 @@ def detect(compression: Compression = "none", distribution: Distribution | None 
 
 
 def distribute(optimizer: Any, *, compression: Compression = "none") -> Any:
-    """`optimizer` for `model.compile`, its gradients averaged over the workers that `horovodrun` started.
+    """Wraps `optimizer` for `model.compile`: gradients are averaged over the workers that `horovodrun` started.
+
+    Args:
+      optimizer: a Keras optimizer.
+      compression: as in `Horovod`.
 
     Raises:
       TrainingError: as in `Horovod`.
@@ -294,13 +300,14 @@ def distribute(optimizer: Any, *, compression: Compression = "none") -> Any:
 
 
 def distributed_callbacks(data: Splits, *, learning_rate: float | None = None, warmup_epochs: int = 5) -> list[Any]:
-    """What `model.fit(data.train, callbacks=...)` needs besides `distribute`.
+    """The callbacks that your own `model.fit(data.train, callbacks=...)` needs besides `distribute`.
 
-    Rank 0's initial state for all, metrics averaged over examples, masks compared. With `learning_rate`, the one that the
-    optimizer was given for all workers, a warm-up from that of one (Goyal et al. 2017, arXiv 1706.02677).
+    They start all workers from the state of rank 0, average metrics over examples, and compare masks. If `learning_rate` is
+    given, they also warm it up, from the rate of one worker (Goyal et al. 2017, arXiv 1706.02677).
 
     Args:
-      data: this worker's, `Horovod().shard(data)`.
+      data: the part of this worker, `Horovod().shard(data)`.
+      learning_rate: the rate of all workers together, which the optimizer was given.
       warmup_epochs: epochs that the warm-up lasts.
 
     Raises:

@@ -19,14 +19,16 @@ _LONGEST = 250  # characters of a value that MLflow takes everywhere
 
 
 class TensorBoardLogger(keras.callbacks.Callback):
-    """Writes scalars and, of Bayesian layers, a histogram of signal-to-noise ratios in dB, after each epoch, for TensorBoard.
+    """A callback that writes scalars and histograms for TensorBoard after each epoch.
+
+    The scalars are the scores and the KL of each Bayesian layer, the histograms its signal-to-noise ratios in dB.
 
     Args:
       folder: where the event files go: `tensorboard --logdir FOLDER`.
-      settings: what the training was asked for, shown in TensorBoard's HParams.
+      settings: the settings of the training, shown in TensorBoard's HParams.
 
     Raises:
-      RunError: a link lies in `folder`.
+      RunError: `folder` contains a link.
 
     Example:
       >>> model = bp.compile_model(model, data, settings=bp.Settings())
@@ -69,14 +71,14 @@ def write_hparams(writer: Any, settings: Mapping[str, Any], trial: str | None = 
 
 
 class MLflowLogger(keras.callbacks.Callback):
-    """Logs settings, scores of each epoch and, at the end, the run directory or an export to MLflow.
+    """A callback that logs settings, the scores of each epoch and, at the end, the run directory or an export to MLflow.
 
-    It logs to the active MLflow run, or begins one of its own and ends it with the training. Where to is MLflow's choice:
-    `mlflow.set_tracking_uri`, or the variable MLFLOW_TRACKING_URI.
+    It logs to the active MLflow run; if there is none it starts one, which ends with the training. MLflow decides where the run
+    is kept: `mlflow.set_tracking_uri`, or the environment variable MLFLOW_TRACKING_URI.
 
     Args:
-      settings: what the training was asked for, as MLflow's parameters.
-      name: of the MLflow run.
+      settings: the settings of the training, logged as MLflow's parameters.
+      name: name of a new MLflow run.
 
     Raises:
       BpruneError: MLflow is not installed.
@@ -111,16 +113,16 @@ class MLflowLogger(keras.callbacks.Callback):
 
 
 def log_export(path: str | os.PathLike[str], *, artifact_path: str = "export") -> None:
-    """Logs an export to MLflow: its files as artifacts, and scores, bytes and sparsity of its manifest as metrics.
+    """Logs an export to MLflow: its files as artifacts; scores, bytes and sparsity from its manifest as metrics.
 
-    It goes to the active MLflow run, or to a new one.
+    It logs to the active MLflow run, or starts a new one.
 
     Args:
       path: a folder written by `export`.
-      artifact_path: the folder of the MLflow run that it goes to.
+      artifact_path: the folder of the artifacts in the MLflow run.
 
     Raises:
-      RunError: there is no export, or a file of it was changed.
+      RunError: there is no export, or one of its files was changed.
       BpruneError: MLflow is not installed.
 
     Example:

@@ -98,7 +98,12 @@ class _Mean(_OfProbabilities):
 
 @keras.saving.register_keras_serializable("tfp_bprune")
 class NegativeLogLikelihood(_Mean):
-    """Nats an example, or label: the likelihood's part of the loss, without the KL. In `logs` it is `nll`, and `val_nll`.
+    """Negative log-likelihood as a Keras metric, in nats per example or label: the loss without its KL.
+
+    `bp.fit` logs it as `nll` and `val_nll`.
+
+    Args:
+      from_logits: whether outputs are logits.
 
     >>> metric = NegativeLogLikelihood()
     >>> metric.update_state([1, 0], [[0.5, 0.5], [1.0, 0.0]])
@@ -114,7 +119,10 @@ class NegativeLogLikelihood(_Mean):
 
 @keras.saving.register_keras_serializable("tfp_bprune")
 class BrierScore(_Mean):
-    """The sum over classes of the squared difference between probability and truth; from 0 to 2.
+    """Brier score as a Keras metric: the sum over classes of the squared difference between probability and truth, from 0 to 2.
+
+    Args:
+      from_logits: whether outputs are logits.
 
     >>> metric = BrierScore()
     >>> metric.update_state([1, 0], [[0.5, 0.5], [1.0, 0.0]])
@@ -131,11 +139,13 @@ class BrierScore(_Mean):
 
 @keras.saving.register_keras_serializable("tfp_bprune")
 class ExpectedCalibrationError(_OfProbabilities):
-    """Mean gap between confidence and accuracy over equal bins of confidence (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+    """Expected calibration error as a Keras metric: the mean gap between confidence and accuracy over equal bins of confidence.
+
+    Guo et al. 2017, arXiv 1706.04599, eq. 3.
 
     Args:
-      bins: how many.
       from_logits: whether outputs are logits.
+      bins: number of bins.
 
     >>> metric = ExpectedCalibrationError()
     >>> metric.update_state([0, 1], [[0.75, 0.25], [0.75, 0.25]])

@@ -23,27 +23,29 @@ from tfp_bprune.types import BpruneError, Calibrated, check_number
 
 
 def recalibrate(model: Any, data: Any, *, predictive: Calibrated = "mean", batches: int = 100) -> Any:
-    """A copy of `model` whose batch normalizations and Gaussian noise are those that `data` gives them now.
+    """A copy of `model` with batch normalization and Gaussian noise measured anew on `data`.
 
-    Each layer is normalized by the statistics of the batch while they are measured, as in training, so that all layers
-    are measured in one pass (Izmailov et al. 2018, arXiv 1803.05407, section 3.2). The variance is that of all
-    batches together: the mean of their variances and the variance of their means. Dropout is off.
+    Batch normalization: each layer is normalized by the statistics of the batch while they are measured, as in training, so one
+    pass measures all layers (Izmailov et al. 2018, arXiv 1803.05407, section 3.2). The variance is that of all batches
+    together: the mean of their variances plus the variance of their means. Dropout is off.
 
-    With targets, the learned noise of a `GaussianOutput` becomes the root mean square residual of the mean; for draws,
-    of the mean of the draws, less the variance of the draws, which they add by themselves (at least a tenth of it). A
-    noise that was fixed stays, as does one that depends on the inputs.
+    Noise: if `data` has targets, the learned noise of a `GaussianOutput` becomes the root mean square residual of the mean
+    prediction. For draws it is that of the mean over the draws, minus the variance of the draws, which they add by themselves
+    (at least a tenth is kept). A noise that was fixed, or that depends on the inputs, is not changed.
 
     Args:
-      model: functional or sequential, pruned or not; returned as it is, a copy, if there is nothing to measure.
-      data: training examples, alone or (x, y): an array or tensor [n, ...]; a list, or by name a dictionary, of one for
-        each of several inputs; or batches of these, such as `load(...).train`: a tf.data dataset, a generator, a list, a
-        Keras Sequence.
-      predictive: what the copy will be used for: the posterior mean, or draws.
-      batches: how many batches are used at most.
+      model: functional or sequential, pruned or not. If there is nothing to measure, an unchanged copy is returned.
+      data: training examples, alone or as (x, y): an array or tensor [n, ...]; for several inputs a list of these or a dictionary by
+        name; or batches, such as `load(...).train`, a tf.data dataset, a generator, a list or a Keras Sequence.
+      predictive: how the copy will predict: "mean", with the posterior mean, or "sampled", with draws.
+      batches: largest number of batches to use.
 
     Raises:
-      BpruneError: there is no data, the model does not take it, what it means is not certain, it makes a statistic that
-        is not finite, or the model is subclassed or not built.
+      BpruneError: there are no data, the model does not take them, their meaning is unknown, a statistic is not finite, or the
+        model is subclassed or not built.
+
+    Example:
+      network = bp.recalibrate(pruned, data.examples("train").x)
     """
     if predictive not in ("mean", "sampled"):
         raise BpruneError(f"predictive must be 'mean' or 'sampled', got {predictive!r}")

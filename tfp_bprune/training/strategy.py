@@ -27,22 +27,22 @@ _TASKS = ("chief", "worker")
 
 
 class Strategy(OneProcess):
-    """Training under `tf.distribute`: all GPUs of a host, or all workers that `TF_CONFIG` names.
+    """Training under `tf.distribute`: on all GPUs of a host, or on all workers that `TF_CONFIG` names.
 
     The loss, the shares of the data and the noise of each replica are those of Horovod's workers. `fit` trains a copy of the
-    model that has its variables in the strategy's scope, and gives back weights and the optimizer's state when it ends.
+    model whose variables are in the strategy's scope, and copies weights and the optimizer's state back at the end.
 
     Args:
-      name: "mirrored" or "multiworker" for a strategy as it is by default, or a `MirroredStrategy` or
-        `MultiWorkerMirroredStrategy` itself. That of several workers has to be made before anything else of TensorFlow runs.
+      name: "mirrored" or "multiworker" for a strategy with its default settings; or a `MirroredStrategy` or
+        `MultiWorkerMirroredStrategy` of your own. With several workers, create it before TensorFlow does anything else.
 
     Attributes:
-      rank: this process's among those of the job; the first writes.
-      size: how many replicas there are in the job.
-      replicas: how many of them this process has.
+      rank: number of this process in the job; rank 0 writes.
+      size: number of replicas in the job.
+      replicas: number of them in this process.
 
     Raises:
-      TrainingError: it is another strategy, or `TF_CONFIG` does not name the workers.
+      TrainingError: it is another kind of strategy, or `TF_CONFIG` does not name the workers.
 
     Example:
       bp.fit(model, data, distributor=bp.Strategy("mirrored"))

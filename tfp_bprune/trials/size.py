@@ -21,9 +21,9 @@ class Sizes:
     """The three sizes of a network by its counts.
 
     `nonzeros`: weights left. `bytes`: what its kernels and everything else take in a SavedModel's files, by the rule of
-    `export.stored`: four for each value and one for its gap, or dense; rounded ones as many bits as they have, a scale a channel,
+    `prediction.stored`: four for each value and one for its gap, or dense; rounded ones as many bits as they have, a scale a channel,
     and the entropy of which are left. `latency`: microseconds at a batch of 64 by the
-    costs of `export.cost`; convolutions run dense however many of their weights are gone. Or by `times` of exports, where whole
+    costs of `prediction.cost`; convolutions run dense however many of their weights are gone. Or by `times` of exports, where whole
     units go.
     """
 

@@ -58,25 +58,26 @@ def hyper_model(
     prior: PriorName = "scale_mixture",
     policy: Policy | None = None,
 ) -> Any:
-    """A `keras_tuner.HyperModel` over how a Bayesian network is trained; give it to any tuner of `keras_tuner()`.
+    """A `keras_tuner.HyperModel` of a Bayesian network's training, for any tuner of `keras_tuner()`.
 
-    It looks at `prior_pi`, `prior_scale1` and `prior_scale2` of the mixture (the ranges of Blundell et al. 2015, section 5.1),
-    `prior_scale` of the normal or `prior_groups` of a prior over groups, `initial_sigma`, `learning_rate`, `kl` and `width`.
-    Data, callbacks and metrics are its own: call `tuner.search(epochs=...)` with nothing else.
+    Its hyperparameters are `initial_sigma`, `learning_rate`, `kl`, `width` and those of the prior: `prior_pi`, `prior_scale1` and
+    `prior_scale2` of the mixture (in the ranges of Blundell et al. 2015, section 5.1), `prior_scale` of the normal, or
+    `prior_groups` of a prior over groups. It brings its own data, callbacks and metrics: call `tuner.search(epochs=...)` with
+    nothing else.
 
     Args:
-      network: one of `models.build.NETWORKS`.
-      data: from `load`.
-      layers: a Bayesian one; by default as in `build`.
-      epochs: at most, over which the learning rate falls to 0.
-      hidden: widths of an mlp at `width` 1.
-      seed: of the initial weights and the noise.
-      prior: the name of the prior whose settings are searched.
-      policy: what numbers candidates compute in, as in `build`.
+      network: a name that `build` takes.
+      data: splits from `load` or `from_arrays`.
+      layers: "flipout", "reparameterization" or "local"; by default as in `build`.
+      epochs: the most epochs of a trial; the learning rate falls to 0 over them.
+      hidden: units of each hidden layer of an mlp at `width` 1.
+      seed: seed of the initial weights and the noise.
+      prior: name of the prior whose settings are searched.
+      policy: numbers that the layers compute in, as in `build`.
 
     Raises:
-      BpruneError: the network, the prior or the policy is unknown, the layers have no prior, there are no validation examples,
-        `epochs` or a width is below 1, or Keras Tuner was imported for another Keras.
+      BpruneError: the network, the prior or the policy is unknown; the layers have no prior; there are no validation examples;
+        `epochs` or a width is below 1; or Keras Tuner was imported for another Keras.
     """
     _check_network(network, data, layers, epochs, hidden)
     _check_prior(prior)
@@ -197,25 +198,31 @@ def tune(
     policy: Policy | None = None,
     on_trial: Callable[[Json], None] = lambda row: None,
 ) -> Json:
-    """Searches hyperparameters by validation scores; call it again with the same `out` to resume a search that was stopped.
+    """Searches hyperparameters of the training by their validation score, with Keras Tuner.
+
+    Call it again with the same `out` to resume a search that was stopped.
 
     Args:
-      network, layers, hidden, seed, prior, policy: as in `hyper_model`; a search that is resumed keeps its layers and its policy
-        by default.
+      network, data, layers, hidden, seed, prior, policy: as in `hyper_model`. A resumed search keeps its layers and its policy.
       out: folder for Keras Tuner's trials and `tune.json`.
-      method: "random", "hyperband" (which chooses the number of trials itself, within one of its iterations) or "bayesian".
-      trials: at most.
-      epochs: of each trial, with hyperband at most.
-      objective: "val_nll", "val_loss", "val_mse" of a regression or "val_accuracy" of all else, of a trial's best epoch.
-      on_trial: told the row of each trial when it ends.
-
-    Raises:
-      BpruneError: the method, the objective or the network is unknown, a number is out of range, or no trial ended with a
-        finite objective.
-      RunError: `out` holds another search, or cannot be written.
+      method: "random", "hyperband" or "bayesian". Hyperband chooses the number of trials itself, within one of its iterations.
+      trials: largest number of trials.
+      epochs: epochs of each trial; with "hyperband" the most that a trial gets.
+      objective: "val_nll", "val_loss", "val_mse" (for a regression) or "val_accuracy" (for all other tasks); the best epoch of a
+        trial counts.
+      on_trial: called with the row of each trial when it ends.
 
     Returns:
-      `best`, the hyperparameters; `score`, their objective; `rows`, all trials; `sha256`, of the file.
+      A dictionary: `best`, the best hyperparameters; `score`, their objective; `rows`, all trials; `sha256`, the hash of the file.
+
+    Raises:
+      BpruneError: the method, the objective or the network is unknown; a number is out of range; or no trial ended with a finite
+        objective.
+      RunError: `out` holds another search, or cannot be written.
+
+    Example:
+      result = bp.tune("mlp", data, "tuned", trials=20, epochs=20, hidden=(64, 64))
+      result["best"]
     """
     if method not in METHODS:
         raise BpruneError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
