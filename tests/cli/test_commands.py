@@ -106,7 +106,7 @@ def test_prune_without_a_sparsity_ends_by_the_evidence(
     assert manifest["nonzeros"] == result["nonzeros"]
     for words, said in (
         (["prune", plain_run], "plain weights have no evidence to go by"),
-        (["prune", tmp_path / "narrow", "--criterion", "snr"], "of criterion 'snr' nothing says where to end"),
+        (["prune", tmp_path / "narrow", "--criterion", "snr"], "criterion 'snr' cannot choose the sparsity"),
         (["sweep", plain_run, "--criterion", "evidence"], "plain Keras layers have no prior"),
         (["search", plain_run, "--criterion", "evidence"], "plain Keras layers have no prior"),
     ):
@@ -277,7 +277,7 @@ def test_bench_without_the_data_takes_random_inputs(
     assert main([str(word) for word in words]) == 0
     said = capsys.readouterr()
     assert "inputs: random" in said.out
-    assert "nothing is scored: the run does not say how its data is loaded" in said.err
+    assert "nothing is scored: the run does not record how to load its data" in said.err
 
 
 def test_labels_are_short_and_differ() -> None:
@@ -391,7 +391,7 @@ def test_an_export_records_what_it_scores(
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({}, "the export is not scored: the run does not say how its data is loaded"),
+        ({}, "the export is not scored: the run does not record how to load its data"),
         (
             {
                 "request": {"dataset": "mnist", "data_dir": "/nowhere", "validation_fraction": 0.1},

@@ -140,7 +140,7 @@ def test_other_training_data_is_refused(run: Path, table: Any, refused: Refused,
 def test_a_split_that_the_file_does_not_have_is_refused(run: Path, files: Any, refused: Refused) -> None:
     line = refused("evaluate", run, "--data", files["npz"], "--split", "valid")
     assert "has no split 'valid' here: expected one of test" in line
-    assert "is of a kind that is not read" in refused("evaluate", run, "--data", run / "manifest.json")
+    assert "is of an unknown file type" in refused("evaluate", run, "--data", run / "manifest.json")
     assert "cannot be read (No such file" in refused("evaluate", run, "--data", files["npz"].with_name("none.npz"))
 
 

@@ -207,7 +207,7 @@ def test_a_bench_is_of_one_dataset_and_of_data_that_is_there(refused: Refused, t
         data = {"name": "mnist", "fingerprint": name, "batch_size": 100, "seed": 0}
         export(tiny_model, tmp_path / name, facts={"request": request, "data": data})
     line = refused("bench", tmp_path / "a", tmp_path / "b")
-    assert "the exports were trained on 2 different datasets: expected one, bench them apart" in line
+    assert "the exports were trained on 2 different datasets: expected one; run bench once for each" in line
     assert "'mnist' is not in" in refused("bench", tmp_path / "a", "--data-dir", tmp_path / "nowhere")
 
 

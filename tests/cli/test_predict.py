@@ -103,6 +103,6 @@ def test_what_is_no_such_example_is_refused(served: Path, pixels: np.ndarray, re
         ("rgb", "a.png is 8 x 8, RGB: expected 8 x 8, L (grey, 8 bits)"),
         ("fake", "a.png cannot be read as an image"),
         ("linked", "symbolic link, which is not followed"),
-        ("x.txt", "is of a kind that is not read"),
+        ("x.txt", "is of an unknown file type"),
     ):
         assert said in refused("predict", served, tmp_path / name), name

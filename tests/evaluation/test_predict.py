@@ -195,7 +195,7 @@ def test_a_regression_has_deviations_and_intervals() -> None:
     with pytest.raises(DataError, match="level must be in"):
         said.interval(95)
     bare = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    with pytest.raises(bp.BpruneError, match="nothing is said of deviations"):
+    with pytest.raises(bp.BpruneError, match="has no standard deviations"):
         bp.predict(bare, x, task="regression").std  # noqa: B018
 
 

@@ -228,7 +228,7 @@ def test_a_prior_is_its_config_and_others_are_refused() -> None:
     assert layer.get_config()["prior"] == {"kind": "ard", "groups": "both"}
     assert isinstance(layer.prior, Prior)
     plain = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    with pytest.raises(BpruneError, match="prior 'ard' is about 0, where units leave for, not about trained weights"):
+    with pytest.raises(BpruneError, match="prior 'ard' draws weights to 0 and cannot be centred at trained weights"):
         bp.bayesianize(plain, prior="ard", moped=0.1)
     with pytest.raises(BpruneError, match="groups must be one of input, output, both, got 'rows'"):
         ARDPrior(groups="rows")  # type: ignore[arg-type]

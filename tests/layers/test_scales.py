@@ -312,11 +312,11 @@ def test_a_prior_says_its_posterior_and_others_are_refused(prior: str) -> None:
     layer = LAYERS["Dense", "flipout"](3, prior=prior, name="line")
     assert (layer.posterior, layer.get_config()["posterior"]) == ("scaled", "scaled")
     assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
-    with pytest.raises(BpruneError, match=f"^layer 'line': prior '{prior}' is of the posterior 'scaled', got 'normal'"):
+    with pytest.raises(BpruneError, match=f"^layer 'line': prior '{prior}' needs the posterior 'scaled', got 'normal'"):
         LAYERS["Dense", "flipout"](3, prior=prior, posterior="normal", name="line")
     with pytest.raises(BpruneError, match=r"posterior 'scaled' is for priors over scales, .*, got prior 'normal'"):
         LAYERS["Dense", "flipout"](3, prior="normal", posterior="scaled").build((None, 2))
-    with pytest.raises(BpruneError, match=f"prior '{prior}' is about 0"):
+    with pytest.raises(BpruneError, match=f"prior '{prior}' draws weights to 0"):
         bp.bayesianize(dense_network(), prior=prior, moped=0.1)
     with pytest.raises(BpruneError, match="groups must be one of input, output, both, got 'rows'"):
         bp.bayesianize(dense_network(), prior={"kind": prior, "groups": "rows"})
@@ -328,7 +328,7 @@ def test_log_alpha_is_of_scales_and_units_end_by_it() -> None:
     for prior, ending in (("normal_jeffreys", "log_alpha"), ("horseshoe", "log_alpha"), ("ard", "evidence")):
         model = bp.bayesianize(dense_network(), prior=prior)
         assert bp.prune(model, granularity="unit")[1].requested == {"criterion": ending}
-    with pytest.raises(PruneError, match="criterion 'log_alpha' wants weights with scales of groups"):
+    with pytest.raises(PruneError, match="criterion 'log_alpha' needs weights that share scales"):
         scores_of(bp.bayesianize(dense_network()), criterion="log_alpha")
 
 

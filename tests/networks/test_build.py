@@ -162,5 +162,5 @@ def test_plain_networks_hold_plain_layers() -> None:
 def test_data_of_several_inputs_or_answers_is_refused() -> None:
     info = Info("several", "classification", (2,), 3)
     for change in ({"inputs": {"a": (2,), "b": (3,)}}, {"positions": (4,)}):
-        with pytest.raises(BpruneError, match="'mlp' has one input and one answer an example: several has others"):
+        with pytest.raises(BpruneError, match="'mlp' has one input and one output per example: several has others"):
             build("mlp", replace(info, **change), layers="flipout")

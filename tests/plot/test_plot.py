@@ -53,9 +53,13 @@ def test_risk_is_of_the_surest_first() -> None:
     bp.plot.risk_coverage(P, 1 - P.argmax(1), axes=few)  # a further series, all wrong, is in view
     assert few.get_ylim()[0] == 0
     assert few.get_ylim()[1] > 100
-    with pytest.raises(bp.BpruneError, match="nothing is said of 'epistemic': expected one of 'entropy', 'confidence'"):
+    with pytest.raises(
+        bp.BpruneError, match="the predictions have no 'epistemic': expected one of 'entropy', 'confidence'"
+    ):
         bp.plot.risk_coverage(P, Y, by="epistemic", axes=new())
-    with pytest.raises(bp.BpruneError, match="compares answers with the truth: expected an Evaluation, or y"):
+    with pytest.raises(
+        bp.BpruneError, match="compares predictions with the true classes: expected an Evaluation, or y"
+    ):
         bp.plot.risk_coverage(P, axes=new())
     with pytest.raises(bp.BpruneError, match="expected one class for each"):
         bp.plot.risk_coverage(P, Y[:2], axes=new())
@@ -104,7 +108,7 @@ def test_bands_are_the_intervals() -> None:
         for part in axes.collections
     ]
     np.testing.assert_allclose(heights, [2 * 1.959964 * 0.5, 2 * 1.959964 * 0.4], rtol=1e-6)
-    with pytest.raises(bp.BpruneError, match="bands are of one number an example"):
+    with pytest.raises(bp.BpruneError, match="bands need one number per example"):
         bp.plot.bands(np.zeros((3, 2)), said, axes=new())
 
 

@@ -260,7 +260,7 @@ def two_names() -> Any:
 
 
 REFUSALS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
-    (lambda: ending_in(L.Dense(3)), {}, BpruneError, "not certain"),
+    (lambda: ending_in(L.Dense(3)), {}, BpruneError, "unclear"),
     (
         lambda: ending_in(L.Dense(3, "sigmoid")), {"predictive": "sampled", "error_rate": 0.1}, ExportError,
         "got it for sampled multilabel",
@@ -271,11 +271,11 @@ REFUSALS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ),
     (
         read_twice, {"predictive": "moments", "task": {"q": "regression"}}, ExportError,
-        r"probabilities of output 'p' are not for it alone, see layer 'dense\w*'",
+        r"probabilities of output 'p' are shared with layer 'dense\w*'",
     ),
     (
 two_names, {"task": "regression"}, ExportError,
-        "several outputs would go by 'a_b_'",
+        "several outputs would be called 'a_b_'",
     ),
 ]  # fmt: skip
 

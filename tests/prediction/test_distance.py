@@ -141,5 +141,5 @@ def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("predictive", ["mean", "sampled"])
 def test_it_is_for_moments_alone(tmp_path: Path, predictive: Any) -> None:
-    with pytest.raises(ExportError, match=f"validation is what 'moments' are held against .*{predictive}"):
+    with pytest.raises(ExportError, match=f"validation examples are for comparing 'moments' with .*{predictive}"):
         export(regression(), tmp_path / "a", predictive=predictive, validation=X)

@@ -172,5 +172,5 @@ def test_models_that_cannot_be_served_are_refused() -> None:
         Predictor(Mine(), "mean")
     with pytest.raises(BpruneError, match="no weights yet"):
         Predictor(keras.Sequential([keras.layers.Dense(2)]), "mean")
-    with pytest.raises(BpruneError, match="not certain"):
+    with pytest.raises(BpruneError, match="unclear"):
         Predictor(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]), "mean")

@@ -450,7 +450,7 @@ def test_moments_carry_the_noise_of_dropout_exactly_through_linear_layers(kind: 
 
 @pytest.mark.parametrize("layer", [L.AlphaDropout(0.3), L.Dropout(0.3, noise_shape=(None, 1))])
 def test_moments_refuse_dropout_that_is_not_of_each_number(layer: Any) -> None:
-    with pytest.raises(ExportError, match="has no mask for each number by itself"):
+    with pytest.raises(ExportError, match="does not drop each number by itself"):
         Predictor(dropped(layer), "moments", **LOGITS)
 
 

@@ -128,7 +128,7 @@ def test_the_final_sparsity_is_reached_though_training_is_shorter() -> None:
     for schedule in (polynomial(0.6, 5, 1000), polynomial(0.6, 4, 9)):  # beyond the end; between two prunings
         model = compiled()
         pruning = GradualPruning(schedule, every=6)
-        with pytest.warns(UserWarning, match=r"training ended at step 10 .* without training after it"):
+        with pytest.warns(UserWarning, match=r"training ended at step 10 .* without training afterwards"):
             model.fit(X, Y, 20, callbacks=[pruning], verbose=0)
         assert abs(sparsity(model) - 0.6) < 1e-3
         assert pruning.sparsity == sparsity(model)
@@ -136,7 +136,7 @@ def test_the_final_sparsity_is_reached_though_training_is_shorter() -> None:
 
 def test_a_schedule_of_ones_own_ends_with_its_last_step() -> None:
     model = compiled()
-    with pytest.warns(UserWarning, match="without training after it"):
+    with pytest.warns(UserWarning, match="without training afterwards"):
         model.fit(X, Y, 20, callbacks=[GradualPruning(lambda step: step / 20, every=7)], verbose=0)
     assert abs(sparsity(model) - 0.5) < 1e-3
 

@@ -76,7 +76,7 @@ def test_features_of_the_input_go_where_inputs_are_asked_for() -> None:
     np.testing.assert_array_equal(np.flatnonzero(~reads(pruned, "dense_1")), [3, 40])
     assert report.pruned == 2 * 6
     assert report.threshold == pytest.approx(10, rel=1e-5)
-    with pytest.raises(PruneError, match="nothing that a layer reads"):
+    with pytest.raises(PruneError, match="single weights do not remove a whole input"):
         prune(model, threshold=1.0, inputs=True)
 
 

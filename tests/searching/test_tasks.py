@@ -119,7 +119,7 @@ REFUSED: list[Any] = [
     ("mean", Budget(0.01), "max_accuracy_drop expects a classification.*give max_rmse_increase"),
     ("mean", Budget(None, 0.01), "max_ece_increase is for classes.*give max_rmse_increase"),
     ("logit", Budget(max_rmse_increase=0.1), "max_rmse_increase is for a regression, the network is a binary"),
-    ("labels", Budget(0.01, 0.01), "max_ece_increase is for one class an example"),
+    ("labels", Budget(0.01, 0.01), "max_ece_increase is for one class per example"),
 ]
 
 

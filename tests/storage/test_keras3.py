@@ -123,7 +123,10 @@ class Own(L.Layer):  # type: ignore[misc]
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: refused(L.RMSNormalization(name="norm")), "layer 'norm' is a RMSNormalization, which Keras 2 has not"),
+        (
+            lambda: refused(L.RMSNormalization(name="norm")),
+            "layer 'norm' is a RMSNormalization, which Keras 2 does not have",
+        ),
         (lambda: refused(Own(name="own")), r"layer 'own' is a .*Own: expected layers of Keras itself"),
         (lambda: refused(L.Lambda(lambda x: x, name="code")), "Lambda, which can run code"),
         (
@@ -187,10 +190,10 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
         {"config": lambda c: c["config"]["layers"][1].update(registered_name="evil>Dense")},
         "expected layers of Keras itself",
     ),
-    "a layer that is a word": ({"config": lambda c: c["config"]["layers"].append("x")}, "cannot be read|is none"),
+    "a layer that is a word": ({"config": lambda c: c["config"]["layers"].append("x")}, "cannot be read|is no layer"),
     "a layer without arguments": (
         {"config": lambda c: c["config"]["layers"][1].update(config=None)},
-        "a layer that is none",
+        "something that is no layer",
     ),
     "layers that are none": ({"config": lambda c: c["config"].update(layers=3)}, "no functional or sequential model"),
     "size": (

@@ -317,15 +317,15 @@ def test_what_cannot_shrink_is_refused_by_name_before_training(build: Any, optim
 
 def test_callbacks_and_arguments_that_do_not_go_with_it_are_refused() -> None:
     for arguments, message in (
-        ({"threshold": 1.0}, "threshold 1.0 is of no criterion"),
-        ({"criterion": "snr"}, "'snr' does not say where to end"),
+        ({"threshold": 1.0}, "threshold 1.0 needs a criterion"),
+        ({"criterion": "snr"}, "'snr' cannot choose a threshold"),
         ({"criterion": "worth"}, "unknown criterion 'worth'"),
         ({"least": 2.0}, "least must be in"),
     ):
         with pytest.raises(BpruneError, match=message):
             bp.Shrink(**arguments)  # type: ignore[arg-type]
     restoring = keras.callbacks.EarlyStopping(restore_best_weights=True)
-    with pytest.raises(BpruneError, match="EarlyStopping puts back weights of before"):
+    with pytest.raises(BpruneError, match="EarlyStopping restores earlier weights"):
         compiled().fit(X, Y, callbacks=[bp.Shrink(), restoring], verbose=0)
 
 

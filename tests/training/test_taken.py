@@ -196,7 +196,7 @@ def test_splits_have_their_own(digits: Any, mlp: Callable[..., Any]) -> None:
     for options in ({"y": Y}, {"batch_size": 3}, {"validation_split": 0.1}, {"task": "binary"}):
         with pytest.raises(DataError, match="digits comes as splits, which have their own"):
             bp.fit(mlp(), digits, **options)
-    with pytest.raises(TrainingError, match="cannot go on where a run was ended"):
+    with pytest.raises(TrainingError, match="a dataset of batches cannot be resumed"):
         bp.fit(network(), dataset(), resume=True, out="nowhere")
 
 

@@ -97,18 +97,21 @@ class NumberPair:
 
 @dataclass(frozen=True)
 class Budget:
-    """The conditions.
+    """What the network that a search finds must not lose.
 
     Attributes:
-      max_accuracy_drop: accuracy that may be lost, a fraction: 0.005 is half a point. Of labels, pixels or steps, the part of
-        all of them; a regression has none.
-      max_ece_increase: by how much the expected calibration error may grow.
-      min_ood_auroc: how well the predictive entropy must tell examples of another dataset, in [0.5, 1].
-      level: confidence of what is promised.
-      max_rmse_increase: of a regression: by what part of itself the root mean squared error may grow; 0.05 unless said.
+      max_accuracy_drop: accuracy that may be lost, as a fraction: 0.005 is half a point. With several labels, pixels or steps per
+        example, it is that over all of them. A regression has none.
+      max_ece_increase: how much the expected calibration error may grow.
+      min_ood_auroc: least AUROC, in [0.5, 1], with which the predictive entropy detects examples of another dataset.
+      level: confidence level of the guarantee.
+      max_rmse_increase: for a regression, the fraction by which the root mean squared error may grow; 0.05 by default.
 
     Raises:
       BpruneError: no condition is given, or one is out of range.
+
+    Example:
+      budget = bp.Budget(max_accuracy_drop=0.005, max_ece_increase=0.02)
     """
 
     max_accuracy_drop: float | None = 0.005
@@ -140,13 +143,13 @@ class Budget:
             raise BpruneError(f"level must be in [0.5, 1), got {self.level}{if_percent(self.level)}")
 
     def of(self, head: Head, several: bool) -> Budget:
-        """The conditions that a network of such an output has, and no others.
+        """The budget with the conditions that apply to an output of this kind.
 
         Args:
           several: whether an example has several labels, pixels or steps.
 
         Raises:
-          BpruneError: one is asked for that it cannot have.
+          BpruneError: a condition is set that does not apply to such an output.
         """
         classifies = head.classifies
         if classifies and self.max_rmse_increase is not None:
@@ -155,7 +158,7 @@ class Budget:
         if asked and not classifies:
             raise BpruneError(f"{asked[0]} is for classes, the network is a regression: give max_rmse_increase")
         if several and self.max_ece_increase is not None:
-            raise BpruneError("max_ece_increase is for one class an example, the network has several: leave it out")
+            raise BpruneError("max_ece_increase is for one class per example, the network has several: leave it out")
         if classifies:
             return self
         if self.max_rmse_increase is None and self.max_accuracy_drop != Budget.max_accuracy_drop:
@@ -166,7 +169,7 @@ class Budget:
 
     @property
     def others(self) -> Budget | None:
-        """The conditions but that on accuracy; None without any."""
+        """All conditions but that on accuracy; None if there are none."""
         if self.max_ece_increase is None and self.min_ood_auroc is None:
             return None
         return replace(self, max_accuracy_drop=None)
@@ -176,9 +179,9 @@ class Budget:
         return float(stats.norm.ppf(self.level))
 
     def excess(self, pair: Pair | NumberPair, examples: int) -> float:
-        """How far the worst condition is from being shown on `examples` others, in standard errors; at most 0 is in.
+        """How far the worst condition is from being met by `examples` other examples, in standard errors; at most 0 if it is met.
 
-        By estimates from `pair`; `evidence` decides.
+        These are estimates from `pair`; `evidence` decides.
         """
         return max(self._z + distance for distance in self._distances(pair, examples).values())
 
@@ -205,7 +208,7 @@ class Budget:
         return found
 
     def evidence(self, pair: Pair | NumberPair, seed: int = 0) -> Json:
-        """What a sample that was not searched on says of each condition.
+        """Tests each condition on a sample that the search did not use.
 
         Returns:
           `p_value`, the largest of all; and for each condition `limit`, `estimate`, `bound` (one-sided, at `level`),
@@ -224,7 +227,7 @@ class Budget:
         return {"p_value": max(found["p_value"] for found in conditions.values()), "conditions": conditions}
 
     def shown(self, pair: Pair | NumberPair, seed: int = 0) -> bool:
-        """Whether such a sample shows all conditions to hold, at `level`."""
+        """Whether such a sample shows that all conditions hold, at `level`."""
         if isinstance(pair, NumberPair):
             return bool(self._squares(pair)["p_value"] <= 1 - self.level)
         conditions = [

@@ -93,7 +93,7 @@ def _test_split(manifests: list[Json], arguments: Any) -> Split | None:
     prints = {(manifest.get("data") or {}).get("fingerprint") for manifest in manifests}
     if len(prints) > 1:
         raise BpruneError(
-            f"the exports were trained on {len(prints)} different datasets: expected one, bench them apart"
+            f"the exports were trained on {len(prints)} different datasets: expected one; run bench once for each"
         )
     splits = data_if_there(manifests[0], arguments, without)
     return None if splits is None else splits.examples("test")

@@ -260,12 +260,12 @@ def data_of(config: Json, arguments: Any) -> Splits:
     if arguments.data is not None:
         if "fingerprint" not in data:
             raise BpruneError(
-                f"--data {arguments.data}: the run says nothing of its data: expected one that `fit` wrote"
+                f"--data {arguments.data}: the run records nothing about its data: expected a run that `fit` wrote"
             )
         return read_splits(arguments.data, data)
     if "dataset" not in request:
         raise BpruneError(
-            "the run does not say how its data is loaded, as one trained on arrays does not: give its data with --data FILE.npz"
+            "the run does not record how to load its data (was it trained on arrays?): give its data with --data FILE.npz"
         )
     check({"request": request, "data": data}, "what the run says of its data", LOADED)
     splits = load(

@@ -104,7 +104,7 @@ def read_examples(path: Path, inputs: Json) -> tuple[Arrays, list[str]]:
     if path.is_dir() or path.suffix == ".png":
         return _images(path, shape)
     if path.suffix not in (".npy", ".csv"):
-        raise DataError(f"{path} is of a kind that is not read: expected {_KINDS}")
+        raise DataError(f"{path} is of an unknown file type: expected {_KINDS}")
     rows = _features(path, shape) if path.suffix == ".csv" else _load(path, _content(path))
     x = _shaped(rows, shape, path)
     return x, [str(i) for i in range(len(x))]
@@ -142,7 +142,7 @@ def _load(path: Path, content: bytes) -> np.ndarray:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".npz":
-        raise DataError(f"{path} is of a kind that is not read: expected a .npz with the arrays {_FEWEST}, or a .csv")
+        raise DataError(f"{path} is of an unknown file type: expected a .npz with the arrays {_FEWEST}, or a .csv")
     try:
         content = _content(path)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

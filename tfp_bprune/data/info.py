@@ -20,18 +20,18 @@ class Info:
     """What a network needs to know of its data.
 
     Attributes:
-      name: dataset name.
-      task: `"classification"`, one class each; `"binary"`, one of two; `"multilabel"`, each of several labels by itself; or
-        `"regression"`.
+      name: name of the dataset.
+      task: "classification" (one of several classes), "binary" (one of two classes), "multilabel" (several labels, each 0 or 1) or
+        "regression".
       input_shape: shape of one example, without the batch.
-      classes: number of classes, 2 where the task is binary; of labels, multilabel; of targets, of a regression.
-      scale, offset: the network's first step is `x * scale + offset`; scalars for images, one per feature for tables.
-      target_loc, target_scale: mean and standard deviation of the training targets (regression).
-      fingerprint: SHA-256 over all examples, in their order.
-      positions: where an example has labels for each pixel or step, their shape: (height, width) or (steps,).
-      inputs: of several inputs, the shape of one example of each by its name; those of a list are named by their numbers.
-      outputs: of several outputs, what each target is, by name. Everything above but the name and the fingerprint is then
-        that of the first.
+      classes: number of classes (2 for "binary"), of labels, or of the targets of a regression.
+      scale, offset: the first layer computes `x * scale + offset`; scalars for images, one number for each feature of a table.
+      target_loc, target_scale: mean and standard deviation of the training targets of a regression.
+      fingerprint: SHA-256 of all examples in their order.
+      positions: if an example has a label for each pixel or step, their shape: (height, width) or (steps,).
+      inputs: for several inputs, the shape of one example of each, by name; a list's inputs are named by their numbers.
+      outputs: for several outputs, what each target is, by name. The attributes above, except name and fingerprint, then describe the
+        first output.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Info:
 
     @property
     def targets(self) -> dict[str, Target]:
-        """What each target is, by name; one alone is named ""."""
+        """What each target is, by name; a single one has the name ""."""
         if self.outputs is not None:
             return self.outputs
         return {"": Target(self.task, self.classes, self.positions, self.target_loc, self.target_scale)}
@@ -94,19 +94,20 @@ def _tuples(value: Any) -> Any:
 
 
 def info_of(x: Any, y: Any, *, name: str = "arrays", task: SaidTask = None) -> Info:
-    """Describes training examples, so that a network's first step gives them zero mean and unit variance.
+    """Describes training examples, so that the first layer of a network can standardize them.
 
     Args:
-      x: [n, ...] in raw units, or several by name or in a tuple. The features of a table [n, features] are standardized each
-        by itself, images and other arrays as a whole.
-      y: targets, see `targets.read_target`; several by name or in a tuple for several outputs.
+      x: examples [n, ...] in raw units, or several inputs in a tuple or by name. Each feature of a table [n, features] is
+        standardized by itself, images and other arrays as a whole.
+      y: targets; several outputs in a tuple or by name.
       name: what messages and manifests call the data.
-      task: what the targets are, for all or by name; by default what is certain from their type: booleans are binary, whole
-        numbers classes from 0 on, 0/1 rows that sum to 1 classes, other 0/1 rows labels, other floats a regression.
+      task: what the targets are, for all outputs or by name. By default their type decides: booleans are "binary"; whole numbers
+        from 0 on, and 0/1 rows that sum to 1, are "classification"; other 0/1 rows are "multilabel"; other floats are
+        "regression".
 
     Raises:
-      DataError: there are no examples, not one target for each, a number that is not finite, a negative class, or targets
-        of which it is not certain what they are.
+      DataError: there are no examples, or not one target for each; a number is not finite; a class is negative; or the targets do not
+        determine the task.
     """
     return described_arrays(x, y, name, task)[2]
 
@@ -251,7 +252,7 @@ def _check_pairs(x: Arrays, y: Arrays, name: str) -> None:
     if any(one.ndim < 2 for one in leaves(x)) or any(one.ndim < 1 for one in leaves(y)) or len(lengths) != 1:
         if isinstance(x, tuple) and len({one.shape for one in x}) == 1 and leaves(y)[0].shape[:1] == (len(x),):
             raise DataError(
-                f"{name} has a list of {len(x)} arrays, which stand for as many inputs: of a list of examples np.stack makes one array"
+                f"{name} has a list of {len(x)} arrays, which are taken for as many inputs: join examples of one input with np.stack"
             )
         examples, targets = (mapped(lambda one: one.shape, arrays) for arrays in (x, y))
         raise DataError(

@@ -51,17 +51,17 @@ class MissingAnswer(BpruneError, AttributeError):
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """What is said of n examples, as arrays.
+    """The predictions for n examples, as arrays.
+
+    Class outputs have `probabilities` [n, ..., classes], their `entropy` [n, ...] in nats and its two parts, `aleatoric` and
+    `epistemic`. A regression has `mean`, `noise_std` and `weights_std` [n] or [n, targets] in target units. If a network has
+    several outputs, `prediction["name"]` has these for one of them.
 
     Attributes:
-      outputs: everything by name, as an export gives it; of several outputs each name begins with that of its output.
+      outputs: all arrays by name, as an export gives them; with several outputs, names are prefixed with that of the output.
       heads: what each output means, by its name.
       predictive: "mean", "sampled" or "moments".
-      samples: draws, where it was sampled.
-
-    Of class outputs there are `probabilities` [n, ..., classes], `entropy` in nats [n, ...] and its two parts, `aleatoric` and
-    `epistemic`; of a regression `mean` [n] or [n, targets], `noise_std` and `weights_std`. See `prediction.answers`. Of a
-    network with several outputs, `prediction["name"]` has these of one.
+      samples: number of draws, if it is "sampled".
 
     >>> import numpy as np
     >>> said = Prediction({"mean": np.zeros(3), "noise_std": np.ones(3)}, {"inputs": Head("gaussian")}, "mean")
@@ -100,42 +100,42 @@ class Prediction:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Of classes or labels [n, ..., classes]; of a binary output that of the second class [n, ..., 1]."""
+        """Probabilities of classes or labels [n, ..., classes]; for a binary output, of the second class [n, ..., 1]."""
         return self._held("probabilities")
 
     @property
     def entropy(self) -> np.ndarray:
-        """Of the probabilities, in nats [n, ...]: all that is uncertain."""
+        """Total uncertainty: the entropy of the probabilities, in nats [n, ...]."""
         return self._held("entropy")
 
     @property
     def epistemic(self) -> np.ndarray:
-        """What draws of the weights disagree about: the mutual information of class and weights, in nats [n, ...]."""
+        """Uncertainty about the weights: the mutual information of class and weights, in nats [n, ...]."""
         return self._held("epistemic")
 
     @property
     def aleatoric(self) -> np.ndarray:
-        """What every draw is unsure of: their mean entropy, in nats [n, ...]."""
+        """Uncertainty that remains with known weights: the mean entropy over draws of the weights, in nats [n, ...]."""
         return self._held("aleatoric")
 
     @property
     def prediction_set(self) -> np.ndarray:
-        """Which classes together hold the right one with the probability that the export promises [n, classes]."""
+        """Conformal sets [n, classes]: true for the classes of a set that contains the right one with the promised probability."""
         return self._held("prediction_set")
 
     @property
     def mean(self) -> np.ndarray:
-        """Of a regression [n] or [n, targets], in target units, as deviations are."""
+        """Mean of a regression [n] or [n, targets], in target units."""
         return self._held("mean")
 
     @property
     def noise_std(self) -> np.ndarray:
-        """The deviation of targets from the mean that the network learned [n] or [n, targets]."""
+        """Standard deviation of the targets around the mean, as the network learned it [n] or [n, targets], in target units."""
         return self._held("noise_std")
 
     @property
     def weights_std(self) -> np.ndarray:
-        """The deviation of the mean over draws of the weights [n] or [n, targets]."""
+        """Standard deviation of the mean over draws of the weights [n] or [n, targets], in target units."""
         return self._held("weights_std")
 
     def _held(self, name: str) -> np.ndarray:
@@ -150,10 +150,10 @@ class Prediction:
 
     @property
     def head(self) -> Head:
-        """What the one output means.
+        """What the output means.
 
         Raises:
-          MissingAnswer: there are several.
+          MissingAnswer: there are several outputs.
         """
         if len(self.heads) > 1:
             names = ", ".join(map(repr, self.heads))
@@ -164,7 +164,7 @@ class Prediction:
 
     @property
     def labels(self) -> np.ndarray:
-        """The class with the largest probability [n, ...]; of a binary output 0 or 1, of several labels a 0 or 1 each."""
+        """The class with the largest probability [n, ...]; 0 or 1 for a binary output and for each of several labels."""
         if self.head.task == "classification":
             return self.probabilities.argmax(-1)
         second = (self.probabilities > 0.5).astype(np.int64)
@@ -172,7 +172,7 @@ class Prediction:
 
     @property
     def confidence(self) -> np.ndarray:
-        """The probability of the label that is the likelier one [n, ...]."""
+        """Probability of the predicted label [n, ...]."""
         if self.head.task == "classification":
             return self.probabilities.max(-1)
         likelier = np.maximum(self.probabilities, 1 - self.probabilities)
@@ -180,22 +180,22 @@ class Prediction:
 
     @property
     def std(self) -> np.ndarray:
-        """The deviation of a target from the mean: that of the noise and that over the weights together."""
+        """Standard deviation of a target [n] or [n, targets]: `noise_std` and `weights_std` combined."""
         mean, parts = self.mean, [self.outputs[key] for key in ("noise_std", "weights_std") if key in self.outputs]
         if not parts:
             raise MissingAnswer(
-                f"nothing is said of deviations from the mean: {_REMEDIES['noise_std']}, or {_REMEDIES['weights_std']}"
+                f"the prediction has no standard deviations: {_REMEDIES['noise_std']}, or {_REMEDIES['weights_std']}"
             )
         return np.broadcast_to(np.sqrt(sum(np.square(part) for part in parts)), mean.shape)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """The central interval that holds a target with probability `level`, of a normal with `mean` and `std`.
+        """Lower and upper end of the central interval that contains a target with probability `level`, for a normal distribution.
 
-        Of a network that says nothing of noise it is the interval of the mean alone.
+        If the network gives no noise, it is the interval of the mean alone.
 
         Raises:
           DataError: `level` is not in (0, 1).
-          MissingAnswer: it is no regression, or nothing is said of deviations.
+          MissingAnswer: this is no regression, or there are no standard deviations.
         """
         if not 0 < level < 1:
             raise DataError(f"level must be in (0, 1), got {level}")
@@ -203,13 +203,13 @@ class Prediction:
         return self.mean - reach, self.mean + reach
 
     def columns(self, class_names: Any = None) -> dict[str, np.ndarray]:
-        """Everything as columns [n] by name, as `to_frame` has it.
+        """Everything as columns [n] by name: label or mean, probabilities, uncertainties.
 
         Args:
-          class_names: of the classes or labels, in their order; numbers by default.
+          class_names: names of the classes or labels, in their order; numbers by default.
 
         Raises:
-          DataError: there is not one answer an example, or not a name for each class.
+          DataError: an example has several answers, or the number of names is not the number of classes.
         """
         if len(self.heads) > 1:
             if class_names is not None and not isinstance(class_names, Mapping):
@@ -224,7 +224,7 @@ class Prediction:
         return _columns_of(self, class_names)
 
     def to_frame(self, class_names: Any = None) -> Any:
-        """A `pandas.DataFrame` of `columns`: the label or mean, its probabilities, what is uncertain; a row an example.
+        """A `pandas.DataFrame` of `columns`, with a row for each example.
 
         Raises:
           BpruneError: pandas is not installed.
@@ -250,7 +250,7 @@ def _columns_of(said: Prediction, class_names: Any) -> dict[str, np.ndarray]:
     main = said.probabilities if said.head.classifies else said.mean
     if main.ndim > 2 or (said.head.classifies and said.labels.ndim > (2 if said.head.task == "multilabel" else 1)):
         raise DataError(
-            f"the network answers at each of {main.shape[1:-1]} positions: expected one answer an example, use .outputs"
+            f"the network answers at each of {main.shape[1:-1]} positions: expected one answer per example; use .outputs"
         )
     columns: dict[str, np.ndarray] = {}
     for key, value in said.outputs.items():

@@ -205,7 +205,7 @@ def _heads_of(manifest: Json) -> dict[str, Head]:
     try:
         return {name: Head(**about) for name, about in outputs.items()}
     except TypeError as error:
-        raise ExportError(f"the manifest says what outputs mean in a form that is not known: {error}") from error
+        raise ExportError(f"the manifest describes the outputs in an unknown form: {error}") from error
 
 
 def _plain(tensor: Any) -> np.ndarray:

@@ -32,7 +32,7 @@ def to_litert(
 ) -> bytes:
     """Converts `predictor.predict` to builtin LiteRT operations, for any batch size or for one.
 
-    The signature `serving_default` takes `inputs` [batch, ...] and gives the named outputs of `export.predict`. Pruned
+    The signature `serving_default` takes `inputs` [batch, ...] and gives the named outputs of `prediction.predict`. Pruned
     kernels in float32 or float16 are stored sparse where that is smaller, see `sparsify`; those in few bits are multiplied as
     they are, see `recipes`. `export` runs the file against TensorFlow.
 
@@ -76,8 +76,8 @@ def _explained(error: Exception, predictor: Predictor) -> ExportError:
         return refusal("LiteRT", [name for names in lacking for name in names.split(", ")], predictor)
     if re.search(_LOOPS, str(error)):
         return ExportError(
-            f"LiteRT's converter takes a layer that loops over its steps, such as a ConvLSTM or a recurrent one of more than {MOST_STEPS}, for "
-            "batches of one size and sequences of one length alone: give batch=N and inputs of a fixed length, or use the "
+            f"LiteRT's converter needs a fixed batch size and sequence length for a layer that loops over its steps, such as a ConvLSTM or a "
+            f"recurrent layer of more than {MOST_STEPS} steps: give batch=N and inputs of a fixed length, or use the "
             "format 'savedmodel'"
         )
     return failure("LiteRT's converter", error, predictor.predictive)

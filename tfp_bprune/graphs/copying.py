@@ -31,7 +31,7 @@ def copy_of(layer: Any) -> Any:
     except (NotImplementedError, TypeError, ValueError) as error:
         cause = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise BpruneError(
-            f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied, for its get_config does not make it anew: {cause}"
+            f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied, since its get_config does not recreate it: {cause}"
         ) from error
 
 

@@ -202,7 +202,7 @@ def _head(
     if end in certain:
         return _checked(model, name, tensor, certain[end], from_logits)
     raise BpruneError(
-        f"what output {name!r} of model {model.name!r} means is not certain, for it ends in {_described(end)}: say it with "
+        f"it is unclear what output {name!r} of model {model.name!r} means, since it ends in {_described(end)}: give "
         "task='classification', 'binary', 'multilabel', 'regression' or 'gaussian' (mean and standard deviation), or compile "
         "the model with its loss"
     )
@@ -223,8 +223,8 @@ def _checked(model: Any, name: str, tensor: Any, task: OutputTask, from_logits: 
         raise _contradicted(model, name, tensor, task, f"a {fits} or logits")
     if from_logits is None and end == "other":
         raise BpruneError(
-            f"whether output {name!r} of model {model.name!r} is logits or probabilities is not certain, for it ends in "
-            f"{_described(end)}: say from_logits=True or False"
+            f"it is unclear whether output {name!r} of model {model.name!r} is logits or probabilities, since it ends in "
+            f"{_described(end)}: give from_logits=True or False"
         )
     if from_logits and end == fits:
         expected = f"probabilities, which a {fits} makes, not logits: leave out from_logits"

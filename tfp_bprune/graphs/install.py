@@ -101,7 +101,7 @@ def check_installable(model: Any) -> None:
     check_graph(model)
     if not type(model).call.__module__.startswith("tf_keras."):
         raise BpruneError(
-            f"{type(model).__name__} has a `call` of its own, which its graph does not say: expected a functional or sequential model"
+            f"{type(model).__name__} overrides `call`, so its graph does not describe it: expected a functional or sequential model"
         )
     _check_plain(model)
     for attribute, value in vars(model).items():

@@ -118,8 +118,8 @@ class _Copying:
             raise
         except (TypeError, ValueError) as error:
             raise BpruneError(
-                f"model {model.name!r} cannot be copied: {str(error).splitlines()[0]}; Keras forgets arguments of some of "
-                "TensorFlow's functions, as in tf.einsum and x != 1: expected such functions within a layer"
+                f"model {model.name!r} cannot be copied: {str(error).splitlines()[0]}; Keras loses arguments of some "
+                "TensorFlow functions, as in tf.einsum and x != 1: call such a function inside a layer"
             ) from error
         self.moves.append((model, copy, _freeze))
         return copy

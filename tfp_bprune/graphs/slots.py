@@ -125,7 +125,7 @@ def _slots(optimizer: Any, variables: Sequence[Any]) -> dict[str, dict[int, Any]
 def _key(known: Mapping[str, int], key: str, optimizer: Any) -> int:
     if key not in known:
         raise BpruneError(
-            f"optimizer {type(optimizer).__name__} trains variables that are none of the model's: expected one for each model"
+            f"optimizer {type(optimizer).__name__} trains variables that do not belong to the model: use an optimizer of its own for each model"
         )
     return known[key]
 
@@ -151,8 +151,8 @@ def _renew(optimizer: Any, variables: list[Any], before: Mapping[str, Mapping[in
             getattr(optimizer, name).assign(one)
     if len(optimizer._variables) != count:
         raise BpruneError(
-            f"optimizer {type(optimizer).__name__} keeps {len(optimizer._variables)} variables where it kept {count}, the network "
-            "having shrunk: expected as many as before; use one of Keras's"
+            f"optimizer {type(optimizer).__name__} has {len(optimizer._variables)} variables after the network shrank, {count} "
+            "before: expected equal numbers; use one of Keras's optimizers"
         )
 
 

@@ -22,7 +22,7 @@ def say_what_is_drawn(training: bool) -> None:
     if isinstance(model, keras.Model) and not vars(model).get(_SAID):
         vars(model)[_SAID] = True  # past Keras, which would track it
         warnings.warn(
-            f"predict of model {model.name!r} gives its raw outputs under one random draw of the weights, another in each call: "
-            "tfp_bprune.predict(model, x) gives means over draws, and how sure they are",
+            f"`predict` of model {model.name!r} returns raw outputs under one random draw of the weights, a new draw in each call: "
+            "use tfp_bprune.predict(model, x) for means over draws and their uncertainty",
             stacklevel=2,
         )

@@ -39,20 +39,20 @@ class Normals(NamedTuple):
 
 
 class Prior(ABC):
-    """A distribution over weight tensors, from which the KL of a posterior is measured; in nats.
+    """A prior over weight tensors, to which the KL of a posterior is measured, in nats. Base class of priors.
 
-    A new one is a class with `kind`, `get_config` and `log_density`, or, where the KL of normals has a closed form, `kl` and
-    `exact`, registered by `register_prior`. Derivatives follow; `pulls` by hand is only faster. All methods are functions of
-    their arguments: large tensors' passes are compiled once for each config, and what the prior learns comes in as
-    `variables`, never from itself.
+    To write one, derive a class with `kind`, `get_config` and `log_density`; or, if the KL between normals has a closed form, with
+    `kl` and `exact`; and register it with `register_prior`. Derivatives are found automatically; defining `pulls` by hand only
+    makes them faster. All methods must depend on their arguments alone: for large tensors they are compiled once for each
+    config, and what the prior learns is passed in as `variables`.
 
     Attributes:
-      kind: the name that it is registered by, and that its config holds.
-      exact: whether `kl` is a closed form. Otherwise it is that of independent weights, estimated at one draw.
-      about_zero: whether it is about 0 by its nature, and cannot be moved to a trained weight.
-      resting: the variables of the weight's shape whose entries are put to a value where the weight is pruned.
-      family: the family of posteriors that it is of, by the name that it is registered by; None for one that any may have.
-      units_end_by: the criterion by which units go where no extent is said; one that has an end.
+      kind: the name that it is registered by, which is part of its config.
+      exact: whether `kl` is a closed form. Otherwise the KL is that of independent weights, estimated at one draw.
+      about_zero: whether the prior is centred at 0 by its nature and cannot be moved to a trained weight.
+      resting: variables of the weight's shape whose entries are set to a fixed value where the weight is pruned.
+      family: name of the family of posteriors that it requires; None if it works with any.
+      units_end_by: the criterion that removes units if no sparsity is given; it must have an `ends_at`.
     """
 
     kind: ClassVar[str]
@@ -69,30 +69,30 @@ class Prior(ABC):
     def add_variables(
         self, add_weight: Callable[..., Any], name: str, shape: tuple[int, ...], axes: Axes
     ) -> dict[str, Any]:
-        """Creates, by a layer's `add_weight`, the variables that the prior owns for the weight tensor `name`; none by default.
+        """Creates the variables that the prior owns for the weight tensor `name`, with a layer's `add_weight`; none by default.
 
         Args:
-          add_weight: as Keras's; call each variable `of_part(name, ...)`.
-          axes: which axes of the shape are read and made.
+          add_weight: as in Keras; call each variable `of_part(name, ...)`.
+          axes: which axes of the shape are inputs and outputs.
 
         Returns:
-          Variables by name, trained or not, of shapes that broadcast to `shape` or are the same for every shape.
+          Variables by name, trained or not, whose shapes broadcast to `shape` or do not depend on it.
         """
         return {}
 
     def around(self, loc: Any, variables: Variables) -> None:  # noqa: B027
-        """Is told the trained weights (`bayesianize(moped=...)`); by default it does nothing with them."""
+        """Receives the trained weights (`bayesianize(moped=...)`); ignores them by default."""
 
     def log_density(self, w: Any, variables: Variables) -> Any:
         """log p(w) of each weight, of the shape of w."""
         raise BpruneError(f"prior {self.kind!r} has no log density: write `log_density`, or `kl` with exact = True")
 
     def log_density_at_zero(self, q: Normals, variables: Variables) -> Any:
-        """log p(0) of each weight; of a prior over groups, given the posterior `q` of all."""
+        """log p(0) of each weight; a prior over groups also gets the posterior `q` of all weights."""
         return self.log_density(tf.zeros(q.mask.shape), variables)
 
     def deviation(self, q: Normals, variables: Variables) -> Any:
-        """Of a prior over groups, its standard deviation of each weight, given the posterior `q` of all; else None."""
+        """For a prior over groups, its standard deviation of each weight, given the posterior `q` of all weights; else None."""
         return None
 
     def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
@@ -104,14 +104,16 @@ class Prior(ABC):
         return -_ENTROPY_CONSTANT - q.log_scale - self.log_density(sample, variables)
 
     def kl_parts(self, q: Normals, sample: Any, variables: Variables) -> Any:
-        """Numbers that add up to the KL of the weights that are left, few enough to be added one after another: by default the
-        sums over the last axis. A prior over groups may know the KL without a look at each weight."""
+        """A few numbers that add up to the KL of the weights that are left: by default the sums over the last axis.
+
+        Few enough to be added one after another. A prior over groups may know its KL without computing that of each weight.
+        """
         return tf.reduce_sum(tf.where(q.mask, self.kl(q, sample, variables), 0.0), -1)
 
     def found(self, q: Normals, variables: Variables) -> dict[str, Any]:
-        """What an exact prior finds of all weights at once, for `kl` and `pulls`, which get it among the variables, if at all.
+        """What an exact prior computes once from all weights; `kl` and `pulls` get it among the variables.
 
-        A training step finds it once. Derivatives are those with it held fast: let it be at an optimum of the KL.
+        It is computed once in a training step. Derivatives treat it as constant, so it should be at an optimum of the KL.
         """
         return {}
 
@@ -123,9 +125,9 @@ class Prior(ABC):
         return -tape.gradient(density, w)
 
     def pulls(self, q: Normals, epsilon: Any, variables: Variables) -> tuple[Any, Any]:
-        """Derivatives of the KL at the draw loc + scale * epsilon by loc and by scale, weight by weight.
+        """Derivatives of the KL by loc and by scale at the draw loc + scale * epsilon, for each weight.
 
-        Without the part of -log sigma, whose derivative by scale has no bound and which is taken by rho.
+        They leave out the part of -log sigma, whose derivative by scale is unbounded; it is taken by rho instead.
         """
         if not self.exact:
             pull = self.pull(q.loc + q.scale * epsilon, variables)
@@ -138,7 +140,7 @@ class Prior(ABC):
         return by_loc, by_scale + (by_log + 1) / whole.scale  # 1: without -log sigma, in whichever form it was written
 
     def slopes(self, q: Normals, sample: Any, variables: Variables, trained: Variables) -> dict[str, Any]:
-        """Derivatives of the KL by the values `trained` of those among the variables that are trained."""
+        """Derivatives of the KL by the trained variables, at their values `trained`."""
         if not trained:
             return {}
         with tf.GradientTape() as tape:
@@ -152,16 +154,27 @@ PRIORS: Registry[Callable[..., Prior]] = Registry("prior")
 
 
 def register_prior(prior: Any) -> Any:
-    """Registers a class of priors by its `kind`, from which configs and `prior=` then find it; a decorator."""
+    """Registers a class of priors by its `kind`, for `prior="kind"` and stored configs; a decorator.
+
+    Raises:
+      BpruneError: the name is taken by another class.
+    """
     return PRIORS.add(prior.kind, prior, prior)
 
 
 @register_prior
 class NormalPrior(Prior, tfp.distributions.Normal):
-    """N(loc, scale^2) for every weight, with a JSON config.
+    """N(loc, scale^2) for every weight.
+
+    Args:
+      scale: standard deviation.
+      loc: mean.
 
     Raises:
-      BpruneError: scale is not a positive finite number, or loc not a finite one.
+      BpruneError: `scale` is not a positive finite number, or `loc` not a finite one.
+
+    Example:
+      model = bp.build("mlp", data.info, prior=bp.NormalPrior(scale=0.1))
     """
 
     kind = "normal"
@@ -188,7 +201,7 @@ class NormalPrior(Prior, tfp.distributions.Normal):
         return self.log_prob(w)
 
     def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
-        """The closed form between normals (Kingma and Welling 2014, appendix B, with any prior mean and scale)."""
+        """The KL between normals in closed form (Kingma and Welling 2014, appendix B, with any prior mean and scale)."""
         standardized = tf.square(q.loc - self.loc) + tf.square(q.scale)
         return 0.5 * standardized / tf.square(self.scale) - 0.5 - q.log_scale + tf.math.log(self.scale)
 
@@ -200,18 +213,20 @@ class NormalPrior(Prior, tfp.distributions.Normal):
 
 @register_prior
 class ScaleMixturePrior(Prior, tfp.distributions.Distribution):
-    """pi N(0, scale1^2) + (1 - pi) N(0, scale2^2), independently for every weight.
+    """Mixture of two normals, pi N(0, scale1^2) + (1 - pi) N(0, scale2^2), independently for every weight; the default prior.
 
-    Blundell et al. 2015 (arXiv 1505.05424), eq. 7. The wide part gives useful weights room, the narrow one draws the
-    others to zero. log p(w) is a log-add-exp of the two parts and so finite for every finite w.
+    Blundell et al. 2015 (arXiv 1505.05424), eq. 7. The wide component leaves room for useful weights, the narrow one draws all
+    others to zero. log p(w) is the log-add-exp of the components, so it is finite for every finite w.
 
     Args:
-      pi: probability of the wide part, in (0, 1).
-      scale1, scale2: standard deviations, scale1 > scale2 > 0. The defaults, 1 and exp(-6), are in the grid searched
-        in the paper.
+      pi: probability of the wide component, in (0, 1).
+      scale1, scale2: standard deviations, scale1 > scale2 > 0. The defaults, 1 and exp(-6), are in the grid searched in the paper.
 
     Raises:
-      BpruneError: an argument outside its range.
+      BpruneError: an argument is out of range.
+
+    Example:
+      model = bp.build("mlp", data.info, prior=bp.ScaleMixturePrior(pi=0.25))
     """
 
     kind = "scale_mixture"
@@ -286,16 +301,16 @@ class ScaleMixturePrior(Prior, tfp.distributions.Distribution):
 
 @register_prior
 class CentredPrior(Prior):
-    """Another prior, moved for each weight to a centre of its own, which is not trained and starts at 0.
+    """Another prior, moved for each weight to a centre of its own, which starts at 0 and is not trained.
 
-    Around trained weights: Krishnan et al. 2020, "Specifying weight priors in Bayesian deep neural networks with empirical
-    Bayes", eq. 5. The centre is the variable `prior_loc`.
+    `bayesianize(moped=...)` puts the centre at the trained weights: Krishnan et al. 2020, "Specifying weight priors in Bayesian
+    deep neural networks with empirical Bayes", eq. 5. The centre is the variable `prior_loc`.
 
     Args:
-      prior: what is moved, or its config.
+      prior: the prior to move, or its config.
 
     Raises:
-      BpruneError: a prior under which units leave for 0.
+      BpruneError: the prior cannot be moved, because it draws units to 0, as those over groups do.
     """
 
     kind = "centred"
@@ -304,7 +319,7 @@ class CentredPrior(Prior):
         self.prior = prior_from(prior)
         if self.prior.about_zero:
             raise BpruneError(
-                f"prior {self.prior.kind!r} is about 0, where units leave for, not about trained weights: use 'normal' or "
+                f"prior {self.prior.kind!r} draws weights to 0 and cannot be centred at trained weights: use 'normal' or "
                 "'scale_mixture' with moped or own_prior_loc"
             )
         self.exact, self.resting = self.prior.exact, {**self.prior.resting, "prior_loc": 0.0}
@@ -321,7 +336,7 @@ class CentredPrior(Prior):
         return {"prior_loc": centre, **self.prior.add_variables(add_weight, name, shape, axes)}
 
     def around(self, loc: Any, variables: Variables) -> None:
-        """Puts the centre there."""
+        """Puts the centre at the trained weights."""
         variables["prior_loc"].assign(loc)
         self.prior.around(loc, variables)
 
@@ -330,7 +345,7 @@ class CentredPrior(Prior):
         return self.prior.log_density(w - variables["prior_loc"], variables)
 
     def kl(self, q: Normals, sample: Any, variables: Variables) -> Any:
-        """That of q, moved as far, from the prior that is not."""
+        """The KL of q from this prior, which is that of the moved q from the prior that was not moved."""
         by = variables["prior_loc"]
         return self.prior.kl(q._replace(loc=q.loc - by), None if sample is None else sample - by, variables)
 

@@ -68,32 +68,33 @@ class _Held(threading.local):
 
 
 class Variational(_LayerPart):
-    """What all Bayesian layers share; mixed in, by `OnTfp` or `OnKeras`, before a layer class of either.
+    """Base class of all Bayesian layers; `OnTfp` or `OnKeras` mixes it in before a layer class of TFP or Keras.
 
     Args:
       prior: a `ScaleMixturePrior` (default), `NormalPrior` or other `Prior`, or the config of one.
-      rho_init: where rho starts; sigma = softplus(rho).
+      rho_init: initial rho; the standard deviation is sigma = softplus(rho).
       bayesian_bias: whether the bias has a distribution too; by default it is an ordinary parameter.
-      own_prior_loc: whether the prior of each weight has a centre of its own, a weight that is not trained and starts
-        at 0; `bayesianize(moped=...)` puts it at the trained weight.
-      posterior: the family of the distributions, by the name that it is registered by; by default the one that the prior is
-        of, or else independent normals.
-      train_size: N, the training examples of the whole job; `set_train_size` can tell it later.
-      seed: with the layer's name it decides the initial values and all noise.
+      own_prior_loc: whether the prior of each weight has a centre of its own, a variable that is not trained and starts at 0;
+        `bayesianize(moped=...)` puts it at the trained weight.
+      posterior: the family of posteriors, by its registered name; by default the one that the prior requires, or else
+        independent normals.
+      train_size: N, the number of training examples (of all workers together) by which the KL is divided; `set_train_size`
+        can set it later.
+      seed: together with the layer's name it determines the initial values and all noise.
 
-    All others as in the plain Keras layer: initializers, regularizers and constraints are those of the means where a weight
-    has a distribution. A regularizer is a penalty beside the KL.
+    All other arguments are those of the plain Keras layer. Where a weight has a distribution, initializers, regularizers and
+    constraints apply to its mean. A regularizer is a penalty in addition to the KL.
 
-    A forward pass draws one weight tensor, for a batch of any size, and adds its share of the KL to the layer's losses,
-    however often the layer is called in it: the branches of a siamese network see the same weights. A pass is what the
-    outermost Keras call does, so two calls of a model are two draws.
+    A forward pass draws one weight tensor for the whole batch, and adds its KL to the layer's losses once, however often
+    the layer is called in the pass: the branches of a siamese network see the same weights. A pass is one outermost Keras
+    call, so two calls of a model are two draws.
 
-    Weights, draws and KL are of at least float32, whatever the layer computes in; masks of Keras go through as they do
+    Weights, draws and KL are computed in at least float32, whatever the layer's policy is. Keras masks pass through as they do
     through the plain layer.
 
     Attributes:
-      kind: what is declared of the layer's kind.
-      posteriors: the weight tensors that have a distribution, by name: the kernels, and "bias" if it has one.
+      kind: the `Kind` of the layer.
+      posteriors: the posteriors by weight name: the kernels, and "bias" if it has a distribution.
     """
 
     kind: ClassVar[Kind]
@@ -131,7 +132,7 @@ class Variational(_LayerPart):
         found = (wanted or MaskedNormal.kind) if given is None else given
         if POSTERIORS.named(found) and found != (wanted or found):
             raise BpruneError(
-                f"layer {self.name!r}: prior {self.prior.kind!r} is of the posterior {wanted!r}, got {found!r}: leave posterior out"
+                f"layer {self.name!r}: prior {self.prior.kind!r} needs the posterior {wanted!r}, got {found!r}: leave posterior out"
             )
         return found
 

@@ -38,28 +38,32 @@ def build(
     options: dict[str, Any] | None = None,
     **more: Any,
 ) -> Any:
-    """Builds a network for a dataset.
+    """Builds a network by name, with Bayesian or plain layers, for a dataset.
 
     Args:
-      name: one of `NETWORKS`.
-      info: what the network needs to know of the data; `load(...).info`.
-      layers: how its weights are inferred: "flipout", "reparameterization", "local" (local reparameterization in dense
-        layers, Flipout in convolutions), "deterministic" or "dropout"; by default as `usual_layers` says,
-        "reparameterization" where there are convolutions and "flipout" where there are none.
-      policy: what numbers it computes in while it is trained: "float32", or "mixed_bfloat16" or "mixed_float16", where layers
-        compute in 16 bits, and weights, standard deviations, KL and likelihood stay in float32; by default Keras's global
-        policy, which stays as it is.
-      noise: fixed noise standard deviation of a regression, in target units; None learns it.
+      name: "mlp", "lenet300", "lenet5", "convnet", "vgg16" or "resnet18".
+      info: what the network needs to know of the data: `load(...).info`.
+      layers: estimator of the gradient, that is, how weights are drawn in training: "flipout" (pseudo-independently for each
+        example), "reparameterization" (once for a batch) or "local" (local reparameterization in dense layers, Flipout in
+        convolutions); or plain weights: "deterministic" or "dropout". By default "reparameterization" for a network with
+        convolutions and "flipout" for others.
+      policy: numbers that the layers compute in during training: "float32"; or "mixed_bfloat16" or "mixed_float16", 16 bits with
+        weights, standard deviations, KL and likelihood in float32. By default Keras's global policy, which is not changed.
+      noise: fixed standard deviation of the noise of a regression, in target units; by default it is learned.
       options: arguments of the architecture, such as `{"hidden": (500, 500)}`.
-      **more: arguments of `LayerFactory`: prior, rho_init, bayesian_bias, train_size, dropout_rate, seed.
+      **more: arguments of the layers: `prior`, `rho_init`, `bayesian_bias`, `train_size`, `dropout_rate`, `seed`; see
+        `networks.factory.LayerFactory`.
 
     Returns:
-      A functional Keras model, not compiled. It takes examples in their raw units [batch, ...] and gives logits
-      [batch, classes], of a binary task [batch, 1], or for a regression means and noise standard deviations
-      [batch, 2 targets].
+      A functional Keras model, not compiled. It takes examples [batch, ...] in their raw units and gives logits
+      [batch, classes]; for a binary task [batch, 1]; for a regression means followed by noise standard deviations
+      [batch, 2 * targets].
 
     Raises:
-      BpruneError: unknown name, layers, policy or option, or data of several inputs or outputs.
+      BpruneError: the name, the layers, the policy or an option is unknown, or the data have several inputs or outputs.
+
+    Example:
+      model = bp.build("mlp", data.info, layers="flipout", options={"hidden": (64, 64)})
     """
     layers = usual_layers(name, info, options) if layers is None else layers
     with _computing_in(policy):
@@ -118,8 +122,8 @@ def _graph(name: str, info: Info, make: Callable[[], LayerFactory], options: dic
         )
     if info.inputs is not None or info.outputs is not None or info.positions:
         raise BpruneError(
-            f"network {name!r} has one input and one answer an example: {info.name} has others, make a Keras model of your own "
-            "and bayesianize it"
+            f"network {name!r} has one input and one output per example: {info.name} has others; make a Keras model of your own "
+            "and call bayesianize"
         )
     inputs = keras.Input(info.input_shape, name="inputs")
     # What comes in raw units, and may lie far from 0, is narrowed to 16 bits once it is about 0 and of unit size.

@@ -11,17 +11,20 @@ from tfp_bprune.types import DataError
 
 
 def bands(x: Any, said: Any, *, data: Any = None, level: float = 0.95, axes: Any = None) -> Any:
-    """The mean over `x`, with the interval that the weights leave open and the one that holds targets.
+    """The predicted mean over `x`, with two bands: the uncertainty of the weights alone, and the interval that contains targets.
 
     Args:
-      x: places [n], or [n, 1], in any order.
-      said: a `Prediction` of them: `mean`, and `weights_std` and `noise_std` where there are any.
+      x: x values [n] or [n, 1], in any order.
+      said: the `Prediction` at these: `mean`, and `weights_std` and `noise_std` if it has them.
       data: (x, y) of examples to show as points.
-      level: of the intervals, of normal distributions.
-      axes: Matplotlib's; new ones by default.
+      level: probability of the intervals, for normal distributions.
+      axes: Matplotlib axes; new ones by default.
+
+    Returns:
+      The axes.
 
     Raises:
-      DataError: places are not of one number, or not as many as answers.
+      DataError: an x value is not one number, or there are not as many as predictions.
     """
     from scipy import stats
 
@@ -29,7 +32,9 @@ def bands(x: Any, said: Any, *, data: Any = None, level: float = 0.95, axes: Any
     places = places[:, 0] if places.ndim == 2 and places.shape[1] == 1 else places
     mean = np.asarray(said.mean, float)
     if places.ndim != 1 or mean.shape != places.shape:
-        raise DataError(f"bands are of one number an example: got places {np.shape(x)} and means {mean.shape}")
+        raise DataError(
+            f"bands need one number per example: got x of shape {np.shape(x)} and means of shape {mean.shape}"
+        )
     axes, order, reach = axes_or_new(axes), np.argsort(places), stats.norm.ppf((1 + level) / 2)
     places, mean = places[order], mean[order]
     weights, whole = said.outputs.get("weights_std"), said.std[order] if _has_deviations(said) else None

@@ -41,7 +41,7 @@ class Answers:
           DataError: they were not given.
         """
         if self.labels is None:
-            raise DataError("the picture compares answers with the truth: expected an Evaluation, or y")
+            raise DataError("the plot compares predictions with the true classes: expected an Evaluation, or y")
         return self.labels
 
     def uncertainty(self, by: str) -> np.ndarray:
@@ -55,7 +55,7 @@ class Answers:
         if by not in self.uncertain:
             known = ", ".join(map(repr, [*self.uncertain, "confidence"]))
             raise DataError(
-                f"nothing is said of {by!r}: expected one of {known}; predict with 'moments' or 'sampled' for more"
+                f"the predictions have no {by!r}: expected one of {known}; predict with 'moments' or 'sampled' for more"
             )
         return self.uncertain[by]
 
@@ -73,7 +73,7 @@ def answers_of(said: Any, y: Any = None) -> Answers:
     if probabilities.ndim == 2 and probabilities.shape[1] == 1:
         probabilities = np.concatenate([1 - probabilities, probabilities], 1)
     if probabilities.ndim != 2 or (outputs is not None and said.head.task == "multilabel"):
-        raise DataError(f"the picture is of one class an example: got answers {probabilities.shape}")
+        raise DataError(f"the plot needs one class per example: got probabilities of shape {probabilities.shape}")
     uncertain = {name: one for name, one in (outputs or {}).items() if np.shape(one) == (len(probabilities),)}
     if "entropy" not in uncertain:
         logs = np.log(np.where(probabilities > 0, probabilities, 1))

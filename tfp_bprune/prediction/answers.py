@@ -176,7 +176,7 @@ def refuse_repeated(names: list[str], what: str) -> None:
     """
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise ExportError(f"several {what} would go by {repeated[0]!r} in a signature: give each a name of its own")
+        raise ExportError(f"several {what} would be called {repeated[0]!r} in a signature: give each a name of its own")
 
 
 def entropy(probabilities: Any, plain: bool = False) -> Any:

@@ -98,5 +98,5 @@ def check_calibrated(heads: Mapping[str, Head], shapes: Mapping[str, Any], what:
     if what == "calibrate" and not head.classifies:
         raise ExportError(f"calibrate='temperature' is for classes, got the regression {name!r}: leave it out")
     if what == "conformal" and len(shapes[name]) != 2:
-        raise ExportError(f"conformal is for one answer an example, got {name!r} {tuple(shapes[name])}: leave it out")
+        raise ExportError(f"conformal is for one answer per example, got {name!r} {tuple(shapes[name])}: leave it out")
     return head

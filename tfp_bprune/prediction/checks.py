@@ -81,7 +81,7 @@ def refuse_moments(linears: Mapping[int, Linear | LoweredParts]) -> None:
             )
         if isinstance(linear, LoweredPositions) and linear.shared and linear.uncertain:
             raise ExportError(
-                f"layer {linear.stream!r} is called more than once, and moments do not carry what its calls have in common: "
+                f"layer {linear.stream!r} is called more than once, and 'moments' does not carry the covariance of its calls: "
                 "use the predictive 'sampled'"
             )
 

@@ -26,7 +26,7 @@ def check_validation(validation: Any, predictive: Predictive) -> None:
     """
     if validation is not None and predictive != "moments":
         raise ExportError(
-            f"validation is what 'moments' are held against draws on, got it for {predictive!r}: leave it out"
+            f"validation examples are for comparing 'moments' with draws, got them for {predictive!r}: leave them out"
         )
 
 

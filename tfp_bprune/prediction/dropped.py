@@ -55,8 +55,8 @@ def noise_variance(layer: Any, mean: Any, variance: Any) -> Any:
     added = rule.noise_variance(layer, mean, variance) if isinstance(rule, Noise) else None
     if added is None:
         raise ExportError(
-            f"layer {layer.name!r} is a {type(layer).__name__} that is called with training=True and has no mask for each "
-            "number by itself, for which no rule carries means and variances: use the predictive 'sampled'"
+            f"layer {layer.name!r} is a {type(layer).__name__} that is called with training=True and does not drop each "
+            "number by itself; no rule carries means and variances through it: use the predictive 'sampled'"
         )
     return added
 

@@ -97,7 +97,7 @@ def _refuse_shared(network: Any, heads: Mapping[str, Head], tails: Mapping[str, 
 
 def _shared(name: str, reader: str) -> ExportError:
     return ExportError(
-        f"the probabilities of output {name!r} are not for it alone, see {reader}, but moments read logits in their place: "
+        f"the probabilities of output {name!r} are shared with {reader}, but 'moments' reads logits in their place: "
         "use the predictive 'sampled'"
     )
 

@@ -103,8 +103,8 @@ def _shape(value: Value) -> list[int]:
     shape = value.mean.shape[1:]
     if not shape.is_fully_defined():
         raise ExportError(
-            f"an output of shape {(None, *shape)} has no fixed number of positions, for whose moments a pass back goes "
-            "through the network each: use the predictive 'sampled'"
+            f"an output of shape {(None, *shape)} has no fixed number of positions, and 'moments' needs a backward "
+            "pass for each: use the predictive 'sampled'"
         )
     return list(shape)
 
@@ -112,7 +112,7 @@ def _shape(value: Value) -> list[int]:
 def _check_count(count: int) -> None:
     if count > _MOST_DIRECTIONS:
         raise ExportError(
-            f"moments of an output take a pass back for each of its numbers, here {count}, at most {_MOST_DIRECTIONS}: use "
+            f"'moments' needs a backward pass for each number of an output, here {count}, at most {_MOST_DIRECTIONS}: use "
             "the predictive 'sampled'"
         )
 

@@ -70,35 +70,38 @@ _NEAR = 0.005  # of the sparsity asked for; farther from it a warning says so
 
 
 class GradualPruning(keras.callbacks.Callback):
-    """Removes weights or units while training, as a schedule says; what is gone stays gone.
+    """A callback that removes more and more weights or units during training; what is removed stays removed.
 
-    Weights that carry nothing once others are gone go too (`remove_dead`), and count: what the schedule leaves is left to
-    weights that do something. When training ends, also before the schedule does, the final sparsity is reached; a warning
-    says where that took much at once, or where the network's paths or units allow none so near.
+    Weights that no longer have an effect, because others were removed, are removed too (`remove_dead`) and count towards the
+    sparsity. When training ends, also if it ends early, the final sparsity is reached. A warning says if that took a large last
+    step, or if the paths or units of the network do not allow that sparsity.
 
-    The masks are weights of the model, so a checkpoint holds them, and a resumed run goes on with them. Weights of units that
-    left the model since it was given to `fit` (`Shrink`) count as gone. Among other
-    callbacks of `model.fit` give it last, so that none puts weights back after it; `fit` sees to that.
+    The masks are weights of the model: checkpoints hold them, and a resumed run continues with them. Weights of units that have
+    left the model since it was given to `fit` (`Shrink`) count as removed. In your own `model.fit`, put this callback last, so
+    that no other one restores weights after it; `bp.fit` does so by itself.
 
     Args:
-      schedule: the final sparsity, in [0, 1), reached by a cubic schedule over the whole training, whose first fifth and
-        last quarter prune nothing; or the sparsity by step, as `prune.polynomial` gives it, of which the final one is
-        that of the last step. With none the criterion says what goes, from the first fifth to the end of the training.
-      steps_per_epoch: batches an epoch; by default as many as Keras says, or as the first epoch had, which then prunes
-        nothing of a sparsity alone.
-      every: steps between two prunings, fewer where a schedule over the whole training is short; with
-        `steps_per_execution` at the end of the execution that reaches them.
-      over: parts of the whole training at which a schedule to a sparsity alone begins and ends; by default .19 and .75. What
-        comes after the end retrains what is left. Units need more of that than weights.
-      criterion, scope, granularity, aggregate, inputs, counts: as in `prune`; without a schedule the criterion is by default that of `prune`
-        without a sparsity.
+      schedule: the final sparsity, in [0, 1), which a cubic schedule reaches; or a function that gives the sparsity of each step, such
+        as `pruning.polynomial`, whose last value is the final sparsity. With None, the criterion decides what is removed, from
+        the first fifth of the training to its end.
+      steps_per_epoch: batches in an epoch. By default Keras's number, or else that of the first epoch, in which a schedule given as
+        a sparsity then prunes nothing.
+      every: steps between two prunings; fewer if the schedule is short. With `steps_per_execution`, at the end of the execution that
+        reaches them.
+      criterion, scope, granularity, aggregate, inputs, counts: as in `prune`. With `schedule=None` the default criterion is that of
+        `prune` without a sparsity.
+      over: for a schedule given as a sparsity, the fractions of the training at which it begins and ends; (0.19, 0.75) by default.
+        The training after its end lets the network recover; units need more of it than weights.
 
     Attributes:
-      sparsity: counted after the last pruning; None before the first.
+      sparsity: the sparsity after the last pruning; None before the first.
 
     Raises:
-      PruneError: a sparsity outside [0, 1), no schedule for a criterion that has no end of its own, or `every` below 1; when
-        training begins nothing to prune, or a number of batches that is needed and not known.
+      PruneError: the sparsity is outside [0, 1); there is no schedule and the criterion cannot choose the sparsity; or `every` is
+        below 1. When training begins: there is nothing to prune, or the number of batches is needed but unknown.
+
+    Example:
+      bp.fit(model, data, callbacks=[bp.GradualPruning(0.95)])
     """
 
     runs_last = True
@@ -148,7 +151,7 @@ class GradualPruning(keras.callbacks.Callback):
         self._keep.set_model(model)
 
     def on_train_begin(self, logs: Json | None = None) -> None:
-        """Notes what is gone already, and how long the training is."""
+        """Counts what is pruned already, and finds out how long the training is."""
         _check_prunable(self.model, self._scoring)
         if self._by_prior:
             self._scoring = with_an_end(replace(self._scoring, criterion=None), self.model)
@@ -176,7 +179,7 @@ class GradualPruning(keras.callbacks.Callback):
         self._every = min(self.every, max(1, end // 10))  # so that some pruning falls on the end or after it
 
     def on_epoch_begin(self, epoch: int, logs: Json | None = None) -> None:
-        """Notes how many steps were taken before; Keras counts batches within an epoch."""
+        """Counts the steps taken so far; Keras counts batches within an epoch only."""
         self._keep.on_epoch_begin(epoch)
         if self._step is not None or epoch == 0:
             self._begun = self._step or 0
@@ -187,7 +190,7 @@ class GradualPruning(keras.callbacks.Callback):
         self._step = self._begun
 
     def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
-        """Prunes, where the steps since the last call reach or pass the next multiple of `every`."""
+        """Prunes if the steps since the last call reach the next multiple of `every`."""
         before, step = self._step or 0, self._begun + batch + 1
         self._step = step
         if step // self._every > before // self._every:
@@ -195,13 +198,13 @@ class GradualPruning(keras.callbacks.Callback):
         self._keep.on_train_batch_end(batch)
 
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
-        """Learns the length of an epoch that nobody said."""
+        """Learns the length of an epoch, if it was unknown."""
         if self._steps is None and self._step:
             self._steps = self._step
             self._plan(self._steps, not_before=self._step)
 
     def on_train_end(self, logs: Json | None = None) -> None:
-        """Prunes to the final sparsity, and warns where that was far or is not reached."""
+        """Prunes to the final sparsity, and warns if that was a large step or was not reached."""
         before, final = self._counted(), None if self.schedule is None else self._final()
         if final is None:
             remove_to_the_end(self.model, self._scoring)
@@ -211,7 +214,7 @@ class GradualPruning(keras.callbacks.Callback):
         if self.sparsity - before > _NEAR and self._step:
             warnings.warn(
                 f"training ended at step {self._step} with a sparsity of {before:.4f}: {self.sparsity:.4f} was reached by "
-                "removing the rest without training after it; train longer, or let the schedule end sooner",
+                "removing the rest at once, without training afterwards; train longer, or let the schedule end sooner",
                 stacklevel=2,
             )
         if final is not None:
@@ -223,8 +226,8 @@ class GradualPruning(keras.callbacks.Callback):
         off = final - reached
         if off > _NEAR or (off < -_NEAR and self._scoring.granularity == "weight" and final > 0):
             warnings.warn(
-                f"GradualPruning ended at a sparsity of {reached:.4f}, asked for {final:.4f}: what is gone already and "
-                "what every layer must keep allow none nearer",
+                f"GradualPruning ended at a sparsity of {reached:.4f}, asked for {final:.4f}: what was removed before "
+                "and what every layer must keep allow no closer sparsity",
                 stacklevel=3,
             )
 

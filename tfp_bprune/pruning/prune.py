@@ -38,42 +38,47 @@ def prune(
     strict: bool = False,
     validation_data: Any = None,
 ) -> tuple[Any, Report]:
-    """Removes the weights of lowest score: mu = 0 and sigma = 0, in every draw, in memory and after reload.
+    """Removes the weights with the lowest scores: their mean and standard deviation are 0 in every draw, for good.
 
     Args:
-      model: a functional or sequential Keras model of this package's layers, of raw tfp.layers (which come back as
-        this package's), or, by magnitude, of plain Keras layers (whose kernels get zeros); a
-        model of Keras 3 or the path of a `.keras` file, which come back as a model of tf_keras.
-      sparsity: fraction of the prunable weights to remove in all, in [0, 1); weights gone before count.
-      threshold: or remove what scores below this (an SNR, a magnitude, or nats of evidence, of a unit by weight). With neither, what the
-        evidence says is better gone goes, or of units what the prior's own criterion does, and with it what is then on no path
-        from input to output; `report.requested` is then {"criterion": "evidence"}.
-      criterion: "snr", |mu| / sigma (Blundell et al. 2015, section 5.1), "magnitude", |mu| (Han et al. 2015), "evidence",
-        log p(0) - log q(0) (Friston and Penny 2011), "log_alpha", (E z)^2 / Var z in logarithm, of scales z of groups (Louizos et
-        al. 2017), which ends at 3, or one that was registered; by default the first, the second for a
-        model without any Bayesian layer, and the third with neither sparsity nor threshold.
-      scope: "global" ranks all layers together, "layer" each by itself: every layer loses the same part of its weights,
-        or of its units.
-      include_bias: whether Bayesian biases are prunable too, with granularity "weight".
-      granularity: "weight", or "unit" for whole neurons and filters, which makes the network smaller and faster and
-        not only sparser; `sparsity` is then the least fraction of weights to remove.
-      aggregate: how a unit's weights make its score: "max", "mean" or "norm"; see `groups.unit_scores`.
-      inputs: whether with granularity "unit" what a layer reads can go by itself, where it is no unit: a feature of the
-        model's input, and each of the positions of a filter that a dense layer reads flattened.
-      counts: what `sparsity` is a part of with granularity "unit": the "weights", or the "multiplications" that an example takes,
-        of which a filter has one for each position. Criteria whose scores add up, as "evidence", then rank units by their score
-        per multiplication, so that what costs much has to be worth much.
-      strict: refuse a sparsity that cannot be reached, which else a warning and the report's `missed` say.
-      validation_data: (x, y), a split, all splits (of which the validation split is taken) or batches of (x, y), on which the
-        mean network is scored before and after: `report.scores`. A warning says where much was lost.
+      model: a functional or sequential Keras model of this package's layers; of raw tfp.layers, which come back as this
+        package's; or of plain Keras layers, which are pruned by magnitude. A Keras 3 model or the path of a `.keras` file comes
+        back as a model of tf_keras.
+      sparsity: fraction of the prunable weights to remove in all, in [0, 1); weights removed earlier count.
+      threshold: instead of `sparsity`, remove what scores below this: an SNR, a magnitude, or nats of evidence (for a unit, nats per
+        weight). With neither, the evidence decides: all weights go whose removal raises the log evidence, and then those that
+        are no longer on a path from input to output. Units under the priors "normal_jeffreys" and "horseshoe" go by "log_alpha"
+        then. `report.requested` names the criterion.
+      criterion: "snr", |mu| / sigma (Blundell et al. 2015, section 5.1); "magnitude", |mu| (Han et al. 2015); "evidence",
+        log p(0) - log q(0) in nats (Friston and Penny 2011); "log_alpha", log((E z)^2 / Var z) of the scale z that a group
+        shares (Louizos et al. 2017), which ends at 3; or a registered one. By default "snr", for a model without Bayesian
+        layers "magnitude", and with neither sparsity nor threshold "evidence".
+      scope: "global" ranks the weights of all layers together; "layer" removes the same fraction of every layer's weights or
+        units.
+      include_bias: whether Bayesian biases can be pruned too (granularity "weight").
+      granularity: "weight", or "unit" for whole neurons and filters, which makes the network smaller and faster, not only sparser.
+        `sparsity` is then the least fraction of weights to remove.
+      aggregate: how the weights of a unit make its score: "max", "mean" or "norm"; see `pruning.groups.unit_scores`.
+      inputs: with granularity "unit", whether features of the model's input can be removed too, and single positions of a filter
+        whose flattened output a dense layer reads.
+      counts: with granularity "unit", what `sparsity` is a fraction of: the "weights", or the "multiplications" for an example, of
+        which a filter has one for each position. With "multiplications", criteria whose scores add up, such as "evidence", rank
+        units by their score per multiplication.
+      strict: raise an error if the sparsity cannot be reached; otherwise a warning says so, and `report.missed`.
+      validation_data: (x, y), a split, all splits (the validation split is used) or batches of (x, y), on which the posterior mean
+        is scored before and after (`report.scores`). A warning says if much was lost.
 
     Returns:
-      The pruned model, not compiled, and a `Report`. `model` itself stays as it is.
+      The pruned model, not compiled, and a `Report` with `sparsity`, `layers` and `scores`. `model` itself is not changed.
 
     Raises:
-      PruneError: both of sparsity and threshold, none for a criterion that has no end of its own, one out of range, NaN
-        weights, or nothing to prune; with `strict` also a sparsity that is not reached.
-      BpruneError: the model's graph is not known to Keras.
+      PruneError: both sparsity and threshold are given, or neither with a criterion that cannot choose the sparsity; one is out of
+        range; weights are NaN; there is nothing to prune; or, if `strict`, the sparsity is not reached.
+      BpruneError: the model is subclassed or not built, so that its graph is unknown.
+
+    Example:
+      pruned, report = bp.prune(model, sparsity=0.9)
+      report.sparsity, [(layer.name, layer.sparsity) for layer in report.layers]
     """
     model = taken(model)
     check_graph(model)
@@ -114,13 +119,13 @@ def with_an_end(scoring: Scoring, model: Any = None) -> Scoring:
     """The scoring of a request without an extent: by the evidence where no criterion was said.
 
     Raises:
-      PruneError: of the criterion nothing says where to end, or the weights of `model` have no distribution.
+      PruneError: the criterion cannot choose the sparsity, or the weights of `model` have no distribution.
     """
     criterion = scoring.criterion or _ending(model, scoring.granularity)
     if CRITERIA[criterion].ends_at is None:
         raise PruneError(
-            f"give either sparsity or threshold, got neither: of criterion {criterion!r} nothing says where to end, as it does "
-            f"of {', '.join(repr(name) for name, known in CRITERIA.items() if known.ends_at is not None)}"
+            f"give either sparsity or threshold, got neither: criterion {criterion!r} cannot choose the sparsity, as these "
+            f"can: {', '.join(repr(name) for name, known in CRITERIA.items() if known.ends_at is not None)}"
         )
     return replace(scoring, criterion=criterion)
 

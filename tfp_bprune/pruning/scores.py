@@ -16,15 +16,17 @@ Score = Callable[[Weights], np.ndarray]
 
 @dataclass(frozen=True)
 class Ranking:
-    """A criterion.
+    """A registered criterion.
 
     Attributes:
-      name: that it is registered by.
-      score: of the weights of a tensor, an array of their shape; the lowest go first. Of those pruned it may be anything.
-      ends_at: weights that score below this are better gone; None where nothing says how far to go. Such scores are at least 0.
+      name: the name that it is registered by.
+      score: function from the weights of a tensor to an array of their shape; the lowest scores are removed first. For weights that
+        are pruned already it may return anything.
+      ends_at: weights that score below this are removed if no sparsity is given; None if the criterion cannot choose the sparsity.
+        Without it, scores have to be at least 0.
       of_certain: whether weights without a distribution can be ranked.
-      of_groups: whether a weight's score is that of a group that it is in: a unit is then worth the best of its weights, on the
-        side where that is less. Other scores with an end add up, and a unit is worth their mean.
+      of_groups: whether a weight's score is that of a group it belongs to. A unit is then worth the best of its weights, on its
+        incoming or its outgoing side, whichever is less. Other scores with an `ends_at` add up, and a unit is worth their mean.
     """
 
     name: str
@@ -45,11 +47,19 @@ CRITERIA: Registry[Ranking] = Registry("criterion")
 def criterion(
     name: str, *, ends_at: float | None = None, of_certain: bool = False, of_groups: bool = False
 ) -> Callable[[Score], Score]:
-    """Registers a function of `Weights` (`loc`, `scale`, `mask`, and `posterior` with its `prior`) as a criterion; a decorator.
+    """Registers a function as a pruning criterion; a decorator: `@bp.criterion("name")`.
+
+    The function takes the `Weights` of one tensor (arrays `loc`, `scale` and `mask`, and the `posterior` with its `prior`) and
+    returns a score for each weight, in an array of the same shape. Weights with the lowest scores are removed first.
 
     Args:
       name: for `criterion=` and `--criterion`.
-      ends_at, of_certain, of_groups: as in `Ranking`.
+      ends_at: weights that score below this are removed if no sparsity is given; None if the criterion cannot choose the sparsity.
+      of_certain: whether the function can also rank weights without a distribution.
+      of_groups: whether the score of a weight is that of a group it belongs to; see `Ranking`.
+
+    Raises:
+      BpruneError: the name is taken by another function.
     """
 
     def register(score: Score) -> Score:
@@ -102,7 +112,7 @@ def evidence(weights: Weights) -> np.ndarray:
       PruneError: the weights have no distribution, and so no prior.
     """
     if weights.posterior is None:
-        raise PruneError("criterion 'evidence' wants posteriors and priors: plain weights have none, use 'magnitude'")
+        raise PruneError("criterion 'evidence' needs posteriors and priors: plain weights have none, use 'magnitude'")
     return weights.posterior.log_prior_at_zero() - weights.posterior.log_density_at_zero()
 
 
@@ -115,6 +125,6 @@ def _by_log_alpha(weights: Weights) -> np.ndarray:
     """
     if not isinstance(weights.posterior, Scaled):
         raise PruneError(
-            "criterion 'log_alpha' wants weights with scales of groups, prior 'normal_jeffreys' or 'horseshoe': use 'evidence'"
+            "criterion 'log_alpha' needs weights that share scales, prior 'normal_jeffreys' or 'horseshoe': use 'evidence'"
         )
     return -weights.posterior.log_alpha()

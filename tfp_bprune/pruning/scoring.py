@@ -44,9 +44,7 @@ class Scoring:
         if self.granularity not in get_args(Granularity):
             raise PruneError(f"granularity must be 'weight' or 'unit', got {self.granularity!r}")
         if self.inputs and self.granularity != "unit":
-            raise PruneError(
-                "inputs=True needs granularity='unit': by weight, nothing that a layer reads goes as a whole"
-            )
+            raise PruneError("inputs=True needs granularity='unit': single weights do not remove a whole input")
         if self.counts not in get_args(Counts):
             raise PruneError(f"unknown counts {self.counts!r}: expected one of {', '.join(get_args(Counts))}")
         if self.counts == "multiplications" and self.granularity != "unit":

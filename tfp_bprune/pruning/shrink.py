@@ -40,33 +40,33 @@ _NOT_OF_SIZES = _NotOfSizes()
 
 
 class Shrink(keras.callbacks.Callback):
-    """Takes units that are gone out of the model between epochs: smaller variables, the same function, cheaper epochs.
+    """A callback that takes removed units out of the model between epochs: smaller variables, the same function, faster epochs.
 
-    A unit is gone if nothing reads it, or if its value is the same for every input, which then goes into the biases of those
-    that read it: what `GradualPruning` or `prune` left of it, or what this callback removes by its own scores. Outputs stay
-    equal to within float32 rounding, under the same draws too; of every weight that stays, mask, prior and the optimizer's
-    state stay to the last bit. The model stays the same object; its layers become new ones (`model.get_layer(name)`). At the
-    end of the training all that is gone leaves.
+    A unit is taken out if nothing reads it; or if its value is the same for every input, which is then added to the biases of
+    its readers. `GradualPruning` and `prune` leave such units, or this callback removes them by a score of its own. Outputs stay
+    equal to within float32 rounding, also under the same draws. The mask, the prior and the optimizer's state of every
+    remaining weight stay bit-identical. The model object stays the same, but its layers are new ones
+    (`model.get_layer(name)`). At the end of the training, all removed units are taken out.
 
-    The input keeps its shape, and what a layer reads flattened its length: features and positions that nothing reads stay
-    rows of their reader's kernel under the mask, which cost as much as others while the network trains (of 784-105-262-10 that
-    reads 278 inputs half of the multiplications). An export takes those that are read.
+    The input keeps its shape, and the flattened input of a dense layer its length. Features and positions that nothing reads
+    remain as masked rows of the kernel, and cost as much as others during training (of 784-105-262-10 that reads 278 inputs,
+    half of the multiplications). An export leaves them out.
 
-    Each epoch's `seconds`, `multiplications` of an example and units (`units/LAYER`), as they were in it, are in Keras's logs
-    and in a run's rows. Give it after callbacks that prune; `fit` sees to that.
+    For each epoch, Keras's logs and the run's rows have its `seconds`, the `multiplications` of an example, and the units of each
+    layer (`units/LAYER`). In your own `model.fit`, put this callback after those that prune; `bp.fit` does so by itself.
 
     Args:
-      criterion: units go that score below `threshold`; by default none but those that are gone already.
-      threshold: by default where the criterion ends by itself, as "evidence" does at 0.
+      criterion: also remove the units that score below `threshold`; by default only units that were removed already are taken out.
+      threshold: by default where the criterion ends by itself; "evidence" ends at 0.
       aggregate, scope: as in `prune`.
-      after: epochs that train before units are scored.
-      least: the part of the multiplications that has to be gone before the network is made smaller; tracing it again costs
+      after: number of epochs before units are scored.
+      least: fraction of the multiplications that has to be gone before the network is made smaller, since tracing it again takes
         seconds.
 
     Raises:
-      PruneError: a threshold without a criterion, or none where the criterion does not say where to end; `least` outside
-        [0, 1]. When training begins, a callback that puts back weights of a larger network.
-      BpruneError: when training begins: naming a nested model, a shared layer or what else cannot be made smaller.
+      PruneError: there is a threshold without a criterion, or none with a criterion that cannot choose one; or `least` is outside
+        [0, 1]. When training begins: another callback would restore weights of a larger network.
+      BpruneError: when training begins: a nested model, a shared layer or something else, which is named, cannot be made smaller.
 
     Example:
       model.fit(x, y, epochs=20, callbacks=[bp.GradualPruning(0.95, granularity="unit"), bp.Shrink()])
@@ -104,7 +104,7 @@ class Shrink(keras.callbacks.Callback):
         self._keep.set_model(model)
 
     def on_train_begin(self, logs: Json | None = None) -> None:
-        """Sees that the model, its optimizer and the other callbacks allow it."""
+        """Checks that the model, its optimizer and the other callbacks allow it."""
         if tf.distribute.has_strategy():
             raise PruneError("a network cannot shrink under tf.distribute: expected one process, or Horovod's workers")
         check_shrinkable(self.model)
@@ -122,12 +122,12 @@ class Shrink(keras.callbacks.Callback):
         self._keep.on_epoch_begin(epoch)
 
     def on_train_batch_end(self, batch: int, logs: Json | None = None) -> None:
-        """Keeps at 0 what it removed of plain layers."""
+        """Keeps removed weights of plain layers at 0."""
         if self._scores:
             self._keep.on_train_batch_end(batch)
 
     def on_epoch_end(self, epoch: int, logs: Json | None = None) -> None:
-        """Removes, and makes the model smaller if that pays."""
+        """Removes units, and makes the model smaller if that pays."""
         if logs is not None:
             logs.update(self.figures())
         if self._scores and epoch + 1 > self.after:
@@ -136,7 +136,7 @@ class Shrink(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def on_train_end(self, logs: Json | None = None) -> None:
-        """Takes out all that is gone."""
+        """Takes all removed units out."""
         tf.get_logger().removeFilter(_NOT_OF_SIZES)
         self._shrink(0.0)
 
@@ -170,11 +170,11 @@ class Shrink(keras.callbacks.Callback):
 def _end(criterion: Criterion | None, threshold: float | None) -> float | None:
     """The score below which units go; None where none are scored."""
     if criterion is None and threshold is not None:
-        raise PruneError(f"threshold {threshold} is of no criterion: give Shrink one, as criterion='snr'")
+        raise PruneError(f"threshold {threshold} needs a criterion: give Shrink one, such as criterion='snr'")
     if criterion is None or threshold is not None:
         return threshold
     if CRITERIA[criterion].ends_at is None:
-        raise PruneError(f"criterion {criterion!r} does not say where to end: give Shrink a threshold")
+        raise PruneError(f"criterion {criterion!r} cannot choose a threshold: give Shrink one")
     return CRITERIA[criterion].ends_at
 
 
@@ -193,6 +193,6 @@ def _refuse_restoring(callbacks: list[Any]) -> None:
     for one in callbacks:
         if getattr(one, "restore_best_weights", False) or isinstance(one, _C.BackupAndRestore):
             raise PruneError(
-                f"{type(one).__name__} puts back weights of before, which do not fit a network that has shrunk: expected "
+                f"{type(one).__name__} restores earlier weights, which do not fit a network that has shrunk: expected "
                 "EarlyStopping(restore_best_weights=False), and ModelCheckpoint(save_best_only=True) for the best model"
             )

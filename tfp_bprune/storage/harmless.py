@@ -159,7 +159,7 @@ def _check_model(node: Json) -> None:
     models: set[str] = set()  # whose call 0 is that of its own inputs, which is none of those that are told
     for layer in config["layers"]:
         if not isinstance(layer, dict) or "class_name" not in layer:
-            raise RunError(f"{_WHERE} holds a layer that is none: {str(layer)[:99]}")
+            raise RunError(f"{_WHERE} holds something that is no layer: {str(layer)[:99]}")
         name, nodes = str(layer.get("name") or _name_in(layer)), layer.get("inbound_nodes") or []
         if name in made:
             raise RunError(f"{_WHERE} has two layers {name!r}: expected a name for each")

@@ -45,7 +45,7 @@ def converted(config: Json) -> Json:
       RunError: it is no configuration of a model.
     """
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
-        raise RunError("the configuration is none of a model: expected what Keras writes")
+        raise RunError("the configuration is not that of a model: expected what Keras writes")
     if config.get("class_name") not in _MODELS or not isinstance(config["config"].get("layers"), list):
         raise BpruneError(
             f"{str(config.get('class_name'))[:99]} is no functional or sequential model: expected one, whose graph is known"
@@ -107,7 +107,7 @@ def _ends(ends: Any) -> Any:
 
 def _layer(layer: Any) -> Json:
     if not isinstance(layer, dict) or not isinstance(layer.get("config"), dict):
-        raise RunError(f"the configuration holds a layer that is none: {str(layer)[:99]}")
+        raise RunError(f"the configuration holds something that is no layer: {str(layer)[:99]}")
     name = str(layer.get("name") or layer["config"].get("name"))
     nodes = [_node(node, str(layer.get("class_name")), name) for node in layer.get("inbound_nodes") or []]
     about = {"name": name, "inbound_nodes": nodes}
@@ -128,7 +128,7 @@ def _kind(layer: Json, name: str) -> tuple[str, Json]:
         raise BpruneError(f"layer {name!r} is a {module}.{kind}: expected layers of Keras itself")
     found = getattr(keras.layers, kind, None)
     if not isinstance(found, type):
-        raise BpruneError(f"layer {name!r} is a {kind}, which Keras 2 has not: replace it, or leave it out")
+        raise BpruneError(f"layer {name!r} is a {kind}, which Keras 2 does not have: replace it, or leave it out")
     made = dict(_arguments(found, kind, name, config))
     if kind == "MultiHeadAttention":
         made |= _shapes_of_attention(layer.get("build_config") or {})

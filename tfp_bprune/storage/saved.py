@@ -24,7 +24,13 @@ _WEIGHTS_FILE = f"{WEIGHTS}/model.safetensors"
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model read from a run directory: the Keras model, the run's config, its manifest."""
+    """What `load_model` reads from a run directory.
+
+    Attributes:
+      model: the Keras model.
+      config: the run's `config.json`.
+      manifest: its `manifest.json`.
+    """
 
     model: Any
     config: Json
@@ -32,10 +38,16 @@ class SavedModel:
 
 
 def load_model(path: str | os.PathLike[str]) -> SavedModel:
-    """Reads the model of a run written by `fit(..., out=path)` or `save_model`; every file is checked.
+    """Reads the model of a run directory written by `fit(..., out=path)` or `save_model`; every file is checked.
+
+    Returns:
+      A `SavedModel`: `model`, the Keras model, not compiled; `config`, what the run was asked for; `manifest`.
 
     Raises:
       RunError: there is no run, it has no finished epoch, or a file is missing, truncated or changed.
+
+    Example:
+      model = bp.load_model("runs/mine").model
     """
     _refuse_others(Path(path))
     run = Run.open(path)
@@ -104,26 +116,31 @@ def _stored_heads(model: Any, config: Json) -> dict[str, Head] | None:
         if "task" in data:
             return heads_for(model, Info(data["name"], data["task"], tuple(data["input_shape"]), data["classes"]))
     except (TypeError, AttributeError, KeyError) as error:
-        raise RunError(f"the run's config says what outputs mean in a form that is not known: {error}") from error
+        raise RunError(f"the run's config describes the outputs in an unknown form: {error}") from error
     return None
 
 
 def save_model(model: Any, path: str | os.PathLike[str], *, config: Json | None = None, **facts: Any) -> Run:
-    """Writes `model` as a new run directory, its pruned weights in a bit each or less, all entropy-coded; see `compress`.
+    """Writes `model` as a new run directory; pruned weights take a bit each or less, and all are entropy-coded.
 
-    What the raw variables hold under a mask is not stored. `load_model` puts there what pruning does (`posterior.resting`:
-    loc 0, rho `DEFAULT_RHO`, prior centre 0), so a model that was pruned comes back to the last bit. What the moments of
-    an optimizer made of it since is lost: outputs, masks, scores and gradients do not depend on it. Checkpoints of `fit`
-    hold everything. The manifest's `bytes` are those of the weights as stored, `dense_bytes` those of all arrays in full.
+    What variables hold under a mask is not stored. `load_model` restores it as pruning does (mean 0, rho at its initial value,
+    centre of the prior 0), so a pruned model comes back bit-identical. If an optimizer has changed these hidden values
+    since, the change is lost; outputs, masks, scores and gradients do not depend on it. Checkpoints of `fit` hold everything.
+    The manifest has `bytes`, the size of the weights as stored, and `dense_bytes`, that of all arrays in full.
 
     Args:
-      config: what else `config.json` should hold, such as `request` and `data` of a run, by which commands load the data;
-        nothing by default.
+      model: functional or sequential, of tf_keras.
+      path: a folder, new or empty.
+      config: entries of `config.json`, such as `request` and `data` of a run, by which commands load the data; nothing by
+        default.
       **facts: further entries of the manifest.
 
+    Returns:
+      The `Run`.
+
     Raises:
-      RunError: `path` is not new or empty, the model cannot be stored without code, or has weights in bfloat16 or such as
-        are not finite, which could not be loaded.
+      RunError: `path` is not new or empty; the model cannot be stored without code; or weights are bfloat16 or not finite, which
+        could not be loaded.
       BpruneError: the model is subclassed, not built, or of another Keras.
     """
     content = finite((config or {}) | heads_config(model) | {"architecture": store.architecture(model)})

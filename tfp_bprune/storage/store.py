@@ -212,7 +212,7 @@ def check_weights(model: Any, arrays: Mapping[str, Shaped]) -> None:
     strangers = [name for name in arrays if name not in named and is_weight(name)]
     if strangers:
         raise RunError(
-            f"the stored weights have {strangers[0]}, which the model has not: they belong to another architecture"
+            f"the stored weights have {strangers[0]}, which the model does not have: they belong to another architecture"
         )
     for name, variable in named.items():
         if name not in arrays:

@@ -62,17 +62,20 @@ class Settings:
 
     Attributes:
       epochs: passes over the training split.
-      learning_rate: Adam's, at the start; a cosine takes it to 0 at the end.
-      kl: how much the KL counts at each step: "warmup" (linearly up to 1/M a batch over the first `warmup_part` of all
-        epochs, 1/M from then on), "constant" (1/M throughout) or "blundell".
-      warmup_part: for "warmup" alone, in [0, 1].
-      scaling: what the learning rate is multiplied by with W workers: W ("linear", Goyal et al. 2017, arXiv 1706.02677,
-        found for SGD), its root ("root", Malladi et al. 2022, arXiv 2205.10287, derived for Adam) or 1 ("none").
+      learning_rate: initial learning rate of Adam; it falls to 0 along a cosine.
+      kl: schedule of the KL weight over the steps: "warmup" (rises linearly to 1/M per batch, M being the number of batches, during
+        the first `warmup_part` of the epochs), "constant" (1/M throughout) or "blundell" (Blundell et al. 2015, section 3.4).
+      warmup_part: fraction of the epochs, in [0, 1], for "warmup".
+      kl_weight: a further factor on the KL. 1 is the evidence lower bound; below 1 the posterior is "cold" (Wenzel et al. 2020,
+        arXiv 2002.02405), which large convolutional networks need to fit small datasets.
+      scaling: factor on the learning rate with W workers: W ("linear", Goyal et al. 2017, arXiv 1706.02677, found for SGD), its
+        square root ("root", Malladi et al. 2022, arXiv 2205.10287, derived for Adam) or 1 ("none").
       scaling_warmup: epochs over which that factor rises from 1.
-      kl_weight: a further factor on the KL throughout. 1 is the evidence lower bound; below 1 the posterior is "cold"
-        (Wenzel et al. 2020, arXiv 2002.02405), which large convolutional networks need to fit small datasets.
-      accumulate: batches whose gradients are added up for one step, as of one batch so many times as large; see
-        `accumulate.accumulating`. Workers exchange once a step.
+      accumulate: number of batches in an optimizer step, whose gradients are added up as if they were one batch. Workers exchange
+        gradients once a step.
+
+    Example:
+      settings = bp.Settings(epochs=50, learning_rate=3e-3, kl_weight=0.1)
     """
 
     epochs: int = 20
@@ -115,17 +118,21 @@ def compile_model(
     from_logits: bool | None = None,
     optimizer: Any = None,
 ) -> Any:
-    """Compiles `model` for the evidence lower bound on `data`: likelihood, metrics, Adam with cosine decay, and N.
+    """Compiles `model` for your own `model.fit`: negative evidence lower bound, metrics, and Adam with a cosine schedule.
 
-    What its outputs mean is noted on it; exports go by that. The losses of several outputs are added. Of `logs`, `loss` and
-    `val_loss` hold the KL of the weights, `nll` and `val_nll` do not.
+    It sets N, the number of training examples by which the KL is divided, and records on the model what its outputs mean, for
+    `export`. The losses of several outputs are added up. In Keras's logs, `loss` and `val_loss` contain the KL; `nll` and
+    `val_nll` do not.
 
     Args:
-      model: as in `fit`, as are `data`, splits, and `settings`, `distributor`, `from_logits`, `optimizer`.
+      model, data, settings, distributor, from_logits, optimizer: as in `fit`; `data` are splits.
+
+    Returns:
+      `model`.
 
     Raises:
-      DataError: its outputs do not suit the data.
-      BpruneError: whether its outputs are logits or probabilities is not certain, and `from_logits` does not say it.
+      DataError: the outputs do not suit the data.
+      BpruneError: it is unknown whether outputs are logits or probabilities, and `from_logits` is not given.
     """
     heads, targets = heads_for(model, data.info, from_logits), targets_of(model, data.info)
     set_train_size(model, data.train_size)
@@ -178,51 +185,58 @@ def fit(
     progress: bool = True,
     from_logits: bool | None = None,
 ) -> Rows:
-    """Trains `model` on `data` with `model.fit`; with `out`, into a run directory.
+    """Trains `model` on `data` with Keras's `model.fit`; with `out`, into a run directory.
 
-    `loss` and `val_loss` are the negative evidence lower bound: likelihood and KL. What says how well the network predicts, and
-    what `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint` should monitor, is `val_nll`.
+    `loss` and `val_loss` are the negative evidence lower bound: the negative log-likelihood plus the KL, per example. To see how
+    well the network predicts, and in `EarlyStopping`, `ReduceLROnPlateau` and `ModelCheckpoint`, use `val_nll`, which is
+    without the KL.
 
     Args:
-      model: from `models.build`, or any functional or sequential Keras model whose outputs suit the targets: logits or
-        probabilities of classes or labels, one output for two classes, numbers for a regression, or (mean, std).
-      data: splits from `load` or `from_arrays`; or, as in `model.fit`, examples as an array, a list or a dictionary of several
-        with their targets in `y`, or a tf.data dataset or Keras Sequence of batches (x, y), which is read once before.
-      y: targets of arrays: class numbers or one-hot rows, zeros and ones, or numbers.
-      settings: how to train.
-      epochs: in the place of those of `settings`.
-      batch_size: of arrays; 32 by default.
-      validation_data: (x, y), or for a dataset another one.
-      validation_split: of arrays: the last part of the examples, in [0, 1), which is not trained on.
-      optimizer: of Keras, or its name, in the place of Adam with a cosine; the rate of `settings` is not looked at then.
-      task: what the targets are, where neither they nor the model say it; see `from_arrays`.
-      seed: of the order of arrays; splits have their own.
-      out: the run's folder, new or empty unless `resume`.
-      resume: continue the run in `out` from its last epoch, or start it if it never got that far. The weights end
-        bit-identical to those of a run that was never interrupted.
-      request: what else to keep in the run's `config.json`; by default how to load the data again, which lets the commands
-        evaluate and sweep the run.
-      callbacks: further Keras callbacks, one or several, which may change weights, masks and the learning rate, or stop the training: the
-        run holds what they leave. One that sets the learning rate takes it from the cosine; with `LearningRateScheduler`
-        or `ReduceLROnPlateau` there is none from the start. A checkpoint holds the state of Keras's `EarlyStopping`,
-        `ReduceLROnPlateau` and `ModelCheckpoint`, of others none. A run that a callback stopped is finished: resumed, it
-        stays as it is.
-      distributor: `Horovod()` under `horovodrun`; `Strategy(...)`, or a strategy itself, to train by `tf.distribute`, where
-        callbacks see a copy of the model and the model gets what was learned at the end.
-      progress: a bar on standard error, from rank 0 alone.
-      from_logits: whether class outputs are logits; by default as the model's end says: a softmax or sigmoid gives
-        probabilities, a linear layer logits.
+      model: from `build` or `bayesianize`, or any functional or sequential Keras model whose outputs suit the targets: logits or
+        probabilities of classes or labels (one output for two classes); numbers, or means followed by standard deviations, for
+        a regression.
+      data: splits from `load` or `from_arrays`. Or, as in `model.fit`: examples [n, ...] as an array, or a list or dictionary of
+        arrays for several inputs, with the targets in `y`; or a tf.data dataset or Keras Sequence of batches (x, y), which is
+        read once before training.
+      y: targets, if `data` holds arrays: class numbers or one-hot rows, zeros and ones, or numbers.
+      settings: how to train; `Settings()` by default.
+      epochs: overrides `settings.epochs`.
+      batch_size: for arrays; 32 by default.
+      validation_data: (x, y), or a dataset if `data` is one.
+      validation_split: for arrays: fraction of the examples, in [0, 1), taken from their end and held out.
+      optimizer: a Keras optimizer or its name, instead of Adam with a cosine schedule; `settings.learning_rate` is then ignored.
+      task: what the targets are, if neither they nor the model determine it; see `from_arrays`.
+      seed: seed of the order of arrays; splits have their own.
+      out: the run's folder, which must be new or empty unless `resume` is set.
+      resume: continue the run in `out` after its last epoch, or start it if there is none. The weights at the end are bit-identical
+        to those of a run without interruption.
+      request: further entries of the run's `config.json`; by default how to load the data again, which commands such as
+        `tfp-bprune evaluate` and `sweep` need.
+      callbacks: Keras callbacks, one or several. They may change weights, masks and the learning rate, or stop the training. A
+        callback that sets the learning rate replaces the cosine; with `LearningRateScheduler` or `ReduceLROnPlateau` there is
+        no cosine from the start. Checkpoints hold the state of Keras's `EarlyStopping`, `ReduceLROnPlateau` and
+        `ModelCheckpoint`, but of no other callback. A run that a callback stopped counts as finished and is not resumed.
+      distributor: `Horovod()` under `horovodrun`, or `Strategy(...)` or a `tf.distribute` strategy. With a strategy, callbacks see
+        a copy of the model, and `model` gets the trained weights at the end.
+      progress: show a progress bar on standard error (rank 0 only).
+      from_logits: whether class outputs are logits. By default the last layer decides: with a softmax or sigmoid they are
+        probabilities, with a linear layer logits.
 
     Returns:
-      The history, one object an epoch: loss, nll, accuracy or mse, the same on the validation split, KL by layer. Of several
-      outputs the names begin with theirs. It is Keras's `History` as well: `history.history["val_nll"]`.
+      The history, a list with one dictionary per epoch: loss, nll, accuracy or mse, the same on the validation split with the
+      prefix `val_`, and the KL of each layer. With several outputs their names are prefixes. The list is also Keras's
+      `History`: `history.history["val_nll"]`.
 
     Raises:
-      RunError: `out` holds something else, is damaged, or is being written by another process.
-      TrainingError: the loss is not finite, or the settings are not.
-      DataError: examples do not have the shape that the model takes, or its outputs do not suit the targets.
-      BpruneError: whether outputs are logits or probabilities is not certain, and `from_logits` does not say it; or the
-        optimizer was used for another model.
+      RunError: `out` is not empty, is damaged, or is being written by another process.
+      TrainingError: the loss is not finite, or a setting is invalid.
+      DataError: the examples do not have the shape that the model takes, or its outputs do not suit the targets.
+      BpruneError: it is unknown whether outputs are logits or probabilities, and `from_logits` is not given; or the optimizer
+        was used for another model.
+
+    Example:
+      rows = bp.fit(model, data, settings=bp.Settings(epochs=60), out="runs/mine")
+      rows[-1]["val_accuracy"]
     """
     settings, distributor = _settings(settings, epochs), distributor_of(distributor)
     callbacks = checked_callbacks(callbacks)
@@ -233,7 +247,7 @@ def fit(
     check_shapes(model, data)
     data = matched(model, data).merged(settings.accumulate)
     if resume and isinstance(data, Stream):
-        raise TrainingError("a dataset of batches cannot go on where a run was ended: give arrays or splits to resume")
+        raise TrainingError("a run on a dataset of batches cannot be resumed: give arrays or splits")
     warn_of_divergence(model, callbacks)
     begun_as: Json = {}  # which a network that shrinks is no longer at a second attempt
 

@@ -60,7 +60,9 @@ class SettableAdam(keras.optimizers.legacy.Adam):
         if name not in ("lr", "learning_rate"):
             super().__setattr__(name, value)
         elif callable(value):
-            raise TrainingError("the learning rate of a training is set to a number: expected no function or schedule")
+            raise TrainingError(
+                "the learning rate was set to a function or schedule during training: expected a number"
+            )
         else:
             self._rate.assign(value)
             self._shown.assign(_NOTHING)
