@@ -105,7 +105,7 @@ def test_prune_without_a_sparsity_ends_by_the_evidence(
     manifest = answer("export", tmp_path / "out", "--out", tmp_path / "export")
     assert manifest["nonzeros"] == result["nonzeros"]
     for words, said in (
-        (["prune", plain_run], "plain weights have no evidence to go by"),
+        (["prune", plain_run], "plain weights have no evidence"),
         (["prune", tmp_path / "narrow", "--criterion", "snr"], "criterion 'snr' cannot choose the sparsity"),
         (["sweep", plain_run, "--criterion", "evidence"], "plain Keras layers have no prior"),
         (["search", plain_run, "--criterion", "evidence"], "plain Keras layers have no prior"),

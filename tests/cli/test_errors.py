@@ -224,7 +224,7 @@ def test_a_bench_is_of_one_dataset_and_of_data_that_is_there(refused: Refused, t
         ),
         ("--conformal 0.9 --no-score", "--conformal takes the validation split, got --no-score too"),
         ("--rounding-loss 0.5", "rounding_loss is what precision 'auto' may lose: leave it out with 'float32'"),
-        ("--precision auto --rounding-loss 0", "rounding_loss must be a positive number of nats a weight, got 0.0"),
+        ("--precision auto --rounding-loss 0", "rounding_loss must be a positive number of nats per weight, got 0.0"),
         ("--all-int8", "--all-int8 is for --format litert or onnx, got savedmodel: leave it out"),
         ("--costs c.json --format onnx", "--costs is for --format savedmodel, got onnx: leave it out"),
         ("--costs c.json --kernels dense", "--costs is for --kernels auto, got dense, which chooses nothing"),

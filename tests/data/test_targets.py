@@ -111,7 +111,7 @@ def test_what_is_not_certain_or_contradicts_itself_is_refused_in_one_line(name: 
 def test_a_task_that_contradicts_the_info_is_refused() -> None:
     with pytest.raises(DataError, match="leave one of them out"):
         from_arrays((X, CLASSES), (X, CLASSES), info=Info("mine", "classification", (3,), 3), task="regression")
-    with pytest.raises(DataError, match=r"target of shape \(5,\) an example: expected \(\)"):
+    with pytest.raises(DataError, match=r"targets of shape \(5,\) per example: expected \(\)"):
         from_arrays((X, TAGS), (X, TAGS), info=Info("mine", "classification", (3,), 4))
     with pytest.raises(DataError, match="expected a pair"):
         from_arrays((X, CLASSES, X), (X, CLASSES))  # type: ignore[arg-type]

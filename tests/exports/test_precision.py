@@ -266,7 +266,7 @@ def test_a_looser_loss_takes_fewer_bytes_and_is_said(trained: Any, tmp_path: Pat
     assert made[0.5]["payload_bytes"] < 0.85 * made[None]["payload_bytes"]
     assert (made[0.5]["rounding_loss"], "rounding_loss" in made[None]) == (0.5, False)
     assert max(layer["elbo_loss"] for layer in made[0.5]["layers"].values()) <= 0.5
-    with pytest.raises(ExportError, match=r"^rounding_loss must be a positive number of nats a weight, got nan$"):
+    with pytest.raises(ExportError, match=r"^rounding_loss must be a positive number of nats per weight, got nan$"):
         export(trained, tmp_path / "out", precision="auto", rounding_loss=float("nan"))
     with pytest.raises(
         ExportError, match=r"^rounding_loss is what precision 'auto' may lose: leave it out with 'int8'$"
@@ -505,10 +505,10 @@ def test_ranges_are_settled_by_finite_examples_alone(tmp_path: Path, form: str, 
 def test_auto_goes_by_a_posterior(tmp_path: Path) -> None:
     model = classifier(keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="plain"), DenseFlipout(3)]))
     assert planned(model, "auto", SAVED, "mean").storages["plain"] == "float32"
-    with pytest.raises(ExportError, match="layer 'plain' has no posterior for 'auto' to go by: name the precision"):
+    with pytest.raises(ExportError, match="layer 'plain' has no posterior, which 'auto' needs: name a precision"):
         planned(model, {"plain": "auto"}, SAVED, "mean")
     plain = classifier(keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="dense")]))
-    with pytest.raises(ExportError, match=r"has no posterior for 'auto' to go by: expected 'int8'"):
+    with pytest.raises(ExportError, match=r"has no posterior, which 'auto' needs: expected 'int8'"):
         export(plain, tmp_path / "out", precision="auto")
     assert export(plain, tmp_path / "int8", precision="int8")["layers"]["dense"]["precision"] == "int8"
 

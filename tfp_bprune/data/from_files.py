@@ -168,7 +168,7 @@ def _check_sizes(path: Path, entries: Sequence[zipfile.ZipInfo], size: int) -> N
 
 def _numbers(found: Any, path: Path) -> np.ndarray:
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iufbU" or found.ndim == 0:
-        raise DataError(f"{path} does not hold an array of numbers: expected one with an example a row")
+        raise DataError(f"{path} does not hold an array of numbers: expected one example per row")
     if found.dtype.kind == "f" and not np.isfinite(found).all():
         raise DataError(f"{path} holds numbers that are NaN or infinite: drop or replace them")
     return found

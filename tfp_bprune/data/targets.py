@@ -60,7 +60,7 @@ def read_target(y: np.ndarray, task: Task | None, name: str, known: Target | Non
         return y, Target(kind, classes, positions)
     if kind == "multilabel":
         if y.ndim < 2:
-            raise DataError(f"{name} has one label an example, {y.shape}: expected [n, labels], or task='binary'")
+            raise DataError(f"{name} has one label per example, {y.shape}: expected [n, labels], or task='binary'")
         return _zeros_and_ones(y, name, kind), Target(kind, y.shape[-1], y.shape[1:-1])
     columns = y.shape[-1]
     if _one_hot(y) and (known is None or y.shape[1:] != known.positions) and not (kind == "binary" and columns != 2):
@@ -115,7 +115,7 @@ def check_target(y: np.ndarray, target: Target, name: str) -> None:
     alone = target.task == "regression" and target.classes == 1 and not target.positions
     expected = () if alone else (*target.positions, *last)
     if y.shape[1:] != expected:
-        raise DataError(f"{name} has a target of shape {y.shape[1:]} an example: expected {expected}")
+        raise DataError(f"{name} has targets of shape {y.shape[1:]} per example: expected {expected}")
 
 
 def _check_classes(y: np.ndarray, classes: int, name: str) -> None:

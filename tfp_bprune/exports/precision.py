@@ -80,7 +80,7 @@ def planned(model: Any, asked: Asked, form: Form, predictive: Predictive, loss: 
         which `loss` applies.
     """
     if loss is not None and not 0 < loss < float("inf"):
-        raise ExportError(f"rounding_loss must be a positive number of nats a weight, got {loss}")
+        raise ExportError(f"rounding_loss must be a positive number of nats per weight, got {loss}")
     layers = {layer.name: layer for layer in weighted_layers(adopt(model))}
     by_layer = _by_layer(asked, list(layers))
     for name, precision in by_layer.items():
@@ -94,12 +94,10 @@ def planned(model: Any, asked: Asked, form: Form, predictive: Predictive, loss: 
         if _uncertain(layers[name]):
             plan = _chosen(plan, name, layers[name], form, with_scales, within)
         elif asked != "auto":
-            raise ExportError(
-                f"layer {name!r} has no posterior for 'auto' to go by: name the precision that it is to have"
-            )
+            raise ExportError(f"layer {name!r} has no posterior, which 'auto' needs: name a precision for it")
     if asked == "auto" and not plan.choices:
         raise ExportError(
-            f"model {model.name!r} has no posterior for 'auto' to go by: expected 'int8' or another precision"
+            f"model {model.name!r} has no posterior, which 'auto' needs: expected 'int8' or another precision"
         )
     known = {
         name: loss_of(layers[name], s, with_scales, plan.steps.get(name))

@@ -177,7 +177,7 @@ def _ending(model: Any, granularity: Granularity) -> Criterion:
     if model is None:
         return "evidence"
     if default_criterion(model) == "magnitude":
-        raise PruneError("give either sparsity or threshold, got neither: plain weights have no evidence to go by")
+        raise PruneError("give either sparsity or threshold, got neither: plain weights have no evidence")
     said = {layer.prior.units_end_by for layer in variational_layers(model)}
     return said.pop() if granularity == "unit" and len(said) == 1 else "evidence"
 
