@@ -5,7 +5,8 @@
 Trains what is not yet in --runs (minutes for the first two, half an hour for vgg16), prunes, retrains where the table says
 so, exports, and loads all exports of a network in one fresh process with TensorFlow alone, where they take turns. The
 draws are ten calls of the Keras network, saved as one function. `grid` times the mean network of mlp with dense, sparse
-and automatic kernels over sparsities and batches. Writes results/inference.json and results/inference.png.
+and automatic kernels over sparsities and batches. Writes results/inference.json, where rows of what is not named stay, and
+results/inference.png.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from tfp_bprune._keras import tf
 from tfp_bprune.data.splits import Splits
 from tfp_bprune.evaluation.fresh import reload
 from tfp_bprune.evaluation.metrics import of_outputs
+from tfp_bprune.evaluation.sweep import machine
 from tfp_bprune.files.runs import Run
-from tfp_bprune.types import Granularity, Layers, Scope
+from tfp_bprune.types import Augmentation, Granularity, Layers, Scope
 
 BATCHES = (1, 32, 256)
 GRID_SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -53,6 +55,7 @@ class Shrunk:
     sparsity: float  # of the multiplications
     epochs: int
     kl_weight: float = 0.1
+    augmentation: Augmentation = "none"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ CASES = {
     ),
     "lenet5": Case(
         "lenet5", "mnist", {}, bp.Settings(10), (Pruned(0.9), Pruned(0.75, "unit", "layer", 8, 1e-3)),
-        Shrunk("reparameterization", 0.933, 30),
+        Shrunk("reparameterization", 0.933, 30, augmentation="shift"),
     ),
     "vgg16": Case(
         "vgg16", "cifar10", {"width": 0.25}, bp.Settings(15, kl_weight=0.1),
@@ -120,7 +123,8 @@ def shrunk(name: str, data: Splits, runs: Path) -> Any:
     given: Any = {"granularity": "unit", "criterion": "evidence", "counts": "multiplications", "inputs": True}
     callbacks = [bp.GradualPruning(wanted.sparsity, over=(0.05, 0.4), **given), bp.Shrink()]
     settings = bp.Settings(wanted.epochs, kl_weight=wanted.kl_weight)
-    return kept(runs / f"{name}-shrunk", model, data, settings, callbacks)
+    label = "shrunk" if wanted.augmentation == "none" else f"shrunk-{wanted.augmentation}"
+    return kept(runs / f"{name}-{label}", model, replace(data, augmentation=wanted.augmentation), settings, callbacks)
 
 
 def export_draws(model: Any, path: Path) -> Path:
@@ -160,10 +164,13 @@ def exports_of(name: str, model: Any, data: Splits, runs: Path) -> dict[Path, di
         told = {"predictive": options.get("predictive", "mean"), "format": options.get("format", "savedmodel")}
         precision = "float16" if options.get("float16") else options.get("precision", "float32")
         made[place / label] = facts | told | {"precision": precision, "float16": precision == "float16"}
+        made[place / label]["throughout"] = "representative" in options  # activations are whole numbers, too
 
     add("dense", model, about, kernels="dense")
     add("dense-litert", model, about, format="litert")
     add("dense-litert-int8", model, about, format="litert", precision="int8")
+    settled = {"representative": data.examples("train").x[:500]}
+    add("dense-litert-all-int8", model, about, format="litert", precision="int8", **settled)
 
     def forms(label: str, smaller: Any, facts: dict[str, Any]) -> None:
         add(f"{label}-mean", smaller, facts)
@@ -172,7 +179,6 @@ def exports_of(name: str, model: Any, data: Splits, runs: Path) -> dict[Path, di
         few = {"validation": data.examples("valid"), "precision": "int8"}
         add(f"{label}-litert-int8", smaller, facts, format="litert", **few)
         add(f"{label}-onnx-int8", smaller, facts, format="onnx", **few)
-        settled = {"representative": data.examples("train").x[:500]}
         add(f"{label}-litert-all-int8", smaller, facts, format="litert", **few, **settled)
         add(f"{label}-auto", smaller, facts, **few | {"precision": "auto"})
         if name == "mlp":
@@ -188,6 +194,7 @@ def exports_of(name: str, model: Any, data: Splits, runs: Path) -> dict[Path, di
         forms(label, smaller, facts | {"retrained": wanted.epochs})
     if (gone := CASES[name].shrunk) is not None:
         facts = about | {"sparsity": gone.sparsity, "granularity": "unit", "scope": "learned"}
+        facts |= {"augmentation": gone.augmentation}
         forms("shrunk", shrunk(name, data, runs), facts)
     return made
 
@@ -215,7 +222,7 @@ def rows_of(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 "speedup_vs_dense": plain.latency_ms[str(batch)]["median"] / ms,
             }
             sizes = {key: manifest[key] for key in ("bytes", "payload_bytes") if key in manifest}
-            rows.append(about | speed | sizes | scores)
+            rows.append(about | speed | sizes | scores | {"processor": machine()["processor"]})
     return rows
 
 
@@ -234,7 +241,8 @@ def grid_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for batch in GRID_BATCHES:
             auto, dense, sparse = (found.latency_ms[str(batch)]["median"] for found in measured)
             row = {"grid": "mlp", "sparsity": sparsity, "batch": batch, "auto": auto, "dense": dense, "sparse": sparse}
-            rows.append(row | {"over_best": auto / min(dense, sparse)})
+            row |= {"over_best": auto / min(dense, sparse), "processor": machine()["processor"]}
+            rows.append(row)
     return rows
 
 
@@ -273,6 +281,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in arguments.what:
         rows += grid_rows(arguments) if name == "grid" else rows_of(name, arguments)
+    rows = measure.merged(rows, arguments.json, lambda row: row.get("network", "grid"))
     measure.write(rows, arguments.json)
     grid = [row for row in rows if "grid" in row]
     if arguments.json != "-":
