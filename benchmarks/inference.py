@@ -15,7 +15,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from tfp_bprune.evaluation.fresh import reload
 from tfp_bprune.evaluation.metrics import of_outputs
 from tfp_bprune.evaluation.sweep import machine
 from tfp_bprune.files.runs import Run
-from tfp_bprune.types import Augmentation, Granularity, Layers, Scope
+from tfp_bprune.types import Granularity, Layers, Scope
 
 BATCHES = (1, 32, 256)
 GRID_SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -55,7 +55,6 @@ class Shrunk:
     sparsity: float  # of the multiplications
     epochs: int
     kl_weight: float = 0.1
-    augmentation: Augmentation = "none"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ CASES = {
     ),
     "lenet5": Case(
         "lenet5", "mnist", {}, bp.Settings(10), (Pruned(0.9), Pruned(0.75, "unit", "layer", 8, 1e-3)),
-        Shrunk("reparameterization", 0.933, 30, augmentation="shift"),
+        Shrunk("reparameterization", 0.933, 30),
     ),
     "vgg16": Case(
         "vgg16", "cifar10", {"width": 0.25}, bp.Settings(15, kl_weight=0.1),
@@ -123,8 +122,7 @@ def shrunk(name: str, data: Splits, runs: Path) -> Any:
     given: Any = {"granularity": "unit", "criterion": "evidence", "counts": "multiplications", "inputs": True}
     callbacks = [bp.GradualPruning(wanted.sparsity, over=(0.05, 0.4), **given), bp.Shrink()]
     settings = bp.Settings(wanted.epochs, kl_weight=wanted.kl_weight)
-    label = "shrunk" if wanted.augmentation == "none" else f"shrunk-{wanted.augmentation}"
-    return kept(runs / f"{name}-{label}", model, replace(data, augmentation=wanted.augmentation), settings, callbacks)
+    return kept(runs / f"{name}-shrunk", model, data, settings, callbacks)
 
 
 def export_draws(model: Any, path: Path) -> Path:
@@ -194,7 +192,6 @@ def exports_of(name: str, model: Any, data: Splits, runs: Path) -> dict[Path, di
         forms(label, smaller, facts | {"retrained": wanted.epochs})
     if (gone := CASES[name].shrunk) is not None:
         facts = about | {"sparsity": gone.sparsity, "granularity": "unit", "scope": "learned"}
-        facts |= {"augmentation": gone.augmentation}
         forms("shrunk", shrunk(name, data, runs), facts)
     return made
 

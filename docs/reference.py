@@ -11,7 +11,7 @@ from examples import BEGINNING, EXAMPLES
 # What users look for together; every public name is on one of these pages, which a test holds.
 PAGES = {
     "data": ("Data", "load from_arrays dataset Info info_of"),
-    "models": ("Models", "build bayesianize adopt strip save_model load_model"),
+    "models": ("Models", "build bayesianize adopt inline strip save_model load_model"),
     "training": (
         "Training",
         "fit Settings compile_model recalibrate Horovod Strategy distribute distributed_callbacks TensorBoardLogger "

@@ -110,11 +110,12 @@ NAMES = [n.__name__ for n in FLAT] + ["valid", "same", *(n.__name__ for n in IMA
 def randomized(model: Any, rng: np.random.Generator) -> Any:
     """`model` with biases, moving means and all else away from their zeros, and some biases and channels at 0."""
     model.set_weights([rng.uniform(0.2, 1, w.shape) * rng.choice([-1, 1], w.shape) for w in model.get_weights()])
-    for layer in model.layers:
+    for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, L.BatchNormalization):
             layer.moving_variance.assign(rng.uniform(0.5, 2, layer.moving_variance.shape))
-            layer.gamma.assign(layer.gamma * (rng.random(layer.gamma.shape) > 0.3))
-        elif getattr(layer, "bias", None) is not None:
+            if layer.gamma is not None:
+                layer.gamma.assign(layer.gamma * (rng.random(layer.gamma.shape) > 0.3))
+        elif hasattr(getattr(layer, "bias", None), "assign"):
             layer.bias.assign(layer.bias * (rng.random(layer.bias.shape) > 0.3))
     return model
 

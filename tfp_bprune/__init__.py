@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tfp_bprune.exports import register_form as register_form
     from tfp_bprune.graphs.convert import adopt as adopt
     from tfp_bprune.graphs.convert import strip as strip
+    from tfp_bprune.graphs.inline import inline as inline
     from tfp_bprune.layers.ard import ARDPrior as ARDPrior
     from tfp_bprune.layers.distribution import Posterior as Posterior
     from tfp_bprune.layers.distribution import register_posterior as register_posterior
@@ -86,7 +87,7 @@ _ROOMS = {
     "evaluation": ("Evaluation", "Prediction", "evaluate", "predict", "reload", "sweep"),
     "exports": ("Form", "export", "register_form"),
     "files": (),
-    "graphs": ("adopt", "strip"),
+    "graphs": ("adopt", "inline", "strip"),
     "layers": (
         "ARDPrior",
         "CentredPrior",

@@ -19,7 +19,7 @@ from tfp_bprune.layers import variational_layers
 from tfp_bprune.prediction import Predictor
 from tfp_bprune.pruning import prune
 from tfp_bprune.training import Settings, fit
-from tfp_bprune.types import BpruneError, PruneError
+from tfp_bprune.types import BpruneError
 
 L = keras.layers
 
@@ -185,14 +185,14 @@ def test_layers_of_nested_models_become_bayesian_and_the_mean_stays(nested: Any,
 
 
 @pytest.mark.parametrize("nested", NESTED)
-def test_nested_models_are_pruned_by_weight_but_not_by_unit(nested: Any) -> None:
+def test_nested_models_are_pruned(nested: Any) -> None:
     bayesian = bayesianize(nested())
     pruned, report = prune(bayesian, sparsity=0.5)
     assert sorted(layer.name for layer in report.layers) == ["head/kernel", "inside/kernel"]
     zeros = sum(np.count_nonzero(w == 0) for w in strip(pruned).get_weights() if w.ndim == 2)
     assert zeros == round(0.5 * (6 * 6 + 6 * 3))
-    with pytest.raises(PruneError, match=r"has nested models.* units cannot be followed: prune it by weight"):
-        prune(bayesian, sparsity=0.5, granularity="unit")
+    layers = {layer.name for layer in prune(bayesian, sparsity=0.0, granularity="unit")[1].layers}
+    assert layers == {"head/kernel", "inside/kernel"}
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])

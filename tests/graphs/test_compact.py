@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from tests.branching import NAMES, NETWORKS, built, randomized
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.compact import compact
+from tfp_bprune.graphs.walk import walk
 from tfp_bprune.layers import DenseReparameterization
 from tfp_bprune.layers.rules.activations import _ELEMENTWISE
 from tfp_bprune.networks import build
 from tfp_bprune.prediction.kernels import Lowering
 from tfp_bprune.prediction.lower import lowered
 from tfp_bprune.prediction.passes import Draws
-from tfp_bprune.prediction.walk import walk
 
 L = keras.layers
 Pruner = Callable[..., Any]
@@ -145,12 +145,6 @@ def test_what_varies_is_never_taken_for_a_constant() -> None:
     q = model.get_layer("noisy").kernel_posterior
     q.loc_variable.assign(np.zeros((2, 3)))
     assert compact(model) is model
-
-
-def test_models_without_a_plain_graph_come_back_as_they_are() -> None:
-    nested = keras.Sequential([keras.Input((3,)), keras.Sequential([L.Dense(2), L.Dense(2)])])
-    nested.set_weights([np.zeros_like(w) for w in nested.get_weights()])
-    assert compact(nested) is nested
 
 
 def test_a_constant_that_monte_carlo_dropout_meets_is_no_constant() -> None:

@@ -1,8 +1,9 @@
 """Which channels of a network belong together: what has to go if one of them goes.
 
 Tensors that must keep the same channels (through activation, pooling, batch normalization, addition, flatten,
-concatenation) share labels. A dense or convolution layer starts new labels. A label goes from every tensor or from
-none, so that removal keeps all shapes consistent, residual additions included.
+concatenation) share labels. A dense or convolution layer starts new labels; one that is called several times has the same
+channels in every call. A label goes from every tensor or from none, so that removal keeps all shapes consistent, residual
+additions included.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from tfp_bprune.graphs.graph import Graph, Step
 from tfp_bprune.layers import kind_of
 from tfp_bprune.layers.kind import Flow, along
-from tfp_bprune.layers.rules import is_elementwise, rule_of
+from tfp_bprune.layers.rules import LayerRule, is_elementwise, rule_of
 
 
 class ChannelLabels:
@@ -32,11 +33,13 @@ class ChannelLabels:
         self.weighted = [step for step in graph.steps if flow_of(step.layer) == "mixes"]
         self.kept = [step for step in graph.steps if flow_of(step.layer) == "keeps"]
         self._labels: dict[int, np.ndarray] = {}
+        self._first: dict[int, Step] = {}  # call of each layer, by its id
         self._parent: list[int] = []
         self._pinned: set[int] = set()
         self._entering: set[int] = set()
         for step in graph.steps:
             self._labels[step.output] = self._follow(step)
+            self._tie(step)
         for tensor in graph.outputs:
             self._pin(self._labels[tensor])
 
@@ -62,6 +65,19 @@ class ChannelLabels:
     def _roots(self, labels: set[int]) -> np.ndarray:
         return np.unique([self._root(label) for label in labels]).astype(np.int64)
 
+    def _tie(self, step: Step) -> None:
+        """Gives a layer that has the number of its channels, or weights for each, the same channels in every call."""
+        first = self._first.setdefault(id(step.layer), step)
+        if first is step or not (flow_of(step.layer) in ("mixes", "keeps") or rule_of_step(step).sized):
+            return
+        for before, now in ((first.inputs[0], step.inputs[0]), (first.output, step.output)):
+            one, other = self._labels[before], self._labels[now]
+            if len(one) == len(other):
+                self._join([one, other])
+            else:  # as of a shared Reshape
+                self._pin(one)
+                self._pin(other)
+
     def _follow(self, step: Step) -> np.ndarray:
         layer, inputs = step.layer, [self._labels[tensor] for tensor in step.inputs]
         flow = flow_of(layer)
@@ -70,7 +86,7 @@ class ChannelLabels:
             if not is_elementwise(layer):  # each of a softmax's outputs depends on all of its units
                 self._pin(made)
             return made
-        arranged = rule_of(layer).channels(layer, inputs, step.shape) if inputs else None
+        arranged = rule_of_step(step).channels(layer, inputs, step.shape) if inputs else None
         if arranged is not None:
             return self._join(arranged)
         for labels in inputs:
@@ -103,6 +119,11 @@ def flow_of(layer: Any) -> Flow:
     """How channels go through a layer that is of some kind; "unknown" for any other."""
     kind = kind_of(layer)
     return "unknown" if kind is None else kind.flow(layer)
+
+
+def rule_of_step(step: Step) -> LayerRule:
+    """The rule of a step's layer; one that knows nothing where the call is not only of tensors."""
+    return LayerRule() if step.is_opaque else rule_of(step.layer)
 
 
 def width_of(step: Step) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.graphs import dead
-from tfp_bprune.graphs.channels import ChannelLabels
+from tfp_bprune.graphs.channels import ChannelLabels, rule_of_step
 from tfp_bprune.graphs.copying import config_of, copy_activation_state
 from tfp_bprune.graphs.graph import Step
+from tfp_bprune.graphs.inline import inline
 from tfp_bprune.graphs.rebuild import rebuild
 from tfp_bprune.layers import Axes, kind_of, weights_of
 from tfp_bprune.layers.kind import along
@@ -22,23 +23,24 @@ from tfp_bprune.layers.rules import rule_of
 
 
 def compact(model: Any) -> Any:
-    """The model without its dead units, weights sliced; the model itself if there are none or its graph is not plain.
+    """The model without its dead units, weights sliced; the model itself if there are none or its graph cannot be followed.
 
-    Outputs equal the given model's to within float32 rounding. The inputs and outputs of the model keep their shapes.
+    Outputs equal the given model's to within float32 rounding. The inputs and outputs of the model keep their shapes and
+    names; of models nested in it the layers become its own.
     """
     kept = kept_of(model)
     return smaller(model, kept) if kept else model
 
 
 def kept_of(model: Any) -> dict[str, Kept]:
-    """What stays of each layer that has channels, by its name; empty if all stay or the graph is not plain."""
+    """What stays of each layer that has channels, by its name; empty if all stay or the graph cannot be followed."""
     labels = dead.labels_of(model)
     if labels is None:
         return {}
     kernels = {step.layer.name: dead.kernels_of(step.layer) for step in (*labels.weighted, *labels.kept)}
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
-    sliced = [s for s in labels.graph.steps if s.layer.name in kernels or rule_of(s.layer).sized]
+    sliced = [s for s in labels.graph.steps if s.layer.name in kernels or rule_of_step(s).sized]
     kept = {s.layer.name: Kept.of(s, labels, needed, constants) for s in sliced}
     return {} if all(one.kept_out.all() for one in kept.values()) else kept
 
@@ -46,7 +48,9 @@ def kept_of(model: Any) -> dict[str, Kept]:
 def smaller(model: Any, kept: dict[str, Kept]) -> Any:
     """A copy of `model` of which stays what `kept_of` gave."""
     return rebuild(
-        model, lambda layer: _smaller(layer, kept.get(layer.name)), lambda old, new: fill(old, new, kept[old.name])
+        inline(model),
+        lambda layer: _smaller(layer, kept.get(layer.name)),
+        lambda old, new: fill(old, new, kept[old.name]),
     )
 
 
@@ -61,7 +65,8 @@ class Kept:
     @classmethod
     def of(cls, step: Step, labels: ChannelLabels, needed: np.ndarray, constants: dict[int, np.ndarray]) -> Kept:
         """That of the layer of `step`, of whose labels some are `needed`."""
-        return cls(needed[labels.of(step.inputs[0])], needed[labels.of(step.output)], constants[step.inputs[0]])
+        kept_in, kept_out = (needed[labels.of(tensor)] for tensor in (step.inputs[0], step.output))
+        return cls(kept_in, kept_out, dead.constant_of(step, constants))
 
     def index(self, shape: tuple[int, ...], axes: Axes) -> tuple[np.ndarray, ...]:
         """Which entries stay of a weight tensor of `shape`: an open mesh, one array for each axis."""

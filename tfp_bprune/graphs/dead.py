@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.graphs.channels import ChannelLabels, width_of
+from tfp_bprune.graphs.channels import ChannelLabels, rule_of_step, width_of
 from tfp_bprune.graphs.copying import is_raw
 from tfp_bprune.graphs.graph import Step, graph_of
 from tfp_bprune.layers import Kind, kind_of, weights_of
 from tfp_bprune.layers.kind import along
-from tfp_bprune.layers.rules import applied, is_elementwise, rule_of
+from tfp_bprune.layers.rules import applied, is_elementwise
 
 
 def labels_of(model: Any) -> ChannelLabels | None:
-    """The channels of a model; None where they cannot be followed: nested models, shared layers, raw tfp.layers."""
+    """The channels of a model; None where they cannot be followed (`graph.followed`), or layers are raw tfp.layers."""
     graph = graph_of(model)
     if graph is None or any(is_raw(step.layer) for step in graph.steps):
         return None
@@ -102,6 +102,8 @@ def constants(labels: ChannelLabels, kernels: dict[str, Kernels]) -> dict[int, n
     found: dict[int, np.ndarray] = {}
     for step in labels.graph.steps:
         inputs = [found[tensor] for tensor in step.inputs]
+        if step.layer.name in kernels:
+            inputs = [constant_of(step, found)]
         found[step.output] = _constant_output(step, inputs, kernels.get(step.layer.name), width_of(step))
     return found
 
@@ -111,11 +113,18 @@ def _constant_output(step: Step, inputs: list[np.ndarray], kernels: Kernels | No
     if kernels is not None:
         of = _constant_units if kernels.live.ndim == 2 else _constant_channels
         return of(layer, inputs[0], kernels)
-    rule = rule_of(layer)
+    rule = rule_of_step(step)
     arranged = rule.channels(layer, inputs, step.shape) if inputs else None
     if arranged is None:
         return np.full(width, np.nan)
     return rule.constant(layer, np.array(arranged), step.is_noisy)
+
+
+def constant_of(step: Step, constants: dict[int, np.ndarray]) -> np.ndarray:
+    """The constants that a weighted layer reads, of which it can take account once and for all: of one that is called elsewhere
+    too, those that are 0, since other calls may read other numbers."""
+    constant = constants[step.inputs[0]]
+    return np.where(constant == 0, 0.0, np.nan) if step.is_shared else constant
 
 
 def _constant_units(layer: Any, constant: np.ndarray, kernels: Kernels) -> np.ndarray:
@@ -166,7 +175,7 @@ def needed(
             if not needed[made].any():  # a layer keeps at least one unit
                 needed[made[0]] = True
             layer = kernels[step.layer.name]
-            reads = layer.live[:, needed[made]].any(1) & ~foldable(layer, constants[step.inputs[0]])
+            reads = layer.live[:, needed[made]].any(1) & ~foldable(layer, constant_of(step, constants))
             needed[read[reads]] = True
     return needed
 

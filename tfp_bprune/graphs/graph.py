@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tfp_bprune._keras import keras
+import numpy as np
+
+from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.rebuild import check_graph
+from tfp_bprune.graphs.walk import own_nodes
+from tfp_bprune.types import BpruneError
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,9 @@ class Step:
       output: number of the tensor made.
       shape: shape of that tensor, with the batch.
       is_noisy: whether the layer was called with training=True, as Monte-Carlo dropout is.
+      is_opaque: whether the call makes several tensors, each of which is a step, or an operation of TensorFlow gets numbers that
+        may belong to its channels, so that the rule of the layer does not say what becomes of these.
+      is_shared: whether the layer is called elsewhere too, with the same weights.
     """
 
     layer: Any
@@ -25,39 +34,123 @@ class Step:
     output: int
     shape: tuple[int | None, ...]
     is_noisy: bool = False
+    is_opaque: bool = False
+    is_shared: bool = False
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Steps in an order in which they can run, and the tensors that leave the model."""
+    """Steps in an order in which they can run, and the tensors that leave the model.
+
+    Models nested in it are part of it: the steps are calls of their layers.
+    """
 
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
 
 
-def graph_of(model: Any) -> Graph | None:
-    """The graph of a functional or sequential model, or None where it is not a plain one.
+class UnfollowedError(BpruneError):
+    """A graph whose channels cannot be followed, and why."""
 
-    Not plain are: nested models, layers called more than once, layers with several outputs.
+
+def graph_of(model: Any) -> Graph | None:
+    """The graph of a functional or sequential model; None where it cannot be followed, see `followed`."""
+    try:
+        return followed(model)
+    except UnfollowedError:
+        return None
+
+
+def followed(model: Any) -> Graph:
+    """The same.
+
+    Raises:
+      UnfollowedError: two of its layers have one name, by which their weights would be taken for each other; or a nested model
+        is called with other tensors than its inputs.
     """
     check_graph(model)
-    nodes = [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
-    layers = [node.layer for node in nodes]
-    plain = len(set(map(id, layers))) == len(layers) and not any(isinstance(layer, keras.Model) for layer in layers)
-    if not plain or any(isinstance(node.outputs, list | tuple | dict) for node in nodes):
-        return None
-    numbers: dict[int, int] = {}
-    steps = []
-    for node in nodes:
-        number = numbers.setdefault(id(node.outputs), len(numbers))
-        inputs = () if node.is_input else tuple(numbers[id(tensor)] for tensor in node.keras_inputs)
-        steps.append(Step(node.layer, inputs, number, tuple(node.outputs.shape), _is_noisy(node)))
-    return Graph(tuple(steps), tuple(numbers[id(tensor)] for tensor in model.outputs))
+    following = _Following()
+    outputs = following.of_inputs(model)
+    _refuse_equal_names(model, following.steps)
+    steps = (replace(step, is_shared=following.calls[id(step.layer)] > 1) for step in following.steps)
+    return Graph(tuple(steps), tuple(outputs))
 
 
-def _is_noisy(node: Any) -> bool:
-    spec = node.layer._call_spec
-    if not spec.expects_training_arg or node.is_input:
-        return False
-    given = dict(zip(spec.arg_names, node.call_args, strict=False)) | node.call_kwargs
-    return given.get("training") is True
+class _Following:
+    """Steps and numbers of tensors, through models within models."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.calls: Counter[int] = Counter()  # of each layer, by its id
+        self._count = 0
+
+    def of_inputs(self, model: Any) -> list[int]:
+        """The outputs of a model whose inputs come from outside."""
+        known = {}
+        for node in own_nodes(model):
+            if node.is_input:
+                [known[id(node.outputs)]] = self._made(node, (), False)
+        return self._of(model, known, None)
+
+    def _of(self, model: Any, known: dict[int, int], training: Any) -> list[int]:
+        """The outputs of a model of which the inputs are `known`, by the ids of its tensors."""
+        for node in own_nodes(model):
+            if node.is_input:
+                continue
+            given, told = _arguments(node), training
+            if given.get("training") is not None:
+                told = given["training"]
+            if isinstance(node.layer, keras.Model):
+                made = self._of(node.layer, _entering(node, given, known), told)
+            else:
+                read = tuple(known[id(tensor)] for tensor in node.keras_inputs)
+                made = self._made(node, read, told is True and node.layer._call_spec.expects_training_arg)
+            known.update(zip(map(id, tf.nest.flatten(node.outputs)), made, strict=True))
+        return [known[id(tensor)] for tensor in model.outputs]
+
+    def _made(self, node: Any, read: tuple[int, ...], is_noisy: bool) -> list[int]:
+        tensors = tf.nest.flatten(node.outputs)
+        made = [self._count + i for i in range(len(tensors))]
+        self._count += len(made)
+        self.calls[id(node.layer)] += 1
+        given = (*node.call_args, *node.call_kwargs.values()) if hasattr(node.layer, "symbol") else ()
+        is_opaque = len(made) > 1 or any(map(_may_have_channels, given))
+        for number, tensor in zip(made, tensors, strict=True):
+            self.steps.append(Step(node.layer, read, number, tuple(tensor.shape), is_noisy, is_opaque))
+        return made
+
+
+def _arguments(node: Any) -> dict[str, Any]:
+    """What a layer is called with, by name."""
+    return dict(zip(node.layer._call_spec.arg_names, node.call_args, strict=False)) | node.call_kwargs
+
+
+def _may_have_channels(given: Any) -> bool:
+    """Whether what an operation of TensorFlow is called with holds more than one number and is no tensor of the graph."""
+    if isinstance(given, list | tuple | dict):
+        return not all(map(_is_of_graph, tf.nest.flatten(given)))
+    return not _is_of_graph(given) and np.ndim(given) > 0
+
+
+def _is_of_graph(value: Any) -> bool:
+    return hasattr(value, "_keras_history")
+
+
+def _entering(node: Any, given: Mapping[str, Any], known: Mapping[int, int]) -> dict[int, int]:
+    """The inputs of a nested model by the ids of its own tensors."""
+    model = node.layer
+    tensors = model._flatten_to_reference_inputs(given.get("inputs", given.get("x")))
+    if {id(tensor) for tensor in node.keras_inputs} != {id(tensor) for tensor in tensors}:
+        raise UnfollowedError(
+            f"the nested model {model.name!r} is called with other tensors than its inputs, such as a mask: expected inputs alone"
+        )
+    return {id(own): known[id(tensor)] for own, tensor in zip(model.inputs, tensors, strict=True)}
+
+
+def _refuse_equal_names(model: Any, steps: list[Step]) -> None:
+    layers = {id(step.layer): step.layer.name for step in steps}
+    repeated = [name for name, count in Counter(layers.values()).items() if count > 1]
+    if repeated:
+        raise UnfollowedError(
+            f"model {model.name!r} has several layers named {repeated[0]!r}, in models nested in it: expected a name of its own for each"
+        )

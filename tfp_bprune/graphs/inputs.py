@@ -11,10 +11,9 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.graphs import dead
-from tfp_bprune.graphs.channels import ChannelLabels, flow_of
+from tfp_bprune.graphs.channels import ChannelLabels, flow_of, rule_of_step
 from tfp_bprune.graphs.graph import Step
 from tfp_bprune.graphs.heads import input_names
-from tfp_bprune.layers.rules import rule_of
 from tfp_bprune.types import Json
 
 Places = list[np.ndarray]
@@ -110,7 +109,7 @@ class _Following:
         kernels = self._kernels.get(step.layer.name)
         if kernels is not None and flow_of(step.layer) == "mixes":
             made = self._needed[self._labels.of(step.output)]
-            return kernels.live[:, made].any(1) & ~dead.foldable(kernels, self._constants[tensor])
+            return kernels.live[:, made].any(1) & ~dead.foldable(kernels, dead.constant_of(step, self._constants))
         return self._wanted[self._labels.of(tensor)]
 
     def _mark(self, arrays: Places | None, channels: np.ndarray | None) -> None:
@@ -145,7 +144,7 @@ def _moved(step: Step, given: Sequence[Places | None]) -> Places | None:
     several = [arrays for arrays in given if arrays is not None]
     count = max(map(len, several))
     filled = [[*arrays, *[np.zeros_like(arrays[0])] * (count - len(arrays))] for arrays in several]
-    rule, found = rule_of(step.layer), []
+    rule, found = rule_of_step(step), []
     for parts in zip(*filled, strict=True):
         made = rule.places(step.layer, [tf.constant(part) for part in parts])
         if made is None:

@@ -12,6 +12,7 @@ from typing import Any
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.convert import is_raw, weighted_layers
 from tfp_bprune.graphs.rebuild import check_graph, note, noted
+from tfp_bprune.graphs.walk import own_nodes
 from tfp_bprune.layers import kernels_of
 from tfp_bprune.types import BpruneError
 
@@ -63,7 +64,7 @@ def _sizes(model: Any) -> dict[str, int]:
 
 def graph_layers(model: Any) -> list[Any]:
     """The layers of the model's graph, input layers among them, in the order in which Keras holds them."""
-    called = {id(node.layer) for nodes in model._nodes_by_depth.values() for node in nodes}
+    called = {id(node.layer) for node in own_nodes(model)}
     return [layer for layer in model._self_tracked_trackables if id(layer) in called]
 
 
@@ -119,22 +120,16 @@ def _held(value: Any) -> set[int]:
 
 
 def _check_plain(model: Any) -> None:
-    seen: set[int] = set()
-    for node in (node for nodes in model._nodes_by_depth.values() for node in nodes):
+    for node in own_nodes(model):
         layer, name = node.layer, f"layer {node.layer.name!r} ({type(node.layer).__name__})"
         if isinstance(layer, keras.Model):
-            raise _refused(f"{name} is a model nested in {model.name!r}")
-        if id(layer) in seen:
-            raise _refused(f"{name} is called several times")
-        if isinstance(node.outputs, list | tuple | dict):
-            raise _refused(f"{name} has several outputs")
+            raise _refused(f"{name} is a model nested in {model.name!r}; train what `tfp_bprune.inline(model)` gives")
         if is_raw(layer):
             raise _refused(f"{name} is of raw tfp.layers; train what `tfp_bprune.adopt(model)` gives")
-        seen.add(id(layer))
     added = [one for one in model._self_tracked_trackables if type(one).__name__ in _SYMBOLIC]
     if added or getattr(model, "_callable_losses", None):
         raise _refused(f"model {model.name!r} has losses or metrics added to it (`add_loss`, `add_metric`)")
 
 
 def _refused(what: str) -> BpruneError:
-    return BpruneError(f"{what}: expected, of a network that shrinks, layers of its own that are called once")
+    return BpruneError(f"{what}: expected, of a network that shrinks, layers of its own")

@@ -9,11 +9,11 @@ from typing import Any
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.rebuild import calls_of
+from tfp_bprune.graphs.walk import nodes_of
 from tfp_bprune.layers import Variational
 from tfp_bprune.layers.rules import rule_of
 from tfp_bprune.prediction.calls import is_stock
 from tfp_bprune.prediction.lower import Linear, LoweredParts, LoweredPositions
-from tfp_bprune.prediction.walk import nodes_of
 from tfp_bprune.types import BpruneError, ExportError
 
 _SAID = re.compile(r"^\s*([A-Za-z_][\w.]*): (.*\S)\s*$")

@@ -7,10 +7,10 @@ import math
 from typing import Any
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.graphs.walk import nodes_of
 from tfp_bprune.layers.rules import Noise, rule_of
 from tfp_bprune.prediction import streams
 from tfp_bprune.prediction.calls import training_of
-from tfp_bprune.prediction.walk import nodes_of
 from tfp_bprune.types import ExportError
 
 

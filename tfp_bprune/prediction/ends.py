@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.heads import Head, end_of
 from tfp_bprune.graphs.rebuild import calls_of, rebuild
+from tfp_bprune.graphs.walk import nodes_of
 from tfp_bprune.layers.rules import Identity, activation_name, rule_for
-from tfp_bprune.prediction.walk import nodes_of
 from tfp_bprune.types import ExportError
 
 _L = keras.layers

@@ -18,13 +18,13 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.copying import within
+from tfp_bprune.graphs.walk import nodes_of
 from tfp_bprune.layers import Composed, Variational, kernels_of, kind_of, noise, weights_of
 from tfp_bprune.prediction.calls import training_of
 from tfp_bprune.prediction.columns import Columns, columns_of
 from tfp_bprune.prediction.kernels import DenseKernel, Lowering, held, held_bias, read
 from tfp_bprune.prediction.stored import digest
 from tfp_bprune.prediction.value import Value
-from tfp_bprune.prediction.walk import nodes_of
 
 Of = Literal["mean", "variance"]
 

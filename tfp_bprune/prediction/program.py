@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
+from tfp_bprune.graphs.walk import walk
 from tfp_bprune.layers.rules.normals import erf_of_exp
 from tfp_bprune.prediction import draws
 from tfp_bprune.prediction.answers import Answer, Outputs, Targets
@@ -20,7 +21,6 @@ from tfp_bprune.prediction.normal import of_moments
 from tfp_bprune.prediction.passes import Draws, Mean, Moments
 from tfp_bprune.prediction.unrolling import unrolled
 from tfp_bprune.prediction.value import Value
-from tfp_bprune.prediction.walk import walk
 
 NETWORK = "network"  # the scope of what is computed before any answer, where a graph is to be converted
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tfp_bprune._keras import keras
-from tfp_bprune.prediction.walk import nodes_of
+from tfp_bprune.graphs.walk import nodes_of
 
 _L = keras.layers
 MOST_STEPS = 256  # about twenty operations each

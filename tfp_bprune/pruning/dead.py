@@ -26,8 +26,8 @@ def remove_dead(model: Any) -> int:
     noise made of it, one shift for all examples of a draw, is lost. Weights of units that nothing reads go too.
 
     Args:
-      model: of Bayesian or plain Keras layers, in training or not. One with nested models, shared layers or raw
-        tfp.layers stays as it is.
+      model: of Bayesian or plain Keras layers, in training or not. One whose channels cannot be followed (`graphs.dead.labels_of`)
+        stays as it is.
     """
     paths = Paths.of(model)
     if paths is None:
@@ -54,8 +54,9 @@ class Paths:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The calls of layers with kernels."""
-        return (*self.labels.weighted, *self.labels.kept)
+        """A call of each layer with kernels."""
+        calls = (*self.labels.weighted, *self.labels.kept)
+        return tuple({id(step.layer): step for step in calls}.values())
 
     def live(self, masks: Arrays) -> dict[str, np.ndarray]:
         """The masks, by `layer/kernel`, that `remove_dead` would leave of `masks`."""
@@ -75,21 +76,27 @@ class _Live:
     kept: dict[str, np.ndarray]
     shift: np.ndarray
 
+    def with_call(self, other: _Live | None) -> _Live:
+        """What is live in this call of the layer or in another, of which both add nothing by their dead parts."""
+        if other is None:
+            return self
+        return _Live({name: kept | other.kept[name] for name, kept in self.kept.items()}, self.shift)
+
 
 def _live(labels: ChannelLabels, kernels: dict[str, dead.Kernels]) -> dict[str, _Live]:
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
-    found = {}
+    found: dict[str, _Live] = {}
     for step in labels.weighted:
-        of, constant = kernels[step.layer.name], constants[step.inputs[0]]
+        of, constant = kernels[step.layer.name], dead.constant_of(step, constants)
         folded = dead.foldable(of, constant)
-        found[step.layer.name] = _Live(
-            _kept(of, ~folded, needed[labels.of(step.output)]), of.contribution(constant, folded)
-        )
+        kept = _kept(of, ~folded, needed[labels.of(step.output)])
+        found[step.layer.name] = _Live(kept, of.contribution(constant, folded)).with_call(found.get(step.layer.name))
     for step in labels.kept:  # what is silent, or not needed, of a channel; the rest may be read
-        of, constant = kernels[step.layer.name], constants[step.inputs[0]]
+        of, constant = kernels[step.layer.name], dead.constant_of(step, constants)
         read = needed[labels.of(step.inputs[0])] & (constant != 0)
-        found[step.layer.name] = _Live(_kept(of, read, read), np.zeros(len(of.bias)))
+        live = _Live(_kept(of, read, read), np.zeros(len(of.bias)))
+        found[step.layer.name] = live.with_call(found.get(step.layer.name))
     return found
 
 

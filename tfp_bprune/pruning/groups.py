@@ -7,6 +7,7 @@ back; with both gone nothing that happens to them reaches the output, and `graph
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.graphs.channels import ChannelLabels
-from tfp_bprune.graphs.graph import Step, graph_of
+from tfp_bprune.graphs.graph import Step, UnfollowedError, followed, graph_of
 from tfp_bprune.graphs.products import positions
 from tfp_bprune.layers import kind_of
 from tfp_bprune.layers.kind import along
@@ -79,18 +80,17 @@ def units_of(model: Any, names: Mapping[str, np.ndarray], inputs: bool = False, 
       counts: what the weights are counted by.
 
     Raises:
-      PruneError: the graph has nested models, shared layers or layers of several outputs, so that channels cannot be followed.
+      PruneError: channels cannot be followed (`graphs.graph.followed`).
     """
-    graph = graph_of(model)
-    if graph is None:
-        raise PruneError(
-            f"model {model.name!r} has nested models, shared layers or layers of several outputs, through which units "
-            "cannot be followed: prune it by weight"
-        )
+    try:
+        graph = followed(model)
+    except UnfollowedError as error:
+        raise PruneError(f"{error}, or to prune by weight") from error
     labels = ChannelLabels(graph)
     steps = (*labels.weighted, *labels.kept)
+    layers = {id(step.layer): step for step in steps}.values()  # whose channels are the same in every call
     made, read, kept = (
-        [side for step in steps for side in _sides(step, labels, which, names)] for which in ("made", "read", "kept")
+        [side for step in layers for side in _sides(step, labels, which, names)] for which in ("made", "read", "kept")
     )
     removable = np.zeros(labels.count, bool)
     for side in made:
@@ -119,7 +119,9 @@ def costs_of(model: Any, names: Iterable[str], counts: Counts = "weights") -> di
     graph = graph_of(model)
     if graph is None:
         return {}
-    times = {step.layer.name: positions(step) for step in graph.steps}
+    times: Counter[str] = Counter()
+    for step in graph.steps:
+        times[step.layer.name] += positions(step)
     layers = {name: name.rpartition("/")[0] for name in names}
     if not set(layers.values()) <= set(times):
         return {}

@@ -3,7 +3,7 @@
 `rule_of(layer)` is the one place that tells them apart; `rule_for` adds to it, from anywhere.
 """
 
-from tfp_bprune.layers.rules import merges, normalization, pooling
+from tfp_bprune.layers.rules import merges, normalization, operations, pooling
 from tfp_bprune.layers.rules.activations import Elementwise, activation_name, applied, is_elementwise
 from tfp_bprune.layers.rules.moves import Keeps, Moves
 from tfp_bprune.layers.rules.noise import Factors, Identity, Noise, Random
@@ -27,6 +27,7 @@ __all__ = [
     "is_elementwise",
     "merges",
     "normalization",
+    "operations",
     "pooling",
     "rule_for",
     "rule_of",

@@ -20,23 +20,27 @@ def walk(model: Any, inputs: list[Any], rule: Rule, training: Any = None) -> lis
       training: what the layers are told that were not told anything by themselves, as Keras does in a nested model.
     """
     known = {str(id(tensor)): value for tensor, value in zip(model.inputs, inputs, strict=True)}
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if not node.is_input and all(str(id(tensor)) in known for tensor in node.keras_inputs):
-                # Keras takes each tensor off a list of as many as are read.
-                arguments, keywords = node.map_arguments({name: _Lasting(value) for name, value in known.items()})
-                made = _called(node.layer, arguments, keywords, rule, training)
-                known.update(zip(node.flat_output_ids, made, strict=True))
+    for node in own_nodes(model):
+        if not node.is_input and all(str(id(tensor)) in known for tensor in node.keras_inputs):
+            # Keras takes each tensor off a list of as many as are read.
+            arguments, keywords = node.map_arguments({name: _Lasting(value) for name, value in known.items()})
+            made = _called(node.layer, arguments, keywords, rule, training)
+            known.update(zip(node.flat_output_ids, made, strict=True))
     return [known[str(id(tensor))] for tensor in model.outputs]
 
 
-def nodes_of(model: Any) -> Iterator[Any]:
-    """The nodes of a model's graph, those of models nested in it too, each once for every call of the model."""
+def own_nodes(model: Any) -> Iterator[Any]:
+    """The nodes of a model's graph, in an order in which they can run."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            yield node
-            if isinstance(node.layer, keras.Model):
-                yield from nodes_of(node.layer)
+        yield from model._nodes_by_depth[depth]
+
+
+def nodes_of(model: Any) -> Iterator[Any]:
+    """The same, with those of models nested in it, each once for every call of the model."""
+    for node in own_nodes(model):
+        yield node
+        if isinstance(node.layer, keras.Model):
+            yield from nodes_of(node.layer)
 
 
 class _Lasting:
