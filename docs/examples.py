@@ -30,6 +30,12 @@ EXAMPLES = {
         'bayesian = bp.bayesianize(plain, layers="flipout")'
     ),
     "adopt": "ours = bp.adopt(model)  # layers of tfp.layers become those of this package; others stay",
+    "inline": (
+        "import tf_keras as keras\n\n"
+        'base = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()], "base")\n'
+        "transfer = keras.Sequential([keras.Input((8, 8, 1)), base, keras.layers.Dense(10)])\n"
+        "flat = bp.inline(bp.bayesianize(transfer))  # three layers, and no model among them"
+    ),
     "strip": "mean = bp.strip(model)  # an ordinary Keras model\nprint(mean.count_params())",
     "save_model": 'bp.save_model(model, "models/digits")',
     "load_model": 'bp.save_model(model, "models/kept")\nagain = bp.load_model("models/kept").model',

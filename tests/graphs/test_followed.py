@@ -209,7 +209,7 @@ def test_a_nested_model_with_a_mask_of_its_own_is_not_followed() -> None:
     inner = keras.Sequential([keras.Input((5, 6)), L.GRU(4), L.Dense(3)], name="inner")
     x, mask = keras.Input((5, 6)), keras.Input((5,), dtype="bool")
     model = keras.Model([x, mask], L.Dense(2)(inner(x, mask=mask)))
-    with pytest.raises(UnfollowedError, match="nested model 'inner' is called with other tensors than its inputs"):
+    with pytest.raises(UnfollowedError, match="nested model 'inner' is called with tensors other than its inputs"):
         followed(model)
     assert compact(model) is model
 

@@ -62,11 +62,11 @@ def graph_of(model: Any) -> Graph | None:
 
 
 def followed(model: Any) -> Graph:
-    """The same.
+    """The graph of a functional or sequential model, through all models nested in it.
 
     Raises:
-      UnfollowedError: two of its layers have one name, by which their weights would be taken for each other; or a nested model
-        is called with other tensors than its inputs.
+      UnfollowedError: two layers have the same name, by which weights and masks are known; or a nested model is called with
+        tensors other than its inputs.
     """
     check_graph(model)
     following = _Following()
@@ -142,7 +142,7 @@ def _entering(node: Any, given: Mapping[str, Any], known: Mapping[int, int]) -> 
     tensors = model._flatten_to_reference_inputs(given.get("inputs", given.get("x")))
     if {id(tensor) for tensor in node.keras_inputs} != {id(tensor) for tensor in tensors}:
         raise UnfollowedError(
-            f"the nested model {model.name!r} is called with other tensors than its inputs, such as a mask: expected inputs alone"
+            f"the nested model {model.name!r} is called with tensors other than its inputs, such as a mask: expected its inputs alone"
         )
     return {id(own): known[id(tensor)] for own, tensor in zip(model.inputs, tensors, strict=True)}
 

@@ -11,16 +11,17 @@ from tfp_bprune.graphs.walk import walk
 
 
 def inline(model: Any) -> Any:
-    """A copy of `model` in which the layers of models nested in it are its own; the model itself where none is.
+    """A copy of `model` in which the layers of nested models are the model's own; `model` itself if there are no nested models.
 
-    It computes the same, as a functional model with copies of the weights. Inputs and outputs keep their names: an output that
-    was called after a nested model is that of an identity of this name.
+    The copy is a functional model that computes the same, with copies of the weights. Inputs and outputs keep their names: an
+    output named after a nested model becomes the output of an identity layer of that name.
 
     Args:
       model: a functional or sequential Keras model, Bayesian or not, built.
 
     Raises:
-      BpruneError: the model, or one nested in it, is subclassed or was never built, or two of its layers have one name.
+      BpruneError: the model, or one nested in it, is subclassed or was never built; two layers have the same name; or a nested
+        model is called with a mask of its own.
 
     Example:
       base = keras.applications.MobileNetV2(include_top=False, input_shape=(96, 96, 3))

@@ -41,8 +41,7 @@ class Report:
       pinned: with granularity "unit", the tensors from which no unit can be removed: they make outputs, or are read by a layer
         through which channels cannot be followed.
       scores: of the posterior mean on the validation data given to `prune`, "before" and "after", by name; else empty.
-      inputs: what is still read of each input of the network, by name (`InputUse`); empty where that cannot be followed, as
-        through nested models and shared layers.
+      inputs: what is still read of each input of the network, by name (`InputUse`); empty where that cannot be followed.
     """
 
     criterion: Criterion

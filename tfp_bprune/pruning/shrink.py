@@ -66,7 +66,7 @@ class Shrink(keras.callbacks.Callback):
     Raises:
       PruneError: there is a threshold without a criterion, or none with a criterion that cannot choose one; or `least` is outside
         [0, 1]. When training begins: another callback would restore weights of a larger network.
-      BpruneError: when training begins: a nested model, a shared layer or something else, which is named, cannot be made smaller.
+      BpruneError: when training begins: a nested model (see `inline`) or something else, which is named, cannot be made smaller.
 
     Example:
       model.fit(x, y, epochs=20, callbacks=[bp.GradualPruning(0.95, granularity="unit"), bp.Shrink()])
