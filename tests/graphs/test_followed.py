@@ -240,6 +240,8 @@ def residual(join: Any, activate: Any) -> Any:
         (lambda a, b: tf.maximum(a, b), lambda x: x * tf.nn.relu6(x + 3.0) * (1.0 / 6.0)),
         (lambda a, b: tf.math.add_n([a, b]), lambda x: tf.clip_by_value(x, -1.0, 1.0)),
         (lambda a, b: a * b, lambda x: tf.cast(tf.math.softplus(x), tf.float32)),
+        (lambda a, b: tf.concat([a, b], -1), tf.nn.relu),
+        (lambda a, b: tf.concat([a, b, a], axis=1), lambda x: tf.pad(x, [[0, 0], [0, 0]])),
     ],
 )
 def test_units_leave_through_operations_of_tensorflow(join: Any, activate: Any) -> None:
@@ -260,6 +262,9 @@ def test_units_leave_through_operations_of_tensorflow(join: Any, activate: Any) 
         tf.nn.softmax,
         lambda x: tf.cumsum(x, -1),
         lambda x: tf.reverse(x, [-1]),
+        lambda x: x - tf.reduce_mean(x),
+        lambda x: tf.pad(x, [[0, 0], [1, 0]]),
+        lambda x: tf.concat([x, x], 0)[: tf.shape(x)[0]],
         lambda x: x + tf.reduce_sum(x, -1, keepdims=True),
         lambda x: tf.transpose(tf.reshape(x, (-1, 2, 4)), (0, 2, 1))[:, :, 0] * 1.0,
     ],
@@ -271,3 +276,33 @@ def test_channels_stay_where_an_operation_may_mix_them_or_has_numbers_of_its_own
     small = compact(model)
     assert small.get_layer("a").units == 8
     np.testing.assert_allclose(small(X), model(X), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda x: tf.reduce_mean(x, [1, 2]),
+        lambda x: tf.reduce_max(tf.image.resize(x, (8, 8)), axis=(1, -2)),
+        lambda x: tf.reduce_sum(tf.reduce_mean(x, 1), 1),
+        lambda x: tf.reduce_mean(x * tf.nn.sigmoid(tf.reduce_mean(x, [1, 2], keepdims=True)), [1, 2]),
+        lambda x: L.Flatten()(tf.pad(x, [[0, 0], [1, 1], [0, 2], [0, 0]])),
+    ],
+)
+def test_filters_leave_through_operations_over_positions(body: Any) -> None:
+    x = keras.Input((4, 4, 2))
+    h = L.Conv2D(8, 2, activation="relu", name="c")(x)
+    model = randomized(keras.Model(x, L.Dense(2)(body(h))), np.random.default_rng(0))
+    smaller, report = bp.prune(model, sparsity=0.4, granularity="unit", criterion="magnitude")
+    small, given = compact(smaller), RNG.normal(size=(3, 4, 4, 2)).astype(np.float32)
+    assert report.reached
+    assert small.get_layer("c").filters < 8
+    np.testing.assert_allclose(small(given), smaller(given), rtol=1e-4, atol=1e-5)
+
+
+def test_positions_that_are_reduced_are_no_channels() -> None:
+    """As many positions as channels, of which the last axis of the result is one or the other."""
+    x = keras.Input((4, 4, 2))
+    h = L.Conv2D(3, 2, activation="relu", name="c")(x)
+    model = randomized(keras.Model(x, L.Dense(2)(L.Flatten()(tf.reduce_mean(h, -1)))), np.random.default_rng(0))
+    model.get_layer("c").kernel.assign(model.get_layer("c").kernel * [1, 0, 1])
+    assert compact(model).get_layer("c").filters == 3

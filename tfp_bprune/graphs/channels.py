@@ -16,7 +16,7 @@ import numpy as np
 from tfp_bprune.graphs.graph import Graph, Step
 from tfp_bprune.layers import kind_of
 from tfp_bprune.layers.kind import Flow, along
-from tfp_bprune.layers.rules import LayerRule, is_elementwise, rule_of
+from tfp_bprune.layers.rules import is_elementwise
 
 
 class ChannelLabels:
@@ -68,7 +68,7 @@ class ChannelLabels:
     def _tie(self, step: Step) -> None:
         """Gives a layer that has the number of its channels, or weights for each, the same channels in every call."""
         first = self._first.setdefault(id(step.layer), step)
-        if first is step or not (flow_of(step.layer) in ("mixes", "keeps") or rule_of_step(step).sized):
+        if first is step or not (flow_of(step.layer) in ("mixes", "keeps") or step.rule.sized):
             return
         for before, now in ((first.inputs[0], step.inputs[0]), (first.output, step.output)):
             one, other = self._labels[before], self._labels[now]
@@ -86,7 +86,7 @@ class ChannelLabels:
             if not is_elementwise(layer):  # each of a softmax's outputs depends on all of its units
                 self._pin(made)
             return made
-        arranged = rule_of_step(step).channels(layer, inputs, step.shape) if inputs else None
+        arranged = step.rule.channels(layer, inputs, step.shape) if inputs else None
         if arranged is not None:
             return self._join(arranged)
         for labels in inputs:
@@ -119,11 +119,6 @@ def flow_of(layer: Any) -> Flow:
     """How channels go through a layer that is of some kind; "unknown" for any other."""
     kind = kind_of(layer)
     return "unknown" if kind is None else kind.flow(layer)
-
-
-def rule_of_step(step: Step) -> LayerRule:
-    """The rule of a step's layer; one that knows nothing where the call is not only of tensors."""
-    return LayerRule() if step.is_opaque else rule_of(step.layer)
 
 
 def width_of(step: Step) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune.graphs import dead
-from tfp_bprune.graphs.channels import ChannelLabels, rule_of_step
+from tfp_bprune.graphs.channels import ChannelLabels
 from tfp_bprune.graphs.copying import config_of, copy_activation_state
 from tfp_bprune.graphs.graph import Step
 from tfp_bprune.graphs.inline import inline
@@ -40,7 +40,7 @@ def kept_of(model: Any) -> dict[str, Kept]:
     kernels = {step.layer.name: dead.kernels_of(step.layer) for step in (*labels.weighted, *labels.kept)}
     constants = dead.constants(labels, kernels)
     needed = dead.needed(labels, kernels, constants)
-    sliced = [s for s in labels.graph.steps if s.layer.name in kernels or rule_of_step(s).sized]
+    sliced = [s for s in labels.graph.steps if s.layer.name in kernels or s.rule.sized]
     kept = {s.layer.name: Kept.of(s, labels, needed, constants) for s in sliced}
     return {} if all(one.kept_out.all() for one in kept.values()) else kept
 

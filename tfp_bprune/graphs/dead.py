@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune.graphs.channels import ChannelLabels, rule_of_step, width_of
+from tfp_bprune.graphs.channels import ChannelLabels, width_of
 from tfp_bprune.graphs.copying import is_raw
 from tfp_bprune.graphs.graph import Step, graph_of
 from tfp_bprune.layers import Kind, kind_of, weights_of
@@ -113,7 +113,7 @@ def _constant_output(step: Step, inputs: list[np.ndarray], kernels: Kernels | No
     if kernels is not None:
         of = _constant_units if kernels.live.ndim == 2 else _constant_channels
         return of(layer, inputs[0], kernels)
-    rule = rule_of_step(step)
+    rule = step.rule
     arranged = rule.channels(layer, inputs, step.shape) if inputs else None
     if arranged is None:
         return np.full(width, np.nan)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.rebuild import check_graph
 from tfp_bprune.graphs.walk import own_nodes
+from tfp_bprune.layers.rules import LayerRule, rule_of, rule_of_call
 from tfp_bprune.types import BpruneError
 
 
@@ -24,8 +23,8 @@ class Step:
       output: number of the tensor made.
       shape: shape of that tensor, with the batch.
       is_noisy: whether the layer was called with training=True, as Monte-Carlo dropout is.
-      is_opaque: whether the call makes several tensors, each of which is a step, or an operation of TensorFlow gets numbers that
-        may belong to its channels, so that the rule of the layer does not say what becomes of these.
+      rule: of the layer, or of this call where the layer stands for an operation of TensorFlow; one that knows nothing where the
+        call makes several tensors, each of which is a step.
       is_shared: whether the layer is called elsewhere too, with the same weights.
     """
 
@@ -34,7 +33,7 @@ class Step:
     output: int
     shape: tuple[int | None, ...]
     is_noisy: bool = False
-    is_opaque: bool = False
+    rule: LayerRule = field(default_factory=LayerRule)
     is_shared: bool = False
 
 
@@ -113,10 +112,9 @@ class _Following:
         made = [self._count + i for i in range(len(tensors))]
         self._count += len(made)
         self.calls[id(node.layer)] += 1
-        given = (*node.call_args, *node.call_kwargs.values()) if hasattr(node.layer, "symbol") else ()
-        is_opaque = len(made) > 1 or any(map(_may_have_channels, given))
+        rule = _rule(node) if len(made) == 1 else LayerRule()
         for number, tensor in zip(made, tensors, strict=True):
-            self.steps.append(Step(node.layer, read, number, tuple(tensor.shape), is_noisy, is_opaque))
+            self.steps.append(Step(node.layer, read, number, tuple(tensor.shape), is_noisy, rule))
         return made
 
 
@@ -125,15 +123,10 @@ def _arguments(node: Any) -> dict[str, Any]:
     return dict(zip(node.layer._call_spec.arg_names, node.call_args, strict=False)) | node.call_kwargs
 
 
-def _may_have_channels(given: Any) -> bool:
-    """Whether what an operation of TensorFlow is called with holds more than one number and is no tensor of the graph."""
-    if isinstance(given, list | tuple | dict):
-        return not all(map(_is_of_graph, tf.nest.flatten(given)))
-    return not _is_of_graph(given) and np.ndim(given) > 0
-
-
-def _is_of_graph(value: Any) -> bool:
-    return hasattr(value, "_keras_history")
+def _rule(node: Any) -> LayerRule:
+    if node.is_input:
+        return LayerRule()
+    return rule_of_call(node.layer, node.call_args, node.call_kwargs) or rule_of(node.layer)
 
 
 def _entering(node: Any, given: Mapping[str, Any], known: Mapping[int, int]) -> dict[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfp_bprune._keras import tf
 from tfp_bprune.graphs import dead
-from tfp_bprune.graphs.channels import ChannelLabels, flow_of, rule_of_step
+from tfp_bprune.graphs.channels import ChannelLabels, flow_of
 from tfp_bprune.graphs.graph import Step
 from tfp_bprune.graphs.heads import input_names
 from tfp_bprune.types import Json
@@ -144,7 +144,7 @@ def _moved(step: Step, given: Sequence[Places | None]) -> Places | None:
     several = [arrays for arrays in given if arrays is not None]
     count = max(map(len, several))
     filled = [[*arrays, *[np.zeros_like(arrays[0])] * (count - len(arrays))] for arrays in several]
-    rule, found = rule_of_step(step), []
+    rule, found = step.rule, []
     for parts in zip(*filled, strict=True):
         made = rule.places(step.layer, [tf.constant(part) for part in parts])
         if made is None:
