@@ -16,6 +16,8 @@ from tfp_bprune.graphs.inline import inline
 from tfp_bprune.graphs.inputs import read_inputs
 from tfp_bprune.graphs.products import multiplications
 from tfp_bprune.pruning.dead import remove_dead
+from tfp_bprune.pruning.groups import units_of
+from tfp_bprune.pruning.select import prunable_weights
 from tfp_bprune.types import PruneError
 
 L = keras.layers
@@ -28,6 +30,10 @@ def without(layer: Any, *units: int, bias: float = 0.0) -> None:
     kernel, biases = layer.get_weights()
     kernel[:, list(units)], biases[list(units)] = 0, bias
     layer.set_weights([kernel, biases])
+
+
+def prunable_arrays(model: Any) -> dict[str, np.ndarray]:
+    return {name: weights.loc for name, weights in prunable_weights(model, "magnitude").items()}
 
 
 def twin(first: tuple[int, float], second: tuple[int, float]) -> Any:
@@ -85,6 +91,13 @@ def test_units_of_a_shared_layer_leave_in_all_calls_together() -> None:
     assert small.get_layer("shared").units == 3
     assert small.get_layer("top").kernel.shape == (6, 3)
     np.testing.assert_allclose(small(X), model(X), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_a_shared_layer_belong_to_its_units_once() -> None:
+    model = twin((2, 0.0), (2, 0.0))
+    units = units_of(model, prunable_arrays(model))
+    for sides in (units.made, units.read):
+        assert sorted(side.tensor for side in sides) == [f"{name}/kernel" for name in ("one", "other", "shared", "top")]
 
 
 def test_multiplications_of_a_shared_layer_count_in_every_call() -> None:
@@ -179,15 +192,18 @@ def test_dictionaries_of_inputs_and_outputs_of_nested_models() -> None:
     made = {"sum": L.Dense(5, name="d1")(one), "rest": L.Dense(5, name="d2")(other)}
     inner = keras.Model({"q": other, "p": one}, made, name="inner")
     x, y = keras.Input((6,), name="x"), keras.Input((6,), name="y")
-    between = inner({"p": y, "q": x})
+    between = inner({"p": L.Dense(6, name="before_p")(y), "q": L.Dense(6, name="before_q")(x)})
     model = randomized(
         keras.Model([x, y], L.Dense(2)(L.Add()([between["sum"], between["rest"]]))), np.random.default_rng(0)
     )
     given = [X, 2 * X + 1]
     for layer in ("d1", "d2"):
         without(inner.get_layer(layer), 3)
+    without(model.get_layer("before_p"), 1, 2)  # what the other input is made of is all there
     small = compact(model)
-    assert small.get_layer("d1").units == 4
+    assert {name: small.get_layer(name).units for name in ("d1", "before_p", "before_q")} == {
+        "d1": 4, "before_p": 4, "before_q": 6,
+    }  # fmt: skip
     np.testing.assert_allclose(small(given), model(given), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(inline(model)(given), model(given), rtol=1e-5, atol=1e-5)
 
@@ -271,7 +287,11 @@ def test_units_leave_through_operations_of_tensorflow(join: Any, activate: Any) 
 )
 def test_channels_stay_where_an_operation_may_mix_them_or_has_numbers_of_its_own_for_each(activate: Any) -> None:
     x = keras.Input((6,))
-    model = randomized(keras.Model(x, L.Dense(2)(activate(L.Dense(8, name="a")(x)))), np.random.default_rng(0))
+    model = keras.Model(x, L.Dense(2, name="top")(activate(L.Dense(8, name="a")(x))))
+    top = randomized(model, np.random.default_rng(0)).get_layer("top")
+    top.kernel.assign(
+        top.kernel * (np.arange(top.kernel.shape[0]) % 8 // 2 != 1)[:, None]
+    )  # reads no number at these places
     without(model.get_layer("a"), 3, 4)
     small = compact(model)
     assert small.get_layer("a").units == 8
@@ -303,6 +323,7 @@ def test_positions_that_are_reduced_are_no_channels() -> None:
     """As many positions as channels, of which the last axis of the result is one or the other."""
     x = keras.Input((4, 4, 2))
     h = L.Conv2D(3, 2, activation="relu", name="c")(x)
-    model = randomized(keras.Model(x, L.Dense(2)(L.Flatten()(tf.reduce_mean(h, -1)))), np.random.default_rng(0))
-    model.get_layer("c").kernel.assign(model.get_layer("c").kernel * [1, 0, 1])
+    model = keras.Model(x, L.Dense(2, name="top")(L.Flatten()(tf.reduce_mean(h, -1))))
+    top = randomized(model, np.random.default_rng(0)).get_layer("top")
+    top.kernel.assign(top.kernel * (np.arange(9) % 3 != 1)[:, None])  # reads no column 1
     assert compact(model).get_layer("c").filters == 3

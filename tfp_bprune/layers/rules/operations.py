@@ -70,16 +70,10 @@ def _joined(given: Mapping[str, Any]) -> LayerRule:
     return _SideBySide() if axis in (-1, len(values[0].shape) - 1) else LayerRule()
 
 
-def _padded(given: Mapping[str, Any]) -> LayerRule:
-    borders = given["paddings"]
-    known = isinstance(borders, list | tuple) and not any(map(_is_of_graph, tf.nest.flatten(borders)))
-    return _Keeps() if known and not np.any(borders[-1]) else LayerRule()
-
-
 _KNOWN: dict[str, Callable[[Mapping[str, Any]], LayerRule]] = {
     "over axes": _over_axes,
     "concat": _joined,
-    "pad": _padded,
+    "pad": lambda given: _Keeps(),  # which sees whether there are other channels
     "resize": lambda given: _Keeps(),
 }
 
