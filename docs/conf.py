@@ -69,10 +69,15 @@ def math_inline(self: Any, node: Any) -> None:
 
 
 def copied(name: str) -> None:
-    """Pages that lie beside this folder, where Sphinx can read them: a link to a folder would not do for their own links."""
+    """Pages that lie beside this folder, where Sphinx can read them: a link to a folder would not do for their own links.
+
+    What they link to in this folder is then a folder nearer.
+    """
     shutil.copytree(
         HERE.parent / name, HERE / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "*.json", "*.txt")
     )
+    for page in (HERE / name).glob("*.md"):
+        page.write_text(page.read_text().replace("](../docs/", "](../"))
     for page in (HERE / name).glob("*.ipynb"):
         page.write_text(page.read_text().replace("](../docs/", "](../"))
 
