@@ -76,9 +76,7 @@ def copied(name: str) -> None:
     shutil.copytree(
         HERE.parent / name, HERE / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "*.json", "*.txt")
     )
-    for page in (HERE / name).glob("*.md"):
-        page.write_text(page.read_text().replace("](../docs/", "](../"))
-    for page in (HERE / name).glob("*.ipynb"):
+    for page in (page for page in (HERE / name).iterdir() if page.suffix in (".md", ".ipynb")):
         page.write_text(page.read_text().replace("](../docs/", "](../"))
 
 
