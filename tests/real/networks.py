@@ -22,13 +22,11 @@ class Network:
     Attributes:
       build: makes the Keras model, compiled.
       data: makes inputs and targets of EXAMPLES examples, as `fit` takes them.
-      by_unit: whether whole units can be removed; else refused in one line.
       moments: whether moments are carried through; else the layer at which they are not.
     """
 
     build: Callable[[], Any]
     data: Callable[[np.random.Generator], tuple[Any, Any]]
-    by_unit: bool = True
     moments: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -205,9 +203,7 @@ NETWORKS: dict[str, Network] = {
         lambda r: (r.normal(size=(EXAMPLES, 8, 8, 1)).astype(np.float32), r.integers(0, 3, (EXAMPLES, 8, 8))),
         moments="no fixed number of positions",
     ),
-    "siamese": Network(
-        siamese, lambda r: (_vectors(5, 5)(r), r.integers(0, 2, (EXAMPLES, 1))), by_unit=False, moments="dense"
-    ),
+    "siamese": Network(siamese, lambda r: (_vectors(5, 5)(r), r.integers(0, 2, (EXAMPLES, 1))), moments="dense"),
     "two_and_two": Network(
         two_and_two,
         lambda r: (

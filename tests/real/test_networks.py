@@ -15,7 +15,7 @@ from tests.real.networks import EXAMPLES, NETWORKS, as_tensors
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.heads import heads_of, input_names, output_names
 from tfp_bprune.layers import Variational, set_train_size, variational_layers
-from tfp_bprune.types import BpruneError, ExportError
+from tfp_bprune.types import ExportError
 
 N = 40
 DRAWS = 48
@@ -153,14 +153,9 @@ def test_moments_are_near_or_refused_by_name(
             assert np.abs(answers[key] - sampled[key]).max() < 0.05 * max(1.0, np.abs(sampled[key]).max())
 
 
-def test_units_go_or_the_request_is_refused(name: str, bayesian: Any, data: tuple[Any, Any], tmp_path: Path) -> None:
+def test_units_go(bayesian: Any, data: tuple[Any, Any], tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where fewer can go than were asked for
-        if not NETWORKS[name].by_unit:
-            with pytest.raises(BpruneError) as caught:
-                bp.prune(bayesian, sparsity=0.3, granularity="unit")
-            assert "\n" not in str(caught.value)
-            return
         smaller, report = bp.prune(bayesian, sparsity=0.3, granularity="unit")
     assert report.pruned == removed_of(smaller)
     answers = served(smaller, data[0], tmp_path / "mean", "mean")
