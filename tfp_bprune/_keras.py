@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import tensorflow_probability as tfp
     import tf_keras as keras
 
-__all__ = ["errors_alone", "keras", "quietly", "settle", "tf", "tfp"]
+__all__ = ["errors_alone", "keras", "library_of", "quietly", "settle", "tf", "tfp"]
 
 _sifting = threading.Lock()
 _NOTICES = (
@@ -36,6 +36,7 @@ _NOTICES = (
     "Compiled cluster using XLA",
 )
 _MODULES = {"tf": "tensorflow", "tfp": "tensorflow_probability", "keras": "tf_keras"}
+_LIBRARIES = ("tf_keras", "keras", "tensorflow", "tfp_bprune")
 
 
 def settle() -> None:
@@ -68,6 +69,18 @@ def _trace_as_written() -> None:
     from tensorflow.python.autograph.core import config
 
     config.CONVERSION_RULES = (config.DoNotConvert(__package__), *config.CONVERSION_RULES)
+
+
+def library_of(function: Any) -> str | None:
+    """The package that a function belongs to: `tf_keras`, `keras` (Keras 3), `tensorflow`, or this one; None of all others.
+
+    A name does not tell: anyone may call a function `relu`, also one that says to be of the module of another
+    (`functools.wraps`). It is the package's own where its module holds this very function under its name.
+    """
+    module, name = str(getattr(function, "__module__", "")), getattr(function, "__name__", "")
+    library = module.partition(".")[0]
+    held = getattr(sys.modules.get(module), name, None) if library in _LIBRARIES else None
+    return library if held is not None and held is function else None
 
 
 @contextlib.contextmanager

@@ -120,6 +120,18 @@ class Own(L.Layer):  # type: ignore[misc]
         return x
 
 
+def relu(x: Any) -> Any:
+    return keras3.ops.relu(x) + 1.0
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "elu", "selu", "silu", "softplus", "softsign", "exponential", "mish"])
+def test_activations_of_one_name_are_one_function(name: str) -> None:
+    """Those that are not are refused."""
+    x = np.linspace(-6, 6, 101, dtype=np.float32)
+    expected = getattr(keras3.activations, name)(x)
+    np.testing.assert_allclose(keras.activations.deserialize(name)(x), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -132,6 +144,20 @@ class Own(L.Layer):  # type: ignore[misc]
         (
             lambda: refused(lambda x: keras3.ops.cumsum(x, 1)),
             "is the operation Cumsum of Keras 3, which has no counterpart",
+        ),
+        (
+            lambda: refused(L.Dense(3, relu, name="own")),
+            "layer 'own' of Keras 3 has a function of its own as activation",
+        ),
+        (
+            lambda: refused(L.Dense(3, "hard_sigmoid", name="hard")),
+            r"layer 'hard' \(Dense\) has activation='hard_sigmoid', which is .* in Keras 2",
+        ),
+        (
+            lambda: keras3.Sequential(
+                [keras3.Input((3, 4)), L.LSTM(2, recurrent_activation="hard_sigmoid"), L.Dense(2)]
+            ),
+            "has recurrent_activation='hard_sigmoid'",
         ),
         (lambda: keras3.Sequential([L.Dense(3)]), "has no weights yet"),
     ],

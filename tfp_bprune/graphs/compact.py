@@ -13,7 +13,7 @@ import numpy as np
 
 from tfp_bprune.graphs import dead
 from tfp_bprune.graphs.channels import ChannelLabels
-from tfp_bprune.graphs.copying import config_of, copy_activation_state
+from tfp_bprune.graphs.copying import config_of, copy_activation_state, made_from
 from tfp_bprune.graphs.graph import Step
 from tfp_bprune.graphs.inline import inline
 from tfp_bprune.graphs.rebuild import rebuild
@@ -86,7 +86,7 @@ def _smaller(layer: Any, kept: Kept | None) -> Any:
         config = kind.resized(layer, config, int(kept.kept_in.sum()), int(kept.kept_out.sum()))
     else:
         config = rule_of(layer).resized(layer, config, kept.kept_out)
-    return layer.__class__.from_config(config)
+    return made_from(layer, config)
 
 
 def fill(old: Any, new: Any, kept: Kept, fold: bool = True) -> None:

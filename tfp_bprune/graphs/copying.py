@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
 
-from tfp_bprune._keras import keras, tfp
+from tfp_bprune._keras import keras, library_of, tfp
 from tfp_bprune.layers import Composed, Variational
 from tfp_bprune.types import BpruneError, Json
 
@@ -27,12 +27,30 @@ def copy_of(layer: Any) -> Any:
     if isinstance(layer, head) and (type(layer) is head or not layer.weights):
         return _copy_of_distribution(layer)
     try:
-        return type(layer).from_config(config_of(layer))
+        return made_from(layer, config_of(layer))
     except (NotImplementedError, TypeError, ValueError) as error:
         cause = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise BpruneError(
             f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied, since its get_config does not recreate it: {cause}"
         ) from error
+
+
+def made_from(layer: Any, config: Json) -> Any:
+    """A layer of the class of `layer` from a config that `config_of` gave, perhaps with other arguments.
+
+    Raises:
+      BpruneError: a layer within it would not have the function that it has, but Keras's of the same name.
+    """
+    new = type(layer).from_config(config)
+    old_parts, new_parts = (list(one._flatten_layers(include_self=False)) for one in (layer, new))
+    for old, made in zip(old_parts, new_parts, strict=False) if len(old_parts) == len(new_parts) else ():
+        for key, function in _objects(old, _config_or_nothing(old)).items():
+            if isinstance(function, FunctionType) and getattr(made, key, None) is not function:
+                raise BpruneError(
+                    f"layer {layer.name!r} ({type(layer).__name__}) holds layer {old.name!r}, whose {key} is the function "
+                    f"{function.__module__}.{function.__qualname__}, which its get_config cannot make anew: use one of Keras's"
+                )
+    return new
 
 
 def _copy_of_distribution(layer: Any) -> Any:
@@ -47,38 +65,67 @@ def _copy_of_distribution(layer: Any) -> Any:
 
 
 def config_of(layer: Any) -> Json:
-    """The layer's config with what it was adapted to, and with the functions themselves where a config has their names."""
+    """The layer's config with what it was adapted to, and with the functions themselves where a config has their names, those of
+    layers within it too: under the name of a function Keras may find one of its own."""
     config = layer.get_config() | adapted(layer)
-    for key in config:
-        value = getattr(layer, key, None) if key.endswith(_OBJECTS) else None
-        if value is not None and not is_keras(value) and not isinstance(value, _L.Layer):
-            config[key] = value
+    parts = list(layer._flatten_layers(include_self=False))
+    return {key: _with_objects(value, parts) for key, value in config.items()} | _objects(layer, config)
+
+
+def _with_objects(config: Any, parts: list[Any]) -> Any:
+    """Part of a config in which each layer, one of `parts`, has the functions and objects themselves."""
+    if isinstance(config, list):
+        return [_with_objects(one, parts) for one in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: _with_objects(value, parts) for key, value in config.items()}
+    arguments, kind = config.get("config"), str(config.get("class_name")).rpartition(">")[2]
+    if isinstance(arguments, dict):
+        named = [part for part in parts if (part.name, type(part).__name__) == (arguments.get("name"), kind)]
+        if named:
+            config["config"] = arguments | _objects(named[0], arguments)
+        if len(named) > 1:  # of one name, in their order
+            parts.remove(named[0])
     return config
 
 
+def _objects(layer: Any, config: Json) -> Json:
+    """The arguments of a layer that are functions or objects which a config does not name for certain."""
+    values = {key: getattr(layer, key, None) for key in config if key.endswith(_OBJECTS)}
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None and not is_keras(value) and not isinstance(value, _L.Layer)
+    }
+
+
 def is_keras(value: Any) -> bool:
-    """Whether a function or an object is Keras's own, which its config names for certain."""
-    owner = value if isinstance(value, FunctionType) else type(value)
-    return str(getattr(owner, "__module__", "")).startswith(("tf_keras.", "keras."))
+    """Whether a function or an object is tf_keras's own, which its config names for certain."""
+    if isinstance(value, FunctionType):
+        return library_of(value) == "tf_keras"
+    return str(getattr(type(value), "__module__", "")).startswith("tf_keras.")
 
 
-def unnamed_function(layer: Any) -> str | None:
-    """The argument of the layer, if there is one, that is a function which a config could not name."""
+def _config_or_nothing(layer: Any) -> Json:
     try:
-        config = layer.get_config()
+        config: Json = layer.get_config()
     except NotImplementedError:
-        return None
-    for key in config:
+        return {}
+    return config
+
+
+def unnamed_function(layer: Any, library: str = "tf_keras") -> str | None:
+    """The argument of the layer, if there is one, that is a function which a config of this Keras could not name."""
+    for key in _config_or_nothing(layer):
         value = getattr(layer, key, None) if key.endswith(_OBJECTS) else None
-        if isinstance(value, FunctionType) and not _is_named(value):
+        if isinstance(value, FunctionType) and not _is_named(value, library):
             return key
     return None
 
 
-def _is_named(function: FunctionType) -> bool:
-    registered = keras.saving.get_registered_name(function) != function.__name__
-    known = function.__module__.startswith(("tf_keras.", "keras.", "tensorflow."))
-    return registered or (known and hasattr(keras.activations, function.__name__))
+def _is_named(function: FunctionType, library: str) -> bool:
+    named = library == "keras" or hasattr(keras.activations, function.__name__)
+    return named and library_of(function) in (library, "tensorflow")
 
 
 def adapted(layer: Any) -> Json:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tfp_bprune._keras import keras, tf
+from tfp_bprune._keras import keras, library_of, tf
 from tfp_bprune.data.info import Info
 from tfp_bprune.data.targets import Target
 from tfp_bprune.graphs.names import input_names as input_names
@@ -337,12 +337,14 @@ def _head_of_loss(loss: Any, tensor: Any) -> Head | None:
 
 
 def _loss_name(loss: Any) -> str:
-    """The Keras name of a loss given as a string, a function or an object."""
+    """The Keras name of a loss given as a string, a function or an object; "" of a loss that is none of Keras's or of this
+    package, whatever it is called."""
     if isinstance(loss, str):
         text = loss
     else:
-        function = getattr(loss, "fn", loss)
-        text = str(getattr(function, "__name__", None) or getattr(loss, "name", ""))
+        kinds = [type(loss)] if isinstance(loss, keras.losses.Loss) else []
+        function: Any = getattr(loss, "fn", None) or (kinds or [loss])[0]
+        text = str(function.__name__) if all(map(library_of, [*kinds, function])) else ""
     return text if text.islower() else _snake(text)
 
 

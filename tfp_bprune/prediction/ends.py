@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tfp_bprune._keras import keras, tf
+from tfp_bprune.graphs.copying import config_of, made_from
 from tfp_bprune.graphs.heads import Head, end_of
 from tfp_bprune.graphs.rebuild import calls_of, rebuild
 from tfp_bprune.graphs.walk import nodes_of
@@ -106,8 +107,7 @@ def _opened(layer: Any) -> Any:
     """The layer without its softmax or sigmoid."""
     if isinstance(layer, _L.Softmax | _L.Activation) or getattr(layer, "symbol", None):
         return Same(name=layer.name)
-    config = layer.get_config()
-    return layer.__class__.from_config({**config, "activation": "linear"})
+    return made_from(layer, config_of(layer) | {"activation": "linear"})
 
 
 def _copy(old: Any, new: Any) -> None:

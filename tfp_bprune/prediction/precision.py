@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfp_bprune._keras import tf
+from tfp_bprune.graphs.copying import config_of, made_from
 from tfp_bprune.graphs.rebuild import rebuild
 
 _POLICIES = ("float64", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16")
@@ -26,9 +27,9 @@ def in_float32(model: Any) -> Any:
         return model
 
     def replaced(layer: Any) -> Any:
-        config = layer.get_config()
+        config = config_of(layer)
         changed = _changed(config)
-        return layer.__class__.from_config(changed) if changed != config else None
+        return made_from(layer, changed) if changed != config else None
 
     return rebuild(model, replaced, lambda old, new: new.set_weights([_narrow(w) for w in old.get_weights()]))
 

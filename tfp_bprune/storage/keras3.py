@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from tfp_bprune.graphs import bayesianize as _graphs_bayesianize
-from tfp_bprune.graphs.copying import finalize
+from tfp_bprune.graphs.copying import finalize, unnamed_function
 from tfp_bprune.storage import store
 from tfp_bprune.storage.keras3_config import converted
 from tfp_bprune.storage.keras3_weights import OfFile, OfObject, Source, give
@@ -44,6 +44,13 @@ def _of_object(model: Any) -> Any:
         raise BpruneError(
             f"{type(model).__name__} is a subclassed model of Keras 3: expected a functional or sequential one, whose graph is known"
         )
+    for layer in model._flatten_layers():
+        argument = unnamed_function(layer, "keras")
+        if argument is not None:
+            raise BpruneError(
+                f"layer {layer.name!r} of Keras 3 has a function of its own as {argument}, which tf_keras may not run: expected one of "
+                "Keras's"
+            )
     try:
         config = json.loads(model.to_json())
     except (TypeError, ValueError, NotImplementedError) as error:

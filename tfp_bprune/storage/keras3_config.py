@@ -15,6 +15,8 @@ _ACTIVATIONS = {
     "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Softplus": "softplus", "Softsign": "softsign", "Silu": "silu",
     "Elu": "elu", "Selu": "selu",
 }  # fmt: skip
+# By these names Keras 2 has other functions.
+_OTHERWISE = {"hard_sigmoid": "min(max(x / 6 + 1 / 2, 0), 1), in Keras 2 min(max(x / 5 + 1 / 2, 0), 1)"}
 _RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
 # Of the base class, which a layer takes among its keywords.
 _OF_ANY = {"name", "trainable", "dtype", "batch_input_shape", "activity_regularizer"}
@@ -172,6 +174,10 @@ def _arguments(found: Any, kind: str, name: str, config: Json) -> Iterator[tuple
     known |= {"input_shape", "batch_input_shape"} if kind == "InputLayer" else set()
     for key, value in config.items():
         key = _RENAMED.get((kind, key), "batch_input_shape" if key == "batch_shape" else key)
+        if key.endswith("activation") and isinstance(value, str) and value in _OTHERWISE:
+            raise BpruneError(
+                f"layer {name!r} ({kind}) has {key}={value!r}, which is {_OTHERWISE[value]}: use another one"
+            )
         if key in known:
             yield key, _dtype(value) if key == "dtype" else _value(value)
         elif key not in _NO_MATTER and not key.startswith("renorm") and value not in (None, False, [], {}):

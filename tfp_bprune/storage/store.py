@@ -58,8 +58,8 @@ def architecture(model: Any) -> Json:
         argument = unnamed_function(layer)
         if argument is not None:
             raise RunError(
-                f"layer {layer.name!r} has a function of its own as {argument}, which cannot be stored without code: "
-                "register it by keras.saving.register_keras_serializable, or use one of Keras's by name"
+                f"layer {layer.name!r} has a function of its own as {argument}, which cannot be stored without code: use one of "
+                "Keras's by name, or a layer of yours that is registered and has a rule (`rule_for`)"
             )
     if any(adapted(layer) for layer in model._flatten_layers(include_self=False)):
         model = rebuild(model, lambda layer: None, lambda old, new: None)  # whose configs say what was adapted to

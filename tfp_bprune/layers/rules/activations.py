@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfp_bprune._keras import keras, tf
+from tfp_bprune._keras import keras, library_of, tf
 from tfp_bprune.layers.rules.normals import by_quadrature, by_rectifying
 from tfp_bprune.layers.rules.rule import Channels, Erf, LayerRule, Match, rule_for, rule_of
 
@@ -19,9 +19,13 @@ _ELEMENTWISE = {
 
 
 def activation_name(layer: Any) -> str:
-    """Name of a layer's activation as Keras has it; "linear" where there is none."""
+    """Name of a layer's activation as Keras has it; "linear" where there is none. That of any other function has its module
+    before it, so that it is none of Keras's, whatever the function is called."""
     function = getattr(layer, "activation", None)
-    return "linear" if function is None else getattr(function, "__name__", "unknown").removesuffix("_v2")
+    if function is None:
+        return "linear"
+    name = str(getattr(function, "__name__", "unknown"))
+    return name.removesuffix("_v2") if library_of(function) else f"{getattr(function, '__module__', None)}.{name}"
 
 
 def is_elementwise(layer: Any) -> bool:
