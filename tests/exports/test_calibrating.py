@@ -11,7 +11,7 @@ from scipy import stats
 
 from tests.exports.networks import NETWORKS, classifier, settled
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.data.splits import Splits
+from tfp_bprune.data.splits import Split, Splits
 from tfp_bprune.evaluation.metrics import of_outputs
 from tfp_bprune.evaluation.predict import predict
 from tfp_bprune.exports import export
@@ -22,7 +22,7 @@ from tfp_bprune.networks import build
 from tfp_bprune.prediction import Predictor
 from tfp_bprune.prediction.calibration import Calibration
 from tfp_bprune.training import Settings, fit
-from tfp_bprune.types import ExportError
+from tfp_bprune.types import DataError, ExportError
 
 ALARM = 1e-6
 
@@ -175,6 +175,32 @@ def test_a_regression_has_an_interval(regression_run: Path, tmp_path: Path, pred
     assert {"lower", "upper"} <= {name.split("_")[0] for name in made.columns()}
 
 
+@pytest.mark.parametrize("level", [1e-12, 1e-300, 0.3])
+def test_a_level_close_to_0_takes_the_least_score(level: float) -> None:
+    scores = np.arange(1.0, 4.0)
+    assert quantile(scores, level) == np.ceil(4 * level)
+    assert quantile(scores, level) >= 1
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_an_interval_is_as_wide_in_any_unit(tmp_path: Path, unit: float) -> None:
+    """The slack for what runtimes round is a part of what is rounded, and no number of units."""
+    x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.layers[0].set_weights([np.full((2, 1), unit, np.float32), np.zeros(1, np.float32)])
+    off = np.linspace(0.0, 1.0, 50) * unit
+    manifest = export(model, tmp_path / "out", conformal=0.5, task="regression", validation=(x, x.sum(1) * unit + off))
+    assert manifest["conformal"]["reach"] == pytest.approx(off[25], rel=3e-5)
+
+
+def test_targets_that_are_not_finite_settle_no_interval(tmp_path: Path) -> None:
+    x, y = np.ones((30, 5), np.float32), np.where(np.arange(30) < 2, [[np.nan], [np.inf]], 0.0)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)])
+    for one in y:
+        with pytest.raises(ExportError, match=r"^validation has 2 targets that are not finite of 30"):
+            export(model, tmp_path / "out", conformal=0.8, task="regression", validation=(x, one))
+
+
 def test_what_else_is_fitted_sees_no_example_of_the_threshold() -> None:
     x, y = np.arange(50.0).reshape(50, 1), np.zeros(50, int)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
@@ -199,11 +225,23 @@ def test_two_classes_have_sets_in_their_order(tmp_path: Path) -> None:
 
 
 X, Y = np.zeros((30, 8, 8, 1), np.float32), np.zeros(30, int)
+SPOILT = np.zeros_like(X)
+SPOILT[3, 0], SPOILT[7, 1] = np.nan, np.inf
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"calibrate": "platt"}, r"^unknown calibrate 'platt': expected 'temperature'"),
     ({"calibrate": "temperature"}, r"^calibrate is fitted to validation examples: give validation="),
     ({"conformal": 0.9}, r"^conformal is fitted to validation examples"),
     ({"conformal": 90, "validation": (X, Y)}, r"^conformal must be in \(0, 1\), got 90: use 0.9 for 90 %"),
+    ({"conformal": "0.9", "validation": (X, Y)}, r"^conformal must be a number, got '0.9'"),
+    ({"conformal": np.array([0.8, 0.9]), "validation": (X, Y)}, r"^conformal must be a number"),
+    ({"conformal": 0.9, "validation": (X, Y[:20])}, r"^validation has 20 and 30 examples or targets: expected as many"),
+    ({"conformal": 0.9, "validation": Split("valid", X, Y[:20])}, r"^validation has 20 and 30"),
+    (
+        {"conformal": 0.9, "validation": (X + SPOILT, Y)},
+        r"^'probabilities' is not finite for 2 of 30 validation examples",
+    ),
+    ({"calibrate": "temperature", "validation": (X + SPOILT, Y)}, r"^'probabilities' is not finite for 2 of 30"),
+    ({"conformal": 0.9, "validation": (X, np.full((30, 4), 0.25))}, r"^validation has targets .* that are not one-hot"),
     ({"conformal": 0.9, "validation": X}, r"^conformal needs the targets of validation examples: give a Split"),
     ({"conformal": 0.99, "validation": (X, Y)}, r"^conformal=0.99 needs at least 99 examples .*, got 30: give more"),
     (
@@ -219,7 +257,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "said"), REFUSED)
 def test_what_cannot_be_fitted_is_refused_in_one_line(tmp_path: Path, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ExportError, match=said) as caught:
+    with pytest.raises((ExportError, DataError), match=said) as caught:
         export(settled(NETWORKS["mlp"]()), tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -23,13 +23,14 @@ from tfp_bprune.exports.converting import answers
 from tfp_bprune.exports.manifest import signature_of
 from tfp_bprune.exports.rounding import Examples, apart
 from tfp_bprune.graphs.heads import input_names
-from tfp_bprune.prediction.calibration import Calibration, check_calibrated, scores_for
+from tfp_bprune.prediction.calibration import Calibration, check_calibrated, deviation, scores_for
 from tfp_bprune.prediction.metrics import of_outputs, of_probabilities
 from tfp_bprune.prediction.predict import Predictor
-from tfp_bprune.types import ExportError, Json, if_percent
+from tfp_bprune.types import ExportError, Json, check_number, if_percent
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 _SLACK = 1e-5  # of a score: what runtimes may round otherwise than TensorFlow; sets only grow by it
+_ROUNDED = 1e-6  # of a mean: eight steps of float32
 _LEAST = float(np.finfo(np.float32).tiny)
 
 Build = Callable[[Calibration | None], Predictor]
@@ -84,6 +85,8 @@ def calibrator(model: Any, calibrate: Any, conformal: float | None, validation: 
         return None
     if calibrate not in (None, "temperature"):
         raise ExportError(f"unknown calibrate {calibrate!r}: expected 'temperature'")
+    if conformal is not None:
+        check_number("conformal", conformal, ExportError)
     if conformal is not None and not 0 < conformal < 1:
         raise ExportError(f"conformal must be in (0, 1), got {conformal}{if_percent(conformal)}")
     what = "calibrate" if calibrate else "conformal"
@@ -116,7 +119,7 @@ def _temperature(build: Build, examples: Examples) -> tuple[Calibration, Json]:
 
     def scores(log: float) -> dict[str, float]:
         variable.assign(math.exp(log))
-        p = examples.answers(partial(answers, predictor))["probabilities"]
+        p = _answered(predictor, examples)["probabilities"]
         return of_probabilities(_possible(p), _labels(examples.y, p))
 
     before = scores(0.0)
@@ -133,10 +136,29 @@ def _temperature(build: Build, examples: Examples) -> tuple[Calibration, Json]:
     return Calibration(math.exp(log)), about
 
 
+def _answered(predictor: Predictor, examples: Examples) -> dict[str, np.ndarray]:
+    outputs = examples.answers(partial(answers, predictor))
+    for name, values in outputs.items():
+        odd = len(values) - int(np.isfinite(values).reshape(len(values), -1).all(-1).sum())
+        if odd:
+            raise ExportError(
+                f"{name!r} is not finite for {odd} of {len(values)} validation examples: drop them, or check the weights"
+            )
+    return outputs
+
+
 def _labels(y: Any, p: np.ndarray) -> np.ndarray:
-    """Class numbers, also of one-hot rows."""
+    """Class numbers, also of one-hot rows.
+
+    Raises:
+      ExportError: rows say of several classes how probable they are, so that none is the right one.
+    """
     y = np.asarray(y)
-    return y.argmax(-1) if p.shape[-1] > 1 and y.shape == p.shape else y
+    if p.shape[-1] == 1 or y.shape != p.shape:
+        return y
+    if not (np.isin(y, (0, 1)).all() and (y.sum(-1) == 1).all()):
+        raise ExportError(f"validation has targets {list(y.shape)} that are not one-hot: expected one right class each")
+    return y.argmax(-1)
 
 
 def _possible(p: np.ndarray) -> np.ndarray:
@@ -146,15 +168,25 @@ def _possible(p: np.ndarray) -> np.ndarray:
 
 def _reach(predictor: Predictor, examples: Examples, level: float) -> tuple[Any, Json]:
     [head] = predictor.heads.values()
-    outputs = examples.answers(partial(answers, predictor))
+    outputs = _answered(predictor, examples)
     y = _labels(examples.y, outputs["probabilities"]) if head.classifies else np.asarray(examples.y)
     of_outputs(outputs, y)  # which refuses other targets
     scores = scores_for(outputs, y, head)
+    odd = np.count_nonzero(~np.isfinite(scores))
+    if odd:
+        raise ExportError(f"validation has {odd} targets that are not finite of {scores.size}: drop these examples")
     threshold = quantile(scores, level)
-    reach = threshold + _SLACK * (1.0 if head.classifies else np.maximum(threshold, 1.0))
+    reach = threshold + (_SLACK if head.classifies else _slack_of(outputs, threshold))
     said = "LAC" if head.classifies else "residuals"
     about: Json = {"method": said, "level": level, "examples": len(scores), "reach": np.asarray(reach).tolist()}
     return np.asarray(reach, np.float32), about
+
+
+def _slack_of(outputs: dict[str, np.ndarray], threshold: np.ndarray) -> np.ndarray:
+    """By how much an interval's reach grows: in the units of the targets, whatever these are, or in deviations."""
+    mean = outputs["mean"]
+    largest = (np.abs(mean) / deviation(outputs, np.ones_like(mean))).max(0)
+    return np.maximum(_SLACK * threshold, _ROUNDED * largest)
 
 
 def quantile(scores: np.ndarray, level: float) -> np.ndarray:
@@ -167,7 +199,7 @@ def quantile(scores: np.ndarray, level: float) -> np.ndarray:
     np.float64(18.0)
     """
     number = len(scores)
-    k = math.ceil(round((number + 1) * level, 9))
+    k = max(math.ceil(round((number + 1) * level, 9)), 1)
     if k > number:
         needed = math.ceil(round(level / (1 - level), 9))
         raise ExportError(

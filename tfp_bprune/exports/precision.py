@@ -32,7 +32,7 @@ from tfp_bprune.prediction.grids import (
 )
 from tfp_bprune.prediction.kernels import grid_of, rounded
 from tfp_bprune.prediction.lower import channels_of
-from tfp_bprune.types import ExportError, Precision, Predictive, Storage
+from tfp_bprune.types import ExportError, Precision, Predictive, Storage, check_number
 
 _PLACE = 1  # byte that the place of a weight takes at most
 Asked = Precision | Mapping[str, Precision]
@@ -79,6 +79,8 @@ def planned(model: Any, asked: Asked, form: Form, predictive: Predictive, loss: 
       ExportError: there is no such layer or precision, the form cannot hold it, there is no posterior to go by, or no "auto" to
         which `loss` applies.
     """
+    if loss is not None:
+        check_number("rounding_loss", loss, ExportError)
     if loss is not None and not 0 < loss < float("inf"):
         raise ExportError(f"rounding_loss must be a positive number of nats per weight, got {loss}")
     layers = {layer.name: layer for layer in weighted_layers(adopt(model))}

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import tf
-from tfp_bprune.data.arrays import as_arrays, mapped
+from tfp_bprune.data.arrays import as_arrays, leaves, mapped
 from tfp_bprune.data.splits import Split
 from tfp_bprune.exports.forms import Outputs
 from tfp_bprune.prediction.distance import ordered, rank_correlation
 from tfp_bprune.prediction.metrics import as_served, of_outputs
-from tfp_bprune.types import ExportError, Json
+from tfp_bprune.types import DataError, ExportError, Json
 
 EXAMPLES = 2000
 _AT_ONCE = 100  # examples; what is followed back through convolutions takes memory
@@ -130,7 +130,19 @@ def check_finite(outputs: Outputs, title: str) -> None:
 
 
 def apart(given: Any, about: Json) -> tuple[Any, Any]:
-    """Inputs and targets of what `Examples` takes; targets None where there are none."""
+    """Inputs and targets of what `Examples` takes; targets None where there are none.
+
+    Raises:
+      DataError: there are more of the one than of the other.
+    """
+    x, y = _halves(given, about)
+    counts = [one.shape[0] for one in (*leaves(x), *(() if y is None else leaves(y))) if one.shape]
+    if len(set(counts)) > 1:
+        raise DataError(f"validation has {min(counts)} and {max(counts)} examples or targets: expected as many of each")
+    return x, y
+
+
+def _halves(given: Any, about: Json) -> tuple[Any, Any]:
     if isinstance(given, Split):
         return given.x, given.y
     is_pair = isinstance(given, tuple | list) and len(given) == 2 and not np.isscalar(given[0])
