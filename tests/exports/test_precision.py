@@ -529,3 +529,18 @@ def test_more_bits_end_with_float32() -> None:
 def test_other_examples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"validation has 'inputs?.*' of shape \(3, 5\)"):
         export(NETWORKS["mlp"](), tmp_path / "out", precision="int8", validation=np.zeros((3, 5)))
+
+
+def test_what_is_lost_does_not_depend_on_the_unit() -> None:
+    """Squares of weights are beyond what float32 holds."""
+    losses = []
+    for unit in (1.0, 2.0**67, 2.0**-67):
+        layer = DenseFlipout(5)
+        layer.build((None, 6))
+        posterior, rng = layer.kernel_posterior, np.random.default_rng(0)
+        loc, scale = rng.normal(size=(6, 5)), rng.uniform(0.1, 3.0, (6, 5))
+        posterior.loc_variable.assign(loc * unit)
+        posterior.rho_variable.assign(scale * unit if unit > 1 else np.log(np.expm1(scale * unit)))
+        losses.append(precision.loss_of(layer, "int4", with_scales=True))
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+    assert losses[0] > 0

@@ -59,6 +59,15 @@ def test_means_are_within_half_a_step_unless_they_are_beyond_the_grid(bits: int)
     assert grid.codes.max() < 2**bits
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e-20, 1e20, 1e38])
+def test_weights_of_any_size_have_the_same_codes(unit: float) -> None:
+    """Their squares are beyond what float32 holds."""
+    array = np.random.default_rng(0).uniform(-1, 1, (40, 3)).astype(np.float32)
+    power = np.float32(2.0 ** round(np.log2(unit)))  # exact, as scales are
+    np.testing.assert_array_equal(steps(array * power, 8).codes, steps(array, 8).codes)
+    np.testing.assert_array_equal(steps(array * power, 8).values, steps(array, 8).values * power)
+
+
 def test_the_grid_is_the_best_of_those_tried() -> None:
     """One weight far from all others: a grid that reaches it would round those to 0."""
     array = np.random.default_rng(0).normal(size=(2000, 1)).astype(np.float32)

@@ -169,7 +169,7 @@ def _as_int8(model: Any, name: str, array: np.ndarray) -> list[Any]:
     from onnx import TensorProto, helper, numpy_helper
 
     tried = [_whole(array, axis) for axis in range(array.ndim)]
-    codes, scale = min(tried, key=lambda one: float(np.square(one[0] * one[1] - array).sum()))
+    codes, scale = min(tried, key=lambda one: float(np.square((one[0] * one[1] - array).astype(np.float64)).sum()))
     model.graph.initializer.extend(
         [numpy_helper.from_array(codes, f"{name}/codes"), numpy_helper.from_array(scale, f"{name}/scale")]
     )

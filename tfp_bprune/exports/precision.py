@@ -151,7 +151,7 @@ def loss_of(layer: Any, storage: Storage, with_scales: bool, step: float | None 
 def _counted(loc: np.ndarray, scale: np.ndarray, with_scales: bool) -> np.ndarray:
     """Which weights count, as `loss_of` says."""
     left: np.ndarray = scale > 0
-    return left & (np.square(loc) / 2 > WITHIN * np.square(scale)) if with_scales else left
+    return left & (np.abs(loc) > np.sqrt(2 * WITHIN) * scale) if with_scales else left
 
 
 def _chosen(plan: Plan, name: str, layer: Any, form: Form, with_scales: bool, within: float) -> Plan:

@@ -113,7 +113,9 @@ def steps(array: np.ndarray, bits: int) -> Steps:
     for part in _PARTS:
         tried = as_bfloat16(np.where(peak > 0, peak * part / top, 1.0))
         whole = np.clip(np.rint(array / tried), -top, top)
-        error = np.square(whole * tried - array).sum(0, dtype=np.float64)
+        error = np.square((whole * tried - array).astype(np.float64)).sum(
+            0
+        )  # squares of large weights are beyond float32
         better = error < best
         best[better], scale[better] = error[better], tried[better]
         codes[:, better] = (whole[:, better] + zero).astype(np.uint8)
