@@ -19,6 +19,7 @@ from tfp_bprune.layers import DenseFlipout
 from tfp_bprune.prediction import Predictor
 from tfp_bprune.prediction.kernels import FOR_CONVERTERS, Lowering
 from tfp_bprune.prediction.unrolling import MOST_STEPS
+from tfp_bprune.prediction.written import WRITTEN, softsign
 from tfp_bprune.types import ExportError
 
 pytest.importorskip("ai_edge_litert")
@@ -134,9 +135,66 @@ def test_the_layer_with_an_operation_that_is_lacking_is_named(format: str, tmp_p
 
 
 def test_the_layer_with_an_activation_that_is_lacking_is_named(tmp_path: Path) -> None:
-    model = classifier(keras.Sequential([keras.Input((4,)), L.Dense(3, activation="softsign", name="mid"), L.Dense(3)]))
-    with pytest.raises(ExportError, match=r"^LiteRT has no Softsign, which layer 'mid' takes: use the format"):
+    layers = [L.Dense(3, activation=tf.math.digamma, name="mid"), L.Dense(3)]
+    model = classifier(keras.Sequential([keras.Input((4,)), *layers]))
+    with pytest.raises(ExportError, match=r"^LiteRT has no Digamma, which layer 'mid' takes: use the format"):
         export(model, tmp_path / "out", format="litert")
+
+
+SOFTSIGNS: dict[str, Any] = {
+    "activation": lambda x: L.Dense(4, "softsign")(x),
+    "layer": lambda x: L.Activation(tf.nn.softsign)(L.Dense(4)(x)),
+    "operation": lambda x: tf.math.softsign(L.Dense(4)(x)),
+    "steps": lambda x: L.LSTM(4, activation="softsign", recurrent_activation="softsign")(L.Reshape((2, 2))(x)),
+    "both ways": lambda x: L.Bidirectional(L.GRU(2, activation="softsign"))(L.Reshape((2, 2))(x)),
+}
+
+
+@pytest.mark.parametrize("name", SOFTSIGNS)
+def test_what_litert_has_no_operation_for_is_written_as_others(name: str, tmp_path: Path) -> None:
+    x = keras.Input((4,))
+    model = classifier(keras.Model(x, L.Dense(3, name="last")(SOFTSIGNS[name](x))))
+    examples = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32) * 3
+    expected = tf.nn.softmax(model(examples))
+    export(model, tmp_path / "out", format="litert")
+    found = FORMS["litert"].runner(tmp_path / "out" / "model.tflite")({"inputs": examples})
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
+    assert set(WRITTEN) == set(FORMS["litert"].lacks)
+    functions = [
+        getattr(p, key, None)
+        for one in model.layers
+        for p in one._flatten_layers()
+        for key in ("activation", "function")
+    ]
+    assert softsign not in functions  # the model is as it was
+
+
+def test_moments_of_what_is_written_otherwise_are_the_same(tmp_path: Path) -> None:
+    x = keras.Input((4,))
+    model = classifier(keras.Model(x, DenseFlipout(3, name="last")(DenseFlipout(6, activation="softsign")(x))))
+    examples = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    export(model, tmp_path / "out", format="litert", predictive="moments")
+    found = FORMS["litert"].runner(tmp_path / "out" / "model.tflite")({"inputs": examples})
+    for key, value in Predictor(model, "moments").predict(tf.constant(examples)).items():
+        np.testing.assert_allclose(found[key], value, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
+def test_moments_in_whole_numbers_keep_what_is_made_of_variances(activation: str, tmp_path: Path) -> None:
+    """Steps of one width make 0 of small ones, and end the process where a sum's are far narrower than its parts'."""
+    pytest.importorskip("ai_edge_quantizer")
+    tf.keras.utils.set_random_seed(0)
+    x = keras.Input((4,))
+    hidden = DenseFlipout(6, activation=activation)(DenseFlipout(6, activation=activation)(x))
+    model = classifier(keras.Model(x, DenseFlipout(3, name="last")(hidden)))
+    examples = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32) * 3
+    few: Any = {"precision": "int8", "representative": examples}
+    export(model, tmp_path / "out", format="litert", predictive="moments", **few)
+    found = FORMS["litert"].runner(tmp_path / "out" / "model.tflite")({"inputs": examples})
+    expected = Predictor(model, "moments").predict(tf.constant(examples))
+    np.testing.assert_allclose(found["probabilities"], expected["probabilities"], atol=0.05)
+    ratio = found["epistemic"].mean() / expected["epistemic"].numpy().mean()
+    assert 0.9 < ratio < 1.1
 
 
 RECURRENT: dict[str, Any] = {

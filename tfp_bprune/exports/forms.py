@@ -60,6 +60,7 @@ class Form:
         one; see `prediction.columns`.
       unrolls: whether the steps of recurrent layers have to be written out, for a runtime whose loops need a known batch size; see
         `prediction.unrolling`.
+      lacks: the functions that its runtime has no operation for and that are to be written as others; see `prediction.written`.
     """
 
     name: str
@@ -82,10 +83,11 @@ class Form:
     batch: bool = False
     pixel_columns: bool = False
     unrolls: bool = False
+    lacks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         defaults = {"title": self.name, "files": re.escape(self.file), "needed": (self.file,), "load": Path(self.load)}
-        for several in ("needed", "precisions", "predictives"):
+        for several in ("needed", "precisions", "predictives", "lacks"):
             object.__setattr__(self, several, names_of(getattr(self, several), several))
         for field, value in defaults.items():
             if field == "load" or not getattr(self, field):

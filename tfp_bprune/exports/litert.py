@@ -109,5 +109,6 @@ LITERT = register_form(
         batch=True,
         pixel_columns=True,
         unrolls=True,
+        lacks=("softsign",),
     )
 )

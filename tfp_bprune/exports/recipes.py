@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from tfp_bprune.prediction.lower import scope_of
 from tfp_bprune.prediction.program import NETWORK
 from tfp_bprune.types import ExportError, Storage
 
+_VARIANCE = "variance_"  # how the scopes of products with variances begin, `prediction.lower.scope_of`
 _OF_VARIANCES = 8  # bits: uncertainties keep their order (rank correlation .9999 with float32)
 _AT_ONCE = 50  # examples by which ranges are settled
 _NO_WIDTH = 1e-8  # of a range, in units of a tensor that is 0 throughout
@@ -48,6 +50,7 @@ def quantized(
       ExportError: the quantizer is not installed or fails, or LiteRT multiplies none of a layer's kernels in so few bits.
     """
     require("litert", "ai_edge_quantizer")
+    from ai_edge_quantizer.qtyping import TFLOperationName as Op
     from ai_edge_quantizer.quantizer import Quantizer
 
     content, last = _scoped(content, ends or {}), set().union(*(ends or {}).values())
@@ -57,6 +60,8 @@ def quantized(
         made = Quantizer(bytearray(content))
         if representative is not None:
             _all_static(made)
+            for name in _behind_variances(content):
+                made.update_quantization_recipe(f"^{re.escape(name)};", Op.ALL_SUPPORTED, algorithm_key="no_quantize")
         for layer, storage in precision.items():
             _of_layer(made, layer, storage, static=representative is not None and layer not in last)
         try:
@@ -94,6 +99,23 @@ def _all_static(made: Any) -> None:
     made.add_static_config(f"{NETWORK}/", Op.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
     for name in _FLOATS:
         made.update_quantization_recipe(f"{NETWORK}/", Op(name), algorithm_key="no_quantize")
+
+
+def _behind_variances(content: bytes) -> list[str]:
+    """The names of what is made of a variance, but for products with kernels, which `_of_layer` settles by itself. Variances
+    differ by factors, and so does what they are made of and multiplied with: steps of one width would make 0 of the small ones,
+    and LiteRT's kernels end the process where a sum's steps are far narrower than those of its parts."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, found = schema.ModelT.InitFromPackedBuf(content, 0), []
+    scope = f"{NETWORK}/{_VARIANCE}".encode()
+    for graph in model.subgraphs:
+        made: set[int] = set()
+        for operator in graph.operators:  # in the order of computation
+            if made.intersection(operator.inputs) or any(scope in graph.tensors[one].name for one in operator.outputs):
+                made.update(operator.outputs)
+                found.append(graph.tensors[operator.outputs[0]].name.decode())
+    return found
 
 
 def _of_layer(made: Any, layer: str, storage: Storage, static: bool) -> None:

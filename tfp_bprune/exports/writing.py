@@ -161,7 +161,7 @@ def export(
     lowering = (
         Lowering(kernels, costs=costs or Costs())
         if form.sparse
-        else replace(FOR_CONVERTERS, pixel_columns=form.pixel_columns, unrolls=form.unrolls)
+        else replace(FOR_CONVERTERS, pixel_columns=form.pixel_columns, unrolls=form.unrolls, lacks=form.lacks)
     )
     making = Making(
         form,

@@ -40,6 +40,7 @@ class Lowering:
       block: where files hold small arrays of layers in few bits together; None where each is held by itself.
       pixel_columns: whether convolutions may read several columns of pixels as the channels of one, see `columns`.
       unrolls: whether the steps of recurrent layers are written out, see `unrolling`.
+      lacks: functions that are written out, of those in `written`.
     """
 
     kernels: Kernels = "auto"
@@ -54,6 +55,7 @@ class Lowering:
     step: float | None = None
     pixel_columns: bool = False
     unrolls: bool = False
+    lacks: tuple[str, ...] = ()
 
     def of(self, layer: str) -> Lowering:
         """The same for the layer of this name, with what its products cost in other runtimes if these are in whole numbers."""

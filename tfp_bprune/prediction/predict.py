@@ -117,7 +117,16 @@ class Predictor(tf.Module):
         answers = answers_for(heads, plain=not lowering.at_load)
         self._prefixes = [answer.prefix for answer in answers]
         program = Program(
-            network, linears, answers, samples, seed, error_rate, lowering.at_load, calibration, lowering.unrolls
+            network,
+            linears,
+            answers,
+            samples,
+            seed,
+            error_rate,
+            lowering.at_load,
+            calibration,
+            lowering.unrolls,
+            lowering.lacks,
         )
         bodies: dict[Predictive, Callable[..., Outputs]] = {
             "mean": program.mean, "sampled": program.sampled, "moments": program.moments,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ from tfp_bprune.prediction.normal import of_moments
 from tfp_bprune.prediction.passes import Draws, Mean, Moments
 from tfp_bprune.prediction.unrolling import unrolled
 from tfp_bprune.prediction.value import Value
+from tfp_bprune.prediction.written import written_out
 
 NETWORK = "network"  # the scope of what is computed before any answer, where a graph is to be converted
 
@@ -39,10 +40,12 @@ class Program:
         has_erf: bool,
         calibration: Calibration | None = None,
         unrolls: bool = False,
+        lacks: Collection[str] = (),
     ) -> None:
         self._network, self._linears, self._answers = network, linears, answers
         self._samples, self._seed, self._error_rate = samples, seed, error_rate
         self._calibration, self._unrolls = calibration or Calibration(), unrolls
+        self._lacks = lacks
         self._erf, self._scoped = (tf.math.erf if has_erf else erf_of_exp), not has_erf
 
     def mean(self, *inputs: Any) -> Outputs:
@@ -110,6 +113,7 @@ class Program:
         with (
             tf.name_scope(NETWORK) if self._scoped else nullcontext(),
             unrolled(self._network) if self._unrolls else nullcontext(),
+            written_out(self._network, self._lacks),
         ):
             outputs = [value.as_rows().as_float() for value in walk(self._network, inputs, rule)]
         return [self._calibration.cooled(value) for value in outputs]
