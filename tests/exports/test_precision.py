@@ -189,6 +189,27 @@ def test_float16_is_the_precision_of_that_name(form: Any, tmp_path: Path) -> Non
     assert said[0]["payload_bytes"] < 0.6 * export(model, tmp_path / "c", format=form)["payload_bytes"]
 
 
+@pytest.mark.parametrize("form", ["savedmodel", "onnx", "litert"])
+@pytest.mark.parametrize("options", [{"float16": True}, {"precision": {"wide": "float16"}}], ids=str)
+def test_weights_beyond_float16_are_refused_in_it(form: Any, options: Any, tmp_path: Path) -> None:
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3, name="narrow"), keras.layers.Dense(2, name="wide")]
+    )
+    kernel = np.ones((3, 2))
+    kernel[1, 1] = 1e5
+    model.get_layer("wide").kernel.assign(kernel)
+    if form != "savedmodel" and "precision" in options:
+        options = {"precision": "float16"}
+    with pytest.raises(
+        ExportError, match=r"'wide' has weights up to 1e\+05, and float16 holds none beyond 65504: expected"
+    ):
+        export(model, tmp_path / "out", format=form, task="regression", **options)
+    assert not (tmp_path / "out").exists()
+    kernel[1, 1] = 6.5e4
+    model.get_layer("wide").kernel.assign(kernel)
+    export(model, tmp_path / "out", format=form, task="regression", **options)
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("form", ["savedmodel", "onnx", "litert"])
 @pytest.mark.parametrize(("task", "shift"), [("classification", [0.0, 300.0, -300.0]), ("binary", [300.0])])

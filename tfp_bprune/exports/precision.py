@@ -87,6 +87,8 @@ def planned(model: Any, asked: Asked, form: Form, predictive: Predictive, loss: 
     by_layer = _by_layer(asked, list(layers))
     for name, precision in by_layer.items():
         _check(name, precision, form)
+        if precision == "float16":
+            _check_range(name, layers[name])
     if loss is not None and "auto" not in by_layer.values():
         raise ExportError(f"rounding_loss is what precision 'auto' may lose: leave it out with {asked!r}")
     within = WITHIN if loss is None else loss
@@ -206,6 +208,19 @@ def _by_layer(asked: Asked, layers: list[str]) -> dict[str, Precision]:
     if unknown:
         raise ExportError(f"precision names the layer {unknown[0]!r}: expected of {', '.join(map(repr, layers))}")
     return {name: asked.get(name, "float32") for name in layers}
+
+
+def _check_range(name: str, layer: Any) -> None:
+    """Refuses weights that would be others in 16 bits."""
+    held = [
+        array for weights in kernels_of(layer).values() for array in (weights.loc, weights.scale) if array is not None
+    ]
+    peak = max((float(np.abs(array).max(initial=0.0)) for array in held), default=0.0)
+    if peak > (most := float(np.finfo(np.float16).max)):
+        raise ExportError(
+            f"layer {name!r} has weights up to {peak:.3g}, and float16 holds none beyond {most:.0f}: expected precision 'float32' "
+            "for this layer"
+        )
 
 
 def _check(layer: str, precision: Any, form: Form) -> None:
