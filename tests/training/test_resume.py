@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -15,13 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tfp_bprune as bp
 from tfp_bprune._keras import keras
 from tfp_bprune.cli.common import Parser
 from tfp_bprune.cli.train import add_arguments, request_of, train
 from tfp_bprune.data.splits import Splits, from_arrays
 from tfp_bprune.files import runs
 from tfp_bprune.files.runs import CONFIG, Run
-from tfp_bprune.storage import compress, load_model
+from tfp_bprune.layers import LAYERS
+from tfp_bprune.storage import compress, load_model, store
 from tfp_bprune.training import Settings, fit
 from tfp_bprune.types import RunError, TrainingError
 
@@ -181,6 +184,62 @@ def test_changed_settings_are_refused_by_name(resumed: Any, digits: Splits) -> N
         with pytest.raises(RunError, match=f"{message}.*resume it as it was started"):
             resumed(**change)
     assert {p: p.read_bytes() for p in resumed.path.rglob("*") if p.is_file()} == before
+
+
+def unnamed(units: int = 6, names: bool = False) -> Any:
+    """A network of layers in layers, which Keras names."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input([64])
+    x = keras.layers.Reshape((8, 8))(inputs)
+    x = keras.layers.MultiHeadAttention(2, 4)(x, x)
+    x = keras.layers.TimeDistributed(keras.layers.Dense(4, "relu"))(x)
+    x = keras.layers.Bidirectional(keras.layers.LSTM(3))(x) * 0.5
+    x = keras.Sequential([keras.layers.Dense(units, "relu", name="mine" if names else None)])(x)
+    return bp.bayesianize(keras.Model(inputs, keras.layers.Dense(10)(x)), strict=False)
+
+
+def test_a_network_that_keras_names_otherwise_goes_on_to_the_same_bits(digits: Splits, tmp_path: Path) -> None:
+    settings = Settings(epochs=2, learning_rate=0.01)
+    x, y = (np.asarray(a[:300]) for a in (digits.examples("train").x, digits.examples("train").y))
+    x = x.reshape(len(x), 64).astype(np.float32)
+    for folder in ("whole", "parts"):
+        keras.backend.clear_session()
+        stop = [Interrupt(epoch=1, batch=1)] if folder == "parts" else []
+        with pytest.raises(InterruptedError) if stop else contextlib.nullcontext():
+            fit(unnamed(), x, y, settings=settings, out=tmp_path / folder, callbacks=stop, progress=False)
+    names = list(store.weights_of(load_model(tmp_path / "parts").model))
+    other = unnamed()
+    assert list(store.weights_of(other)) != names
+    fit(other, x, y, settings=settings, out=tmp_path / "parts", resume=True, progress=False)
+    assert_bit_identical(tmp_path / "whole", tmp_path / "parts")
+    assert list(store.weights_of(other)) == names
+    assert other.output_names == [other.layers[-1].name]
+    assert (
+        keras.models.Model.from_config(
+            other.get_config(), custom_objects={layer.__name__: layer for layer in LAYERS.values()}
+        ).name
+        == other.name
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"units": 7}, r"another architecture \(layer 'dense_\d+' units: 6 instead of 7, "),
+        ({"names": True}, r"another architecture \(.*'dense_1' instead of 'mine'"),
+    ],
+)
+def test_another_network_is_told_from_one_that_keras_names_otherwise(
+    digits: Splits, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    x, y = np.zeros([40, 64], np.float32), np.arange(40) % 10
+    keras.backend.clear_session()
+    fit(unnamed(), x, y, settings=Settings(epochs=1), out=tmp_path / "run", progress=False)
+    other = unnamed(**options)
+    names = [layer.name for layer in other._flatten_layers()]
+    with pytest.raises(RunError, match=said):
+        fit(other, x, y, settings=Settings(epochs=1), out=tmp_path / "run", resume=True, progress=False)
+    assert [layer.name for layer in other._flatten_layers()] == names
 
 
 def test_a_run_goes_on_whose_layers_have_moved_to_another_module_since(resumed: Any, tiny_run: Path) -> None:

@@ -40,16 +40,23 @@ def install(model: Any, other: Any) -> None:
     with_model = [one for one in model._self_tracked_trackables if id(one) not in set(map(id, old.values()))]
     new = {layer.name: layer for layer in graph_layers(other)}
     inputs, outputs = model._nested_inputs, model._nested_outputs
-    model._init_graph_network(
-        tf.nest.pack_sequence_as(inputs, other.inputs), tf.nest.pack_sequence_as(outputs, other.outputs)
+    init_graph(
+        model,
+        tf.nest.pack_sequence_as(inputs, other.inputs),
+        tf.nest.pack_sequence_as(outputs, other.outputs),
+        [new[name] for name in old] + with_model,
     )
-    # In the order in which they were, by which weights are stored; past Keras, which would track the list.
-    vars(model)["_self_tracked_trackables"] = [new[name] for name in old] + with_model
     for attribute, layer in _attributes(model, old):
         setattr(model, attribute, new[layer.name])
     _keep_compiled(model, old, new)
     for function in ("train_function", "train_tf_function", "test_function", "predict_function"):
         setattr(model, function, None)
+
+
+def init_graph(model: Any, inputs: Any, outputs: Any, tracked: list[Any]) -> None:
+    """Has `model` be the graph from `inputs` to `outputs`, and hold `tracked` in that order, by which weights are stored."""
+    model._init_graph_network(inputs, outputs)
+    vars(model)["_self_tracked_trackables"] = tracked  # past Keras, which would track the list
 
 
 def sizes_before(model: Any) -> dict[str, int]:

@@ -101,6 +101,17 @@ def present_architecture(run: Run) -> Json | None:
     return None if name is None else parse(run.read(name), run.path / name, ARCHITECTURE_SCHEMA)
 
 
+def take_names(model: Any, run: Run) -> None:
+    """Gives the layers of `model` their names in `run`, where only numbers tell these apart that Keras puts behind names.
+
+    A network that is built a second time in a process is called otherwise. By the names of its layers it draws its noise, and
+    is known again.
+    """
+    for stored in (run.config.get("architecture"), present_architecture(run)):
+        if stored is not None and store.take_names(model, stored):
+            return
+
+
 def heads_config(model: Any) -> Json:
     """The entry of a run's config that says what the outputs of `model` mean; empty where that is not known."""
     known = noted_heads(model)

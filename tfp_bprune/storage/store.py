@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from tfp_bprune._keras import keras
+from tfp_bprune.files.words import without_homes
 from tfp_bprune.graphs.copying import adapted, finalize, unnamed_function
 from tfp_bprune.graphs.install import graph_layers, install
 from tfp_bprune.graphs.rebuild import check_graph, rebuild
+from tfp_bprune.graphs.renaming import automatic_names, named_layers, rename
 from tfp_bprune.layers import LAYERS, variational_layers
 from tfp_bprune.layers.rules.rule import ruled
 from tfp_bprune.storage.harmless import bounded, check_count, check_known, check_made, ending
@@ -124,6 +127,40 @@ def become(model: Any, config: Json | None, most: int | None = None) -> None:
     if sorted(layer.name for layer in graph_layers(other)) != sorted(layer.name for layer in graph_layers(model)):
         raise RunError(f"the stored architecture has other layers than model {model.name!r}: it is of another network")
     install(model, other)
+
+
+def take_names(model: Any, config: Json) -> bool:
+    """Gives the layers of `model` their names in an `architecture`, where it is the same but for names that Keras numbered.
+
+    Returns:
+      Whether it is the same now.
+    """
+    wanted = _comparable(config)
+    try:
+        if _comparable(architecture(model)) == wanted:
+            return True
+        other = from_architecture(config, sum(math.prod(w.shape) * w.dtype.size for w in model.weights))
+    except RunError:  # of what cannot be stored, or is another network
+        return False
+    before = [(layer, layer.name) for layer in named_layers(model)]
+    rename(model, automatic_names(model, other))
+    if _comparable(architecture(model)) == wanted:
+        return True
+    rename(model, before)
+    return False
+
+
+def _comparable(config: Any) -> Any:
+    """An architecture without the number of training examples, which a model learns when it is compiled."""
+    return _without("train_size", without_homes(config))
+
+
+def _without(key: str, config: Any) -> Any:
+    if isinstance(config, list):
+        return [_without(key, one) for one in config]
+    if not isinstance(config, dict):
+        return config
+    return {name: _without(key, value) for name, value in config.items() if name != key}
 
 
 def check_harmless(node: Any) -> None:

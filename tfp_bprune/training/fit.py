@@ -23,10 +23,11 @@ from tfp_bprune.graphs.heads import heads_for, note_heads
 from tfp_bprune.graphs.match import check_shapes, is_alone, matched
 from tfp_bprune.graphs.names import targets_of
 from tfp_bprune.graphs.rebuild import check_known
+from tfp_bprune.graphs.renaming import unnumbered
 from tfp_bprune.graphs.slots import check_unused
 from tfp_bprune.layers import set_train_size
 from tfp_bprune.storage import compress, store
-from tfp_bprune.storage.saved import heads_config, present_architecture
+from tfp_bprune.storage.saved import heads_config, present_architecture, take_names
 from tfp_bprune.training.accumulate import accumulating
 from tfp_bprune.training.callbacks import (
     STOPPED,
@@ -53,6 +54,7 @@ from tfp_bprune.training.watched import checked_callbacks, own_optimizer, warn_o
 from tfp_bprune.types import Json, KLWeighting, RunError, Scaling, TrainingError, check_number
 
 _BEFORE = {"accumulate": 1}  # what settings were before there was a choice
+_SHOWN = 3  # of what differs in a network
 _SET_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 
 
@@ -209,7 +211,8 @@ def fit(
       seed: seed of the order of arrays; splits have their own.
       out: the run's folder, which must be new or empty unless `resume` is set.
       resume: continue the run in `out` after its last epoch, or start it if there is none. The weights at the end are bit-identical
-        to those of a run without interruption.
+        to those of a run without interruption. Layers whose automatic Keras names have other numbers than in the run take
+        the run's names.
       request: further entries of the run's `config.json`; by default how to load the data again, which commands such as
         `tfp-bprune evaluate` and `sweep` need.
       callbacks: Keras callbacks, one or several. They may change weights, masks and the learning rate, or stop the training. A
@@ -243,6 +246,8 @@ def fit(
     if from_logits not in (None, True, False):
         raise TrainingError(f"from_logits must be True or False, got {from_logits!r}")
     check_known(model)
+    if resume and out is not None and Run(out).exists:
+        take_names(model, Run(out))
     data = splits_of(model, data, Given(y, batch_size, validation_data, validation_split, task, seed))
     check_shapes(model, data)
     data = matched(model, data).merged(settings.accumulate)
@@ -422,11 +427,39 @@ def _check_same(run: Run, config: Json) -> None:
         if stored.get(part) != config[part]:
             differing = sorted(k for k in config[part] if (stored.get(part) or {}).get(k) != config[part][k])
             if part == "architecture":
-                differing += _other_classes(stored.get(part), config[part])
+                differing = _other_classes(stored.get(part), config[part]) or _differences(
+                    stored.get(part), config[part]
+                )
             raise RunError(
                 f"{run.path} was started with {'an' * (part == 'architecture')}other {part} ({', '.join(differing)}): resume it as it was "
                 "started, or choose another folder"
             )
+
+
+def _differences(stored: Any, given: Any) -> list[str]:
+    """What one architecture has in the place of another's; numbers in names only where there is nothing else."""
+    found = list(dict.fromkeys(_different(stored, given, "")))
+    told = [text for text, number in found if not number] or [text for text, _ in found]
+    return told[:_SHOWN]
+
+
+def _different(stored: Any, given: Any, place: str) -> Iterator[tuple[str, bool]]:
+    """Each with the layer where it is, and whether it is but a number in a name."""
+    if stored == given:
+        return
+    if isinstance(stored, dict) and isinstance(given, dict):
+        name = given.get("name")
+        place = f"layer {name!r}" if isinstance(name, str) and "layers" not in given else place
+        for key in [*given, *(key for key in stored if key not in given)]:
+            inner = place if isinstance(given.get(key), dict | list) else f"{place} {key}".strip()
+            yield from _different(stored.get(key), given.get(key), inner)
+    elif isinstance(stored, list) and isinstance(given, list) and len(stored) == len(given):
+        for one, other in zip(stored, given, strict=True):
+            yield from _different(one, other, place)
+    else:
+        had, has = (f"{len(one)} entries" if isinstance(one, dict | list) else repr(one) for one in (stored, given))
+        number = isinstance(stored, str) and isinstance(given, str) and unnumbered(stored) == unnumbered(given)
+        yield f"{place}: {had} instead of {has}".removeprefix(": "), number
 
 
 def _other_classes(stored: Any, given: Any) -> list[str]:
