@@ -198,6 +198,40 @@ def test_a_strategy_of_one_replica_is_one_process(digits: Splits, mlp: Any) -> N
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+SEVERAL = """
+import numpy as np, tfp_bprune as bp
+from tfp_bprune._keras import keras, tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+x, y = np.random.default_rng(0).normal(size=(40, 5)).astype("float32"), np.arange(40) % 3
+for units in (4, 7):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = bp.bayesianize(keras.Sequential([keras.Input([5]), keras.layers.Dense(units), keras.layers.Dense(3)]))
+    bp.fit(model, x, y, epochs=1, distributor=strategy, progress=False)
+print("trained", bp.prune(model, sparsity=0.5)[1].pruned)
+"""
+
+
+def test_networks_made_in_scopes_train_one_after_the_other_in_a_process() -> None:
+    done = subprocess.run([sys.executable, "-c", SEVERAL], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("trained 28")
+
+
+def test_a_strategy_that_fit_was_not_given_is_refused(digits: Splits, mlp: Any) -> None:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = mlp()
+        with pytest.raises(TrainingError, match="fit was called in the scope of a MirroredStrategy: call it outside"):
+            bp.fit(model, digits, epochs=1, progress=False)
+    with pytest.raises(
+        TrainingError, match="was made in the scope of a MirroredStrategy: expected distributor=strategy"
+    ):
+        bp.fit(model, digits, epochs=1, progress=False)
+    bp.fit(model, digits, epochs=1, progress=False, distributor=strategy)
+
+
 @pytest.mark.parametrize(
     "config",
     [None, "no", "[]", '{"cluster": {"worker": ["a:1"]}}', '{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}']

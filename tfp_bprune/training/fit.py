@@ -48,7 +48,7 @@ from tfp_bprune.training.progress import ProgressBar
 from tfp_bprune.training.rate import SettableAdam, for_precision
 from tfp_bprune.training.schedules import WARMUP_PART, ScaledCosine, kl_schedule, scale_for
 from tfp_bprune.training.states import PREFIX, SetStates, states_of
-from tfp_bprune.training.strategy import distributor_of
+from tfp_bprune.training.strategy import check_scope, distributor_of, scope_of
 from tfp_bprune.training.taken import Given, splits_of
 from tfp_bprune.training.watched import checked_callbacks, own_optimizer, warn_of_divergence
 from tfp_bprune.types import Json, KLWeighting, RunError, Scaling, TrainingError, check_number
@@ -246,6 +246,7 @@ def fit(
     if from_logits not in (None, True, False):
         raise TrainingError(f"from_logits must be True or False, got {from_logits!r}")
     check_known(model)
+    check_scope(model, distributor)
     if resume and out is not None and Run(out).exists:
         take_names(model, Run(out))
     data = splits_of(model, data, Given(y, batch_size, validation_data, validation_split, task, seed))
@@ -266,7 +267,8 @@ def fit(
             from_logits=from_logits,
             optimizer=optimizer,
         )
-        compiled(model)
+        with scope_of(model):
+            compiled(model)
         going_on = committed.arrays is not None
         # Without a run the network need not be storable.
         config = {} if out is None else _config(model, mine, settings, data.request if request is None else request)

@@ -24,6 +24,7 @@ from tfp_bprune.training.workers import SameMasks, SameStatistics
 from tfp_bprune.types import TrainingError
 
 _TASKS = ("chief", "worker")
+_MADE: dict[Any, Any] = {}  # strategies of this process, by what tells them apart
 
 
 class Strategy(OneProcess):
@@ -56,6 +57,7 @@ class Strategy(OneProcess):
                 f"distributor is a {type(name).__name__}: expected a MirroredStrategy or MultiWorkerMirroredStrategy of "
                 "tf.distribute, 'mirrored', 'multiworker', or Horovod()"
             )
+        self.strategy = _first_like(self.strategy)
         self.size = self.strategy.num_replicas_in_sync
         self.replicas = len(self.strategy.extended.worker_devices)
         self.rank = _rank_in_cluster(self.strategy.cluster_resolver)
@@ -92,17 +94,26 @@ class Strategy(OneProcess):
     @contextlib.contextmanager
     def training(self, model: Any, compiled: Callable[[Any], Any]) -> Iterator[Any]:
         """A copy of `model` in the strategy's scope, which gives back what it has learned."""
-        own = _state(model)  # outside of the scope, where its variables are
-        with self.strategy.scope():
-            with tf.variable_creator_scope(_of_first):
-                copy = rebuild(model, lambda layer: None, lambda old, new: None)
-            compiled(copy)
-            trained = _state(copy)
-            _assign(trained, own)
-            try:
-                yield copy
-            finally:
-                _assign(own, trained)
+        own = _state(model)  # read and written outside of the scope, where its variables are
+        begun, learned = [one.numpy() for one in own], []
+        # Of a model that was made in a scope, maybe another one, nothing can be read in this.
+        source = (
+            model if model._distribution_strategy is None else rebuild(model, lambda _: None, lambda old, new: None)
+        )
+        try:
+            with self.strategy.scope():
+                with tf.variable_creator_scope(_of_first):
+                    copy = rebuild(source, lambda layer: None, lambda old, new: None)
+                compiled(copy)
+                trained = _state(copy)
+                _assign(trained, begun)
+                try:
+                    yield copy
+                finally:
+                    learned = [one.numpy() for one in trained]
+        finally:
+            if learned:
+                _assign(own, learned)
 
     def start(self, model: Any, begun: Begun) -> Begun:
         """The first worker's state and history; it alone reads the run that is resumed."""
@@ -153,6 +164,12 @@ def _made(name: str) -> Any:
         raise TrainingError(f"distributor is {name!r}: expected 'mirrored' or 'multiworker'")
     _check_cluster(os.environ.get("TF_CONFIG"))
     return _of_cluster()
+
+
+def _first_like(strategy: Any) -> Any:
+    """The first strategy of this process of the same devices: TensorFlow takes the exchanges of a second for those of the first."""
+    exchange = type(getattr(strategy.extended, "_cross_device_ops", None))
+    return _MADE.setdefault((type(strategy), tuple(strategy.extended.worker_devices), exchange), strategy)
 
 
 @cache
@@ -206,9 +223,9 @@ def _state(model: Any) -> list[Any]:
     return [*model.weights, *optimizer_variables(model), *getattr(model.optimizer, "rate_state", [])]
 
 
-def _assign(variables: list[Any], others: list[Any]) -> None:
-    for mine, theirs in zip(variables, others, strict=True):
-        mine.assign(theirs.numpy())
+def _assign(variables: list[Any], values: list[Any]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def distributor_of(given: Any) -> Distributor:
@@ -221,3 +238,26 @@ def distributor_of(given: Any) -> Distributor:
             f"distributor is a {type(given).__name__}: expected a strategy of tf.distribute, 'mirrored', 'multiworker', or Horovod()"
         )
     return made
+
+
+def scope_of(model: Any) -> contextlib.AbstractContextManager[Any]:
+    """The scope of the strategy of tf.distribute in which `model` was made, where Keras wants it compiled too."""
+    strategy = model._distribution_strategy
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def check_scope(model: Any, distributor: Distributor) -> None:
+    """Refuses what would train by a strategy of tf.distribute that `fit` was not given.
+
+    Raises:
+      TrainingError: `fit` is called in the scope of one, or the model was made in one and is to be trained without.
+    """
+    if tf.distribute.has_strategy():
+        name = type(tf.distribute.get_strategy()).__name__
+        raise TrainingError(f"fit was called in the scope of a {name}: call it outside, with distributor=strategy")
+    made = model._distribution_strategy
+    if made is not None and not isinstance(distributor, Strategy):
+        raise TrainingError(
+            f"model {model.name!r} was made in the scope of a {type(made).__name__}: expected distributor=strategy, or a model "
+            "made outside of it"
+        )
