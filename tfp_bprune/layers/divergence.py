@@ -43,6 +43,6 @@ def scaled(kl: Any, train_size: int, schedule: Any, layer_name: str) -> Any:
     if not train_size or train_size < 1:
         raise TrainingError(
             f"layer {layer_name!r} does not know the number of training examples that its KL is divided by: "
-            "pass train_size=... to it, or call set_train_size(model, n) before training"
+            "pass train_size=... to it, or call tfp_bprune.layers.set_train_size(model, n) before training"
         )
     return schedule * kl / tf.cast(train_size, kl.dtype)
