@@ -44,6 +44,7 @@ from tfp_bprune.training.callbacks import (
 )
 from tfp_bprune.training.distribute import Begun, Committed, Distributor, OneProcess
 from tfp_bprune.training.loss import loss_of, metrics_of
+from tfp_bprune.training.noise import NoiseByEpoch
 from tfp_bprune.training.progress import ProgressBar
 from tfp_bprune.training.rate import SettableAdam, for_precision
 from tfp_bprune.training.schedules import WARMUP_PART, ScaledCosine, kl_schedule, scale_for
@@ -291,7 +292,8 @@ def fit(
                 accumulating(trained, settings.accumulate),
                 _bar(settings, len(rows), progress and distributor.rank == 0) as shown,
             ):
-                _run_epochs(trained, mine, (len(rows), epochs), [*called, *shown], distributor)
+                noise = [NoiseByEpoch(mine.seed, distributor.rank)] if trained is model else []
+                _run_epochs(trained, mine, (len(rows), epochs), [*noise, *called, *shown], distributor)
             return rows
 
     return Rows(distributor.launch(attempt), model, data.steps)
