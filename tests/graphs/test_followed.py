@@ -18,7 +18,7 @@ from tfp_bprune.graphs.products import multiplications
 from tfp_bprune.pruning.dead import remove_dead
 from tfp_bprune.pruning.groups import units_of
 from tfp_bprune.pruning.select import prunable_weights
-from tfp_bprune.types import PruneError
+from tfp_bprune.types import BpruneError, PruneError
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -158,7 +158,15 @@ def test_what_a_nested_model_is_told_its_layers_are_told() -> None:
 
 def test_monte_carlo_dropout_of_a_nested_model_is_noise() -> None:
     inner = keras.Sequential([keras.Input((6,)), L.Dense(4), L.Dropout(0.5), L.Dense(3)])
-    for told, noisy in (({}, []), ({"training": True}, ["Dropout"])):
+    for value, noisy in (
+        (None, []),
+        (False, []),
+        (0, []),
+        (True, ["Dropout"]),
+        (1, ["Dropout"]),
+        (np.True_, ["Dropout"]),
+    ):
+        told = {} if value is None else {"training": value}
         x = keras.Input((6,))
         steps = followed(keras.Model(x, L.Dense(2)(inner(x, **told)))).steps
         assert [type(step.layer).__name__ for step in steps if step.is_noisy] == noisy
@@ -228,6 +236,55 @@ def test_a_nested_model_with_a_mask_of_its_own_is_not_followed() -> None:
     with pytest.raises(UnfollowedError, match="nested model 'inner' is called with tensors other than its inputs"):
         followed(model)
     assert compact(model) is model
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "last"),
+    [
+        ((6,), lambda h: L.Reshape((6, 1))(h), lambda x: L.Dense(4)(x)),  # of which Keras takes an axis away
+        ((6, 1), lambda h: h, lambda x: L.Conv1D(4, 2)(x)),  # and one to which it adds one
+        ((None,), lambda h: h, lambda x: L.Softmax()(x)),  # and one that has as many channels as it is given
+    ],
+)
+def test_a_nested_model_called_with_other_shapes_than_its_own_is_not_followed(
+    shape: Any, given: Any, last: Any
+) -> None:
+    start, x = keras.Input(shape), keras.Input((6,))
+    inner = keras.Model(start, last(start), name="inner")
+    hidden = L.Dense(6, name="hidden")
+    model = keras.Model(x, L.Dense(2)(L.Flatten()(inner(given(hidden(x))))))
+    without(hidden, 1)
+    with pytest.raises(UnfollowedError, match="nested model 'inner' is called with tensors of other shapes"):
+        followed(model)
+    assert compact(model) is model
+    with pytest.raises(BpruneError, match="other shapes"):
+        inline(model)
+
+
+def test_a_nested_model_that_takes_images_of_any_size_is_followed() -> None:
+    start, x = keras.Input((None, None, 3)), keras.Input((6, 6, 3))
+    inner = keras.Model(start, L.Conv2D(4, 2, name="inside")(start))
+    model = randomized(keras.Model(x, L.Dense(2)(L.GlobalAveragePooling2D()(inner(x)))), np.random.default_rng(0))
+    smaller, _ = bp.prune(model, sparsity=0.5, granularity="unit", criterion="magnitude")
+    small, given = compact(smaller), RNG.normal(size=(3, 6, 6, 3)).astype(np.float32)
+    assert small.get_layer("inside").filters < 4
+    np.testing.assert_allclose(small(given), smaller(given), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_called_by_itself_and_within_another_is_not_followed() -> None:
+    shared, x, rows = L.Dense(4, name="shared"), keras.Input((6,)), keras.Input((3, 6))
+    joined = L.Concatenate()([shared(x), L.Flatten()(L.TimeDistributed(shared, name="by_step")(rows))])
+    model = randomized(keras.Model([x, rows], L.Dense(2, name="top")(joined)), np.random.default_rng(0))
+    kernel, bias = model.get_layer("top").get_weights()
+    kernel[1] = 0  # what the first call makes of unit 1 is read by nothing
+    model.get_layer("top").set_weights([kernel, bias])
+    given = [X, RNG.normal(size=(7, 3, 6)).astype(np.float32)]
+    expected = model(given).numpy()
+    with pytest.raises(UnfollowedError, match="layer 'shared' is called by itself and within layer 'by_step'"):
+        followed(model)
+    assert compact(model) is model
+    assert remove_dead(model) == 0
+    np.testing.assert_array_equal(model(given), expected)
 
 
 def test_a_layer_of_several_outputs_needs_all_that_it_reads() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.rebuild import check_graph
 from tfp_bprune.graphs.walk import own_nodes
@@ -64,13 +66,14 @@ def followed(model: Any) -> Graph:
     """The graph of a functional or sequential model, through all models nested in it.
 
     Raises:
-      UnfollowedError: two layers have the same name, by which weights and masks are known; or a nested model is called with
-        tensors other than its inputs.
+      UnfollowedError: two layers have the same name, by which weights and masks are known; a nested model is called with tensors
+        other than its inputs, or of other shapes; or a layer with weights is called by itself and within another one.
     """
     check_graph(model)
     following = _Following()
     outputs = following.of_inputs(model)
     _refuse_equal_names(model, following.steps)
+    _refuse_held(following.steps)
     steps = (replace(step, is_shared=following.calls[id(step.layer)] > 1) for step in following.steps)
     return Graph(tuple(steps), tuple(outputs))
 
@@ -101,9 +104,10 @@ class _Following:
                 told = given["training"]
             if isinstance(node.layer, keras.Model):
                 made = self._of(node.layer, _entering(node, given, known), told)
+                _check_leaving(node)
             else:
                 read = tuple(known[id(tensor)] for tensor in node.keras_inputs)
-                made = self._made(node, read, told is True and node.layer._call_spec.expects_training_arg)
+                made = self._made(node, read, _may_train(told) and node.layer._call_spec.expects_training_arg)
             known.update(zip(map(id, tf.nest.flatten(node.outputs)), made, strict=True))
         return [known[id(tensor)] for tensor in model.outputs]
 
@@ -123,6 +127,11 @@ def _arguments(node: Any) -> dict[str, Any]:
     return dict(zip(node.layer._call_spec.arg_names, node.call_args, strict=False)) | node.call_kwargs
 
 
+def _may_train(told: Any) -> bool:
+    """Whether a layer is told to behave as in training, by True, 1, or what is known when it is called."""
+    return told is not None and not (isinstance(told, bool | int | np.bool_) and not told)
+
+
 def _rule(node: Any) -> LayerRule:
     if node.is_input:
         return LayerRule()
@@ -137,7 +146,35 @@ def _entering(node: Any, given: Mapping[str, Any], known: Mapping[int, int]) -> 
         raise UnfollowedError(
             f"the nested model {model.name!r} is called with tensors other than its inputs, such as a mask: expected its inputs alone"
         )
+    for own, tensor in zip(model.inputs, tensors, strict=True):
+        # Keras adds an axis of one number, or takes it away.
+        if own.shape.rank != tensor.shape.rank or own.shape[-1] not in (None, tensor.shape[-1]):
+            raise _other_shape(model, tensor.shape, own.shape)
     return {id(own): known[id(tensor)] for own, tensor in zip(model.inputs, tensors, strict=True)}
+
+
+def _check_leaving(node: Any) -> None:
+    """Refuses a nested model that makes as many channels as it is given, which its own graph does not tell."""
+    for own, tensor in zip(node.layer.outputs, tf.nest.flatten(node.outputs), strict=True):
+        if own.shape.rank and own.shape[-1] != tensor.shape[-1]:
+            raise _other_shape(node.layer, tensor.shape, own.shape)
+
+
+def _other_shape(model: Any, found: Any, expected: Any) -> UnfollowedError:
+    return UnfollowedError(
+        f"the nested model {model.name!r} is called with tensors of other shapes: got {tuple(found)}, expected {tuple(expected)}"
+    )
+
+
+def _refuse_held(steps: list[Step]) -> None:
+    """Refuses layers that another one calls too, as a TimeDistributed does: its calls are not known."""
+    called = {id(step.layer): step.layer for step in steps}
+    for holder in called.values():
+        for layer in holder._flatten_layers(include_self=False):
+            if id(layer) in called and layer.weights:
+                raise UnfollowedError(
+                    f"layer {layer.name!r} is called by itself and within layer {holder.name!r}: expected a layer of its own in each"
+                )
 
 
 def _refuse_equal_names(model: Any, steps: list[Step]) -> None:
