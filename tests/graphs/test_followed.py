@@ -269,6 +269,12 @@ def test_a_nested_model_that_takes_images_of_any_size_is_followed() -> None:
     small, given = compact(smaller), RNG.normal(size=(3, 6, 6, 3)).astype(np.float32)
     assert small.get_layer("inside").filters < 4
     np.testing.assert_allclose(small(given), smaller(given), rtol=1e-4, atol=1e-5)
+    # Its own graph does not tell how often it applies its filters; one that is inlined does.
+    assert multiplications(model) == 0
+    with pytest.raises(PruneError, match=r"takes inputs of any size.* `tfp_bprune.inline\(model\)`"):
+        bp.prune(model, sparsity=0.5, granularity="unit", criterion="magnitude", counts="multiplications")
+    assert multiplications(inline(model)) == 5 * 5 * 2 * 2 * 3 * 4 + 4 * 2
+    bp.prune(inline(model), sparsity=0.5, granularity="unit", criterion="magnitude", counts="multiplications")
 
 
 def test_a_layer_called_by_itself_and_within_another_is_not_followed() -> None:

@@ -44,10 +44,15 @@ class Graph:
     """Steps in an order in which they can run, and the tensors that leave the model.
 
     Models nested in it are part of it: the steps are calls of their layers.
+
+    Attributes:
+      is_sized: whether the steps have the sizes that the model has; those of a nested model that takes images of any size are not
+        known. `inline` makes them known.
     """
 
     steps: tuple[Step, ...]
     outputs: tuple[int, ...]
+    is_sized: bool = True
 
 
 class UnfollowedError(BpruneError):
@@ -75,7 +80,7 @@ def followed(model: Any) -> Graph:
     _refuse_equal_names(model, following.steps)
     _refuse_held(following.steps)
     steps = (replace(step, is_shared=following.calls[id(step.layer)] > 1) for step in following.steps)
-    return Graph(tuple(steps), tuple(outputs))
+    return Graph(tuple(steps), tuple(outputs), following.is_sized)
 
 
 class _Following:
@@ -83,6 +88,7 @@ class _Following:
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self.is_sized = True
         self.calls: Counter[int] = Counter()  # of each layer, by its id
         self._count = 0
 
@@ -105,6 +111,8 @@ class _Following:
             if isinstance(node.layer, keras.Model):
                 made = self._of(node.layer, _entering(node, given, known), told)
                 _check_leaving(node)
+                pairs = zip(node.layer.inputs, _given_to(node.layer, given), strict=True)
+                self.is_sized &= all(tuple(own.shape)[1:] == tuple(tensor.shape)[1:] for own, tensor in pairs)
             else:
                 read = tuple(known[id(tensor)] for tensor in node.keras_inputs)
                 made = self._made(node, read, _may_train(told) and node.layer._call_spec.expects_training_arg)
@@ -141,7 +149,7 @@ def _rule(node: Any) -> LayerRule:
 def _entering(node: Any, given: Mapping[str, Any], known: Mapping[int, int]) -> dict[int, int]:
     """The inputs of a nested model by the ids of its own tensors."""
     model = node.layer
-    tensors = model._flatten_to_reference_inputs(given.get("inputs", given.get("x")))
+    tensors = _given_to(model, given)
     if {id(tensor) for tensor in node.keras_inputs} != {id(tensor) for tensor in tensors}:
         raise UnfollowedError(
             f"the nested model {model.name!r} is called with tensors other than its inputs, such as a mask: expected its inputs alone"
@@ -151,6 +159,12 @@ def _entering(node: Any, given: Mapping[str, Any], known: Mapping[int, int]) -> 
         if own.shape.rank != tensor.shape.rank or own.shape[-1] not in (None, tensor.shape[-1]):
             raise _other_shape(model, tensor.shape, own.shape)
     return {id(own): known[id(tensor)] for own, tensor in zip(model.inputs, tensors, strict=True)}
+
+
+def _given_to(model: Any, given: Mapping[str, Any]) -> list[Any]:
+    """The tensors that a nested model is called with, in the order of its inputs."""
+    tensors: list[Any] = model._flatten_to_reference_inputs(given.get("inputs", given.get("x")))
+    return tensors
 
 
 def _check_leaving(node: Any) -> None:

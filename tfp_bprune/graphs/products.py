@@ -12,9 +12,11 @@ from tfp_bprune.layers import Axes, kernels_of, kind_of
 
 
 def multiplications(model: Any, kept: Mapping[str, Kept] | None = None) -> int:
-    """Products with weights that the mean network takes for an example; with `kept`, those of what stays."""
+    """Products with weights that the mean network takes for an example; with `kept`, those of what stays; 0 where unknown."""
     graph = graph_of(model)
-    return sum(_products(step, (kept or {}).get(step.layer.name)) for step in graph.steps) if graph else 0
+    if graph is None or not graph.is_sized:
+        return 0
+    return sum(_products(step, (kept or {}).get(step.layer.name)) for step in graph.steps)
 
 
 def positions(step: Step) -> int:

@@ -103,7 +103,8 @@ def units_of(model: Any, names: Mapping[str, np.ndarray], inputs: bool = False, 
     costs = costs_of(model, names, counts)
     if not costs:
         raise PruneError(
-            f"model {model.name!r} has weights within other layers, whose multiplications are not known: expected counts='weights'"
+            f"model {model.name!r} has weights within other layers, or a nested model that takes inputs of any size, whose multiplications "
+            "are not known: expected counts='weights', or, of a nested model, what `tfp_bprune.inline(model)` gives"
         )
     units = Units(made, read, kept, labels.count, removable, costs=costs)
     return _with_inputs(units, labels.pinned) if inputs else units
@@ -112,12 +113,12 @@ def units_of(model: Any, names: Mapping[str, np.ndarray], inputs: bool = False, 
 def costs_of(model: Any, names: Iterable[str], counts: Counts = "weights") -> dict[str, int]:
     """What a weight of each tensor counts, by tensor name: 1, or how often an example multiplies it (biases 0).
 
-    Empty where the calls of layers cannot be followed, as those within attention.
+    Empty where the calls of layers cannot be followed, as those within attention, or their sizes are not known.
     """
     if counts == "weights":
         return dict.fromkeys(names, 1)
     graph = graph_of(model)
-    if graph is None:
+    if graph is None or not graph.is_sized:
         return {}
     times: Counter[str] = Counter()
     for step in graph.steps:
