@@ -261,6 +261,25 @@ def test_a_nested_model_called_with_other_shapes_than_its_own_is_not_followed(
         inline(model)
 
 
+class Doubled(keras.Model):
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        return super().call(inputs, training=training, mask=mask) * 2.0 + 1.0
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_model_with_a_call_of_its_own_is_not_followed(nested: bool) -> None:
+    start, x = keras.Input((6,)), keras.Input((6,))
+    inner = Doubled(start, L.Dense(2)(L.Dense(4, name="hidden")(start)), name="inner")
+    without(inner.get_layer("hidden"), 1)
+    model = keras.Model(x, L.Dense(2)(inner(x))) if nested else inner
+    with pytest.raises(UnfollowedError, match="Doubled 'inner' overrides `call`"):
+        followed(model)
+    assert compact(model) is model
+    if nested:
+        with pytest.raises(BpruneError, match="overrides `call`"):
+            inline(model)
+
+
 def test_a_nested_model_that_takes_images_of_any_size_is_followed() -> None:
     start, x = keras.Input((None, None, 3)), keras.Input((6, 6, 3))
     inner = keras.Model(start, L.Conv2D(4, 2, name="inside")(start))

@@ -71,8 +71,9 @@ def followed(model: Any) -> Graph:
     """The graph of a functional or sequential model, through all models nested in it.
 
     Raises:
-      UnfollowedError: two layers have the same name, by which weights and masks are known; a nested model is called with tensors
-        other than its inputs, or of other shapes; or a layer with weights is called by itself and within another one.
+      UnfollowedError: the model, or one nested in it, has a `call` of its own; two layers have the same name, by which weights and
+        masks are known; a nested model is called with tensors other than its inputs, or of other shapes; or a layer with weights is
+        called by itself and within another one.
     """
     check_graph(model)
     following = _Following()
@@ -102,6 +103,11 @@ class _Following:
 
     def _of(self, model: Any, known: dict[int, int], training: Any) -> list[int]:
         """The outputs of a model of which the inputs are `known`, by the ids of its tensors."""
+        if not type(model).call.__module__.startswith("tf_keras."):
+            raise UnfollowedError(
+                f"{type(model).__name__} {model.name!r} overrides `call`, so its graph does not describe it: expected a functional or "
+                "sequential model"
+            )
         for node in own_nodes(model):
             if node.is_input:
                 continue

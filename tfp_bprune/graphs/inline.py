@@ -20,8 +20,9 @@ def inline(model: Any) -> Any:
       model: a functional or sequential Keras model, Bayesian or not, built.
 
     Raises:
-      BpruneError: the model, or one nested in it, is subclassed or was never built; two layers have the same name; or a nested
-        model is called with a mask of its own.
+      BpruneError: the model, or one nested in it, is subclassed, has a `call` of its own or was never built; two layers have the same
+        name; a nested model is called with a mask, or with tensors of other shapes than its inputs; or a layer with weights is called
+        by itself and within another one.
 
     Example:
       base = keras.applications.MobileNetV2(include_top=False, input_shape=(96, 96, 3))
