@@ -71,7 +71,7 @@ def test_what_cannot_be_scored_is_refused(tiny_model: Any, digits: Splits) -> No
         ((test.x, test.y[:3]), "arrays of 3 and 20 examples"),
         ((test.x, test.y + 5), "classes from 5 to 14: expected 0 to 9"),
         ((test, test.y), "a split has its own, leave y out"),
-        ((test.x, np.zeros((20, 3))), "target of shape"),
+        ((test.x, np.zeros((20, 3))), "targets of shape"),
     ):
         with pytest.raises(bp.BpruneError, match=message):
             bp.evaluate(tiny_model, *data, predictive="mean")

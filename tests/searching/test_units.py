@@ -159,8 +159,11 @@ def test_times_are_found_from_designs() -> None:
 
 
 def test_wrong_requests_are_refused(data: Splits, model: Any, tmp_path: Path) -> None:
-    nested = keras.Sequential([keras.Input((4,)), keras.Sequential([L.Dense(5)]), L.Dense(3, "softmax")])
-    with pytest.raises(PruneError, match="has nested models, shared layers or layers of several outputs"):
+    towers = [
+        keras.Sequential([keras.Input((4,)), L.Dense(4, name=name), L.ReLU(name="same")], f"of_{name}") for name in "ab"
+    ]
+    nested = keras.Sequential([keras.Input((4,)), *towers, L.Dense(3, "softmax")])
+    with pytest.raises(PruneError, match="several layers named 'same', in models nested in it"):
         search(nested, data, tmp_path / "nested", settings=SETTINGS)
     alone = keras.Sequential([keras.Input((4,)), L.Dense(3, "softmax")])
     with pytest.raises(PruneError, match=r"no unit of model .* can go: search it by weight"):
