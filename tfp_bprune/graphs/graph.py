@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bprune._keras import keras, tf
-from tfp_bprune.graphs.rebuild import check_graph
+from tfp_bprune.graphs.rebuild import check_graph, has_own_call
 from tfp_bprune.graphs.walk import own_nodes
 from tfp_bprune.layers.rules import LayerRule, rule_of, rule_of_call
 from tfp_bprune.types import BpruneError
@@ -103,7 +103,7 @@ class _Following:
 
     def _of(self, model: Any, known: dict[int, int], training: Any) -> list[int]:
         """The outputs of a model of which the inputs are `known`, by the ids of its tensors."""
-        if not type(model).call.__module__.startswith("tf_keras."):
+        if has_own_call(model):
             raise UnfollowedError(
                 f"{type(model).__name__} {model.name!r} overrides `call`, so its graph does not describe it: expected a functional or "
                 "sequential model"

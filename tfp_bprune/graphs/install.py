@@ -11,7 +11,7 @@ from typing import Any
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.convert import is_raw, weighted_layers
-from tfp_bprune.graphs.rebuild import check_graph, note, noted
+from tfp_bprune.graphs.rebuild import check_graph, has_own_call, note, noted
 from tfp_bprune.graphs.walk import own_nodes
 from tfp_bprune.layers import kernels_of
 from tfp_bprune.types import BpruneError
@@ -107,7 +107,7 @@ def check_installable(model: Any) -> None:
       BpruneError: naming what stands in the way.
     """
     check_graph(model)
-    if not type(model).call.__module__.startswith("tf_keras."):
+    if has_own_call(model):
         raise BpruneError(
             f"{type(model).__name__} overrides `call`, so its graph does not describe it: expected a functional or sequential model"
         )

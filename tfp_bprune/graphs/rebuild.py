@@ -7,6 +7,7 @@ from typing import Any
 
 from tfp_bprune._keras import keras
 from tfp_bprune.graphs.copying import around, copy_flags, copy_of, copy_state, refuse_hidden, within
+from tfp_bprune.graphs.walk import nodes_of
 from tfp_bprune.types import BpruneError
 
 Replace = Callable[[Any], Any]
@@ -94,12 +95,14 @@ def calls_of(model: Any) -> Iterator[Any]:
     A layer called twice comes twice. For a `TimeDistributed` comes the layer within it; what other layers hold is not
     among them: `rebuild` cannot replace it.
     """
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            if isinstance(node.layer, keras.Model):
-                yield from calls_of(node.layer)
-            else:
-                yield within(node.layer)
+    for node in nodes_of(model):
+        if not isinstance(node.layer, keras.Model):
+            yield within(node.layer)
+
+
+def has_own_call(model: Any) -> bool:
+    """Whether a model's class overrides `call`, so that its graph does not describe what it computes."""
+    return not type(model).call.__module__.startswith("tf_keras.")
 
 
 class _Copying:

@@ -18,7 +18,7 @@ import numpy as np
 
 from tfp_bprune._keras import keras, tf
 from tfp_bprune.graphs.copying import within
-from tfp_bprune.graphs.walk import nodes_of
+from tfp_bprune.graphs.walk import nodes_of, own_nodes
 from tfp_bprune.layers import Composed, Variational, kernels_of, kind_of, noise, weights_of
 from tfp_bprune.prediction.calls import training_of
 from tfp_bprune.prediction.columns import Columns, columns_of
@@ -381,14 +381,13 @@ def variables_of(model: Any, linears: dict[int, Linear | LoweredParts]) -> Itera
 def _certain(model: Any) -> set[int]:
     """The tensors of the model's own graph that no noise reaches, by id; of models nested in it none are said to be."""
     found = {id(tensor) for tensor in model.inputs}
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in (node for node in model._nodes_by_depth[depth] if not node.is_input):
-            layer = node.layer
-            noisy = isinstance(layer, keras.Model) or isinstance(within(layer), Variational | Composed)
-            if noisy or training_of(layer, node.call_args, node.call_kwargs):
-                continue
-            if all(id(tensor) in found for tensor in node.keras_inputs):
-                found |= {id(tensor) for tensor in tf.nest.flatten(node.outputs)}
+    for node in (node for node in own_nodes(model) if not node.is_input):
+        layer = node.layer
+        noisy = isinstance(layer, keras.Model) or isinstance(within(layer), Variational | Composed)
+        if noisy or training_of(layer, node.call_args, node.call_kwargs):
+            continue
+        if all(id(tensor) in found for tensor in node.keras_inputs):
+            found |= {id(tensor) for tensor in tf.nest.flatten(node.outputs)}
     return found
 
 

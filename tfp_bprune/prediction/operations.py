@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfp_bprune._keras import tf
+from tfp_bprune.layers.rules import operation_name
 from tfp_bprune.prediction.calls import called, values_of
 from tfp_bprune.prediction.value import Value
 from tfp_bprune.types import ExportError
@@ -30,7 +31,7 @@ def is_operation(layer: Any) -> bool:
 def function_of(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Callable[[Any], Any] | None:
     """The function of each number by itself that an operation is; None where it is none."""
     [value, *more] = values_of(arguments, keywords)
-    if not is_operation(layer) or _name(layer) not in _FUNCTIONS or more or not value.mean.dtype.is_floating:
+    if not is_operation(layer) or operation_name(layer) not in _FUNCTIONS or more or not value.mean.dtype.is_floating:
         return None
 
     def function(tensor: Any) -> Any:
@@ -46,7 +47,7 @@ def through(layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) ->
     Raises:
       ExportError: it is none for which there is a rule.
     """
-    name, values = _name(layer), [value.as_rows() for value in values_of(arguments, keywords)]
+    name, values = operation_name(layer), [value.as_rows() for value in values_of(arguments, keywords)]
     means = called(layer, arguments, keywords)
     if name in _OF_SHAPES:
         return means
@@ -70,10 +71,6 @@ def without_rule(layer: Any) -> ExportError:
     return ExportError(
         f"layer {layer.name!r} is a {kind}, through which no rule carries means and variances: use the predictive 'sampled'"
     )
-
-
-def _name(layer: Any) -> str:
-    return str(layer.symbol).split(".")[-1] if layer.symbol else ""
 
 
 def _replaced(arguments: Any, of: Callable[[Value], Any]) -> Any:

@@ -8,7 +8,7 @@ from tfp_bprune.layers.rules.activations import Elementwise, activation_name, ap
 from tfp_bprune.layers.rules.moves import Keeps, Moves
 from tfp_bprune.layers.rules.noise import Factors, Identity, Noise, Random
 from tfp_bprune.layers.rules.normals import by_quadrature, by_rectifying
-from tfp_bprune.layers.rules.operations import rule_of_call
+from tfp_bprune.layers.rules.operations import operation_name, rule_of_call
 from tfp_bprune.layers.rules.rule import LayerRule, Spread, rule_for, rule_of
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "is_elementwise",
     "merges",
     "normalization",
+    "operation_name",
     "pooling",
     "rule_for",
     "rule_of",

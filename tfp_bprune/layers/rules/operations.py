@@ -44,7 +44,7 @@ def rule_of_call(layer: Any, arguments: tuple[Any, ...], keywords: Mapping[str, 
     numbers of its own for them; None of other layers."""
     if not hasattr(layer, "symbol"):
         return None
-    name = str(layer.symbol).rpartition(".")[2]
+    name = operation_name(layer)
     try:
         given = inspect.signature(layer.function).bind(*arguments, **keywords).arguments
     except (AttributeError, TypeError, ValueError):  # as of a slice, which is no function
@@ -53,6 +53,11 @@ def rule_of_call(layer: Any, arguments: tuple[Any, ...], keywords: Mapping[str, 
         return LayerRule() if any(map(_may_have_channels, given.values())) else _Keeps()
     known = _KNOWN.get("over axes" if name in _OVER_AXES else name)
     return known(given) if known is not None else LayerRule()
+
+
+def operation_name(layer: Any) -> str:
+    """The last part of the name of the operation that a layer stands for; "" where it has none, as a slice."""
+    return str(layer.symbol).rpartition(".")[2] if layer.symbol else ""
 
 
 def _over_axes(given: Mapping[str, Any]) -> LayerRule:
